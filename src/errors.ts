@@ -1,0 +1,241 @@
+/** What is now broken, and so what a caller may replace: retry logic reads this, never the text. */
+export type ErrorScope = "call" | "transfer" | "peer" | "instance" | "process";
+
+/** One documented failure. `message` may hold `{name}` places that the details fill. */
+export interface ErrorSpec {
+  readonly scope: ErrorScope;
+  /** HTTP status a worker or router answers with when this reaches a client (spec system.md S123-S125). */
+  readonly status: number;
+  readonly message: string;
+  readonly remedy: string;
+}
+
+/**
+ * Every error this package raises. docs/errors.md and a test are generated from this object; codes are public API: never
+ * reuse or rename one.
+ */
+export const errors = {
+  // --- calls and options -------------------------------------------------------------------------------------------
+  INVALID_ARGUMENT: {
+    scope: "call",
+    status: 400,
+    message: "{what} is not valid: {why}",
+    remedy: "correct the argument named in the message",
+  },
+  CLOSED: {
+    scope: "call",
+    status: 503,
+    message: "{what} is closed",
+    remedy: "open a new one; a closed object takes no more work",
+  },
+  DRAINING: {
+    scope: "instance",
+    status: 503,
+    message: "{what} is draining and takes no new work",
+    remedy: "send the request to another instance",
+  },
+  NOT_PROVIDED: {
+    scope: "call",
+    status: 501,
+    message: "{what} is not provided: {why}",
+    remedy: "{remedy}",
+  },
+  INTERNAL: {
+    scope: "process",
+    status: 500,
+    message: "internal defect in {where}: {why}",
+    remedy: "please report it with the log lines around it",
+  },
+  // --- native addon ------------------------------------------------------------------------------------------------
+  NATIVE_NOT_FOUND: {
+    scope: "process",
+    status: 500,
+    message: "the native addon was not found (looked in {tried})",
+    remedy: "{remedy}",
+  },
+  NATIVE_BROKEN: {
+    scope: "process",
+    status: 500,
+    message: "the native addon {file} can't be loaded: {why}",
+    remedy: "{remedy}",
+  },
+  // --- pool and blocks ---------------------------------------------------------------------------------------------
+  OUT_OF_BLOCKS: {
+    scope: "call",
+    status: 429,
+    message: "{wanted} blocks wanted, {free} of {total} are free",
+    remedy: "retry later, or open a larger pool",
+  },
+  POOL_UNAVAILABLE: {
+    scope: "process",
+    status: 500,
+    message: "a pool of {bytes} bytes can't be reserved: {why}",
+    remedy: "use fewer blocks, or raise the memory limit (memory.max, /dev/shm is not used)",
+  },
+  // --- transfers ---------------------------------------------------------------------------------------------------
+  BAD_STATE: {
+    scope: "transfer",
+    status: 400,
+    message: "the opaque state is not one of ours: {why}",
+    remedy: "pair this worker with a kv-transceiver context worker of a compatible version",
+  },
+  CANCELLED: {
+    scope: "transfer",
+    status: 499,
+    message: "transfer {transfer} was cancelled: {why}",
+    remedy: "none: the caller asked for it",
+  },
+  TRANSFER_TIMEOUT: {
+    scope: "transfer",
+    status: 504,
+    message: "transfer {transfer} did not end within {ms} ms (kv_transfer_timeout_ms)",
+    remedy: "raise kv_transfer_timeout_ms, or look for a slow path with `kvt doctor`",
+  },
+  QUEUE_TIMEOUT: {
+    scope: "transfer",
+    status: 503,
+    message: "transfer {transfer} waited {ms} ms for its turn and was given up",
+    remedy: "add workers, or raise kv_transfer_timeout_ms, which also limits the queue",
+  },
+  LEASE_EXPIRED: {
+    scope: "transfer",
+    status: 504,
+    message:
+      "the lease of transfer {transfer} ended after {ms} ms without word from the receiver; its outcome is unknown here",
+    remedy: "look at the receiver's log; its blocks here are free again",
+  },
+  OFFER_EXPIRED: {
+    scope: "transfer",
+    status: 504,
+    message: "nobody fetched the KV of request {request} within {ms} ms",
+    remedy: "fetch sooner, or raise kv_transfer_timeout_ms",
+  },
+  NO_OFFER: {
+    scope: "transfer",
+    status: 404,
+    message: "peer {peer} holds no offer for request {request}",
+    remedy: "prefill again: the offer was fetched, released, or has expired",
+  },
+  GONE: {
+    scope: "transfer",
+    status: 404,
+    message: "the offer of request {request} at {peer} has ended",
+    remedy: "prefill again",
+  },
+  BUSY: {
+    scope: "transfer",
+    status: 503,
+    message: "the offer of request {request} is leased to an earlier receiver for {ms} ms more",
+    remedy: "retry after that time, or prefill again",
+  },
+  BAD_TOKEN: {
+    scope: "transfer",
+    status: 403,
+    message: "peer {peer} refused the capability token of request {request}",
+    remedy: "use the opaque state exactly as the context worker returned it",
+  },
+  SENDER_ABORTED: {
+    scope: "transfer",
+    status: 502,
+    message: "the sender ended transfer {transfer}: {why}",
+    remedy: "prefill again",
+  },
+  RECEIVER_FAILED: {
+    scope: "transfer",
+    status: 502,
+    message: "the receiver ended transfer {transfer} without the data: {why}",
+    remedy: "look at the receiver's log",
+  },
+  COPY_FAILED: {
+    scope: "transfer",
+    status: 502,
+    message: "moving the blocks of transfer {transfer} failed on path {path}: {why}",
+    remedy: "see `kvt doctor`; the request can be prefilled again",
+  },
+  // --- peers -------------------------------------------------------------------------------------------------------
+  PEER_UNREACHABLE: {
+    scope: "peer",
+    status: 503,
+    message: "no connection to peer {peer}: {why}",
+    remedy: "check that the worker runs and its control port is reachable",
+  },
+  PEER_LOST: {
+    scope: "peer",
+    status: 503,
+    message: "peer {peer} (epoch {epoch}) was silent for {ms} ms or closed the connection",
+    remedy: "its blocks return when the lease ends; the request can be prefilled again",
+  },
+  STALE_EPOCH: {
+    scope: "peer",
+    status: 503,
+    message: "peer {peer} restarted: epoch {epoch} is gone",
+    remedy: "prefill again",
+  },
+  PEER_REFUSED: {
+    scope: "peer",
+    status: 403,
+    message: "peer {peer} refused the connection: {why}",
+    remedy: "give both sides the same KVT_AUTH_TOKEN, or use an offer's state",
+  },
+  PROTOCOL: {
+    scope: "peer",
+    status: 502,
+    message: "peer {peer} broke the control protocol: {why}",
+    remedy: "run matching kv-transceiver versions on both sides",
+  },
+  LAYOUT_MISMATCH: {
+    scope: "peer",
+    status: 503,
+    message: "the KV layouts of this side and {peer} differ: {fields}",
+    remedy: "start both workers with the same model, KV dtype and tokens_per_block",
+  },
+  NO_PATH: {
+    scope: "peer",
+    status: 503,
+    message: "no path moves KV between this process and {peer}: {why}",
+    remedy: "run both workers on one host with a shared KVT_SOCKET_DIR",
+  },
+} as const satisfies Record<string, ErrorSpec>;
+
+export type ErrorCode = keyof typeof errors;
+
+type Places<Text extends string> = Text extends `${string}{${infer Name}}${infer Rest}` ? Name | Places<Rest> : never;
+/** The details a code needs: exactly the places of its message and remedy. */
+export type ErrorDetails<Code extends ErrorCode> = Record<
+  Places<(typeof errors)[Code]["message"]> | Places<(typeof errors)[Code]["remedy"]>,
+  string | number
+>;
+
+const fill = (text: string, details: Readonly<Record<string, string | number>>): string =>
+  text.replace(/\{(\w+)\}/g, (place, name: string) => String(details[name] ?? place));
+
+const mark = Symbol.for("kv-transceiver.KvError");
+
+/** An error with a stable `code`, a sentence that says what happened, and a `remedy`. Match on `code`, not on the text. */
+export class KvError<Code extends ErrorCode = ErrorCode> extends Error {
+  override readonly name = "KvError";
+  readonly code: Code;
+  readonly scope: ErrorScope;
+  readonly status: number;
+  readonly remedy: string;
+  readonly details: Readonly<Record<string, string | number>>;
+  /** @internal */ readonly [mark] = true;
+
+  constructor(code: Code, details: ErrorDetails<Code>, options?: ErrorOptions) {
+    const spec: ErrorSpec = errors[code];
+    super(fill(spec.message, details), options);
+    this.code = code;
+    this.scope = spec.scope;
+    this.status = spec.status;
+    this.remedy = fill(spec.remedy, details);
+    this.details = details;
+  }
+
+  /** Works across two loaded copies of this package, which `instanceof` alone would not. */
+  static override [Symbol.hasInstance](value: unknown): value is KvError {
+    return typeof value === "object" && value !== null && mark in value;
+  }
+}
+
+export const isKvError = (value: unknown, code?: ErrorCode): value is KvError =>
+  value instanceof KvError && (code === undefined || value.code === code);

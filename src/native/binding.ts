@@ -1,0 +1,237 @@
+/**
+ * The addon's exports, 1:1 with native/addon. Nothing here has behaviour; src/transceiver and src/worker make it idiomatic.
+ * Ids (`job`, `lease`, `timer`, `peer`, `plan`, `request`) are numbers chosen by the caller unless said otherwise, < 2^53, and unique
+ * among the live ones of their kind. Times are CLOCK_BOOTTIME milliseconds with a fraction (`bootTimeMs`). No function here blocks.
+ */
+export interface NativeBinding {
+  /** Version of this mirror; the loader refuses an addon built for another. */
+  readonly mirrorVersion: number;
+  readonly vectorLevel: VectorLevel;
+  bootTimeMs(): number;
+  readonly DataPlane: new (
+    options: NativeDataPlaneOptions,
+    onCompletions: (batch: Float64Array) => void,
+  ) => NativeDataPlane;
+  /** Reads header and metadata of a GGUF file and its tensors off the JS thread. Rejects with `{ code, message }`, never crashes. */
+  loadModel(path: string, options: NativeModelOptions): Promise<NativeEngine>;
+}
+
+export type VectorLevel = "avx512" | "avx2" | "neon" | "generic";
+
+// --- data plane ----------------------------------------------------------------------------------------------------------
+
+/** Equal-layout geometry of a pool's block; bytes of a block are `[layer][k|v][head][token][headDim]` (design.md section 8). */
+export interface NativeLayout {
+  readonly layers: number;
+  /** 2 for K and V, 1 for one latent (MLA). */
+  readonly planes: number;
+  readonly heads: number;
+  readonly tokensPerBlock: number;
+  /** Bytes of one head's vector of one token: headDim * element size. */
+  readonly headBytes: number;
+}
+
+export interface NativeDataPlaneOptions {
+  readonly layout: NativeLayout;
+  readonly blocks: number;
+  /** Absent: an own sealed memfd pool, 2 MiB aligned. */
+  readonly adopt?: { readonly fd: number; readonly offset: number; readonly bytes: number };
+  /** Directory (0700, this uid) of the fd-exchange socket; absent: peers on this host can't map this pool. */
+  readonly socketDir?: string;
+  /** 16 hex digits; peers present it at the fd exchange. */
+  readonly epoch: string;
+  /** KVT_CHECK: fill released blocks with a pattern and verify it when they are taken again. */
+  readonly check: boolean;
+}
+
+export interface NativeDataPlane {
+  /** What a peer needs to reach this pool: opaque bytes, at most 512, carried in WELCOME. Secret: holds the exchange nonce. */
+  readonly descriptor: Uint8Array;
+  readonly poolBytes: number;
+  readonly blockBytes: number;
+  readonly hugePages: boolean;
+  /** The pool's memory as seen by this process; detached (length 0) by close(). For the owner's engine and for tests. */
+  readonly memory: ArrayBuffer;
+  /** The pool for the addon's own engine: a type-tagged external. */
+  readonly span: NativePoolSpan;
+
+  /** Maps the peer's pool: fd exchange on threads of its own, <= timeoutMs. Completion REACHED. */
+  reach(peer: number, descriptor: Uint8Array, timeoutMs: number): void;
+  /** Unmaps once no job uses it. */
+  releasePeer(peer: number): void;
+
+  /**
+   * Copies tokens [fromToken, toToken) of a sequence: source block table at the peer, target block table here. Tables cover the
+   * sequence from token 0 (index = token / tokensPerBlock). Completion JOB. At `deadlineMs` the job ends TIMED_OUT at once and, as at
+   * cancel, its copy may still run: completion JOB_QUIET follows when no thread touches its blocks any more (I3). JOB_QUIET comes for
+   * every job, once, after or with JOB.
+   */
+  post(
+    job: number,
+    peer: number,
+    sourceBlocks: Uint32Array,
+    targetBlocks: Uint32Array,
+    fromToken: number,
+    toToken: number,
+    deadlineMs: number,
+  ): void;
+  /** The job ends CANCELLED unless it has already ended; JOB_QUIET as above. */
+  cancel(job: number): void;
+
+  /** Starts a lease of `durationMs` from now, decided on the owner thread. Completion GRANTED; LEASE_OVER at its end. */
+  grant(lease: number, durationMs: number): void;
+  /** Extends those of `leases` that have not ended, to their full duration from now. Completion RENEWED for the held ones, then RENEW_END{seq}. */
+  renew(seq: number, leases: Float64Array): void;
+  /** Ends a lease early (DONE): no LEASE_OVER follows. Completion LEASE_DROPPED. */
+  dropLease(lease: number): void;
+
+  /** One deadline on CLOCK_BOOTTIME; set again moves it. Completion TIMER once, unless cleared before it was written. */
+  setTimer(timer: number, atMs: number): void;
+  clearTimer(timer: number): void;
+
+  /** check mode only, synchronous: writes the pattern / answers the first block whose pattern was changed, or -1. */
+  fillReleased(blocks: Uint32Array): void;
+  findTouched(blocks: Uint32Array): number;
+
+  stats(): NativeStats;
+  /** Keeps Node alive / lets it exit while idle. Starts unreferenced. */
+  ref(): void;
+  unref(): void;
+  /** Stops taking work, waits for running copies, joins threads, unmaps. Resolves on the JS thread; idempotent. */
+  close(): Promise<void>;
+}
+
+/** Opaque: only the addon's own engine reads it. */
+export interface NativePoolSpan {
+  readonly __nativePoolSpan: never;
+}
+
+/** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra]`. */
+export const RECORD_WORDS = 8;
+
+export const completionKind = {
+  /** id = job; status = jobStatus; atMs = clock read after the poll that saw the end (I2); extra = path (nativePath). */
+  JOB: 1,
+  /** id = job: no thread touches its blocks any more. */
+  JOB_QUIET: 2,
+  /** id = lease; atMs = its end. */
+  GRANTED: 3,
+  /** id = lease; extra = seq; atMs = new end. */
+  RENEWED: 4,
+  /** id = seq. */
+  RENEW_END: 5,
+  LEASE_OVER: 6,
+  LEASE_DROPPED: 7,
+  TIMER: 8,
+  /** id = peer; status = reachStatus; extra = the peer's process id when known, else 0. */
+  REACHED: 9,
+  /** id = peer: its process is known dead (pidfd). */
+  PEER_DEAD: 10,
+} as const;
+
+export const jobStatus = { OK: 0, CANCELLED: 1, TIMED_OUT: 2, FAILED: 3, BAD_RANGE: 4, NO_PEER: 5 } as const;
+export const reachStatus = {
+  OK: 0,
+  OTHER_HOST: 1,
+  NO_SOCKET: 2,
+  REFUSED: 3,
+  NOT_SEALED: 4,
+  MAP_FAILED: 5,
+  TIMED_OUT: 6,
+  BAD_DESCRIPTOR: 7,
+} as const;
+export const nativePath = { SHARED_MEMORY: 1 } as const;
+
+export interface NativeStats {
+  readonly jobsPosted: number;
+  readonly jobsRunning: number;
+  readonly bytesMoved: number;
+  readonly leasesHeld: number;
+  readonly quarantinedJobs: number;
+  readonly peersMapped: number;
+  readonly ringHighWater: number;
+}
+
+// --- reference engine ----------------------------------------------------------------------------------------------------
+
+export interface NativeModelOptions {
+  readonly threads: number;
+  readonly weights: "auto" | "f32" | "bf16";
+  readonly kv: "auto" | "f32" | "bf16";
+  readonly tokensPerBlock: number;
+}
+
+export type GgufValue = number | bigint | string | boolean | readonly GgufValue[];
+
+export interface NativeEngine {
+  readonly geometry: {
+    readonly arch: string;
+    readonly layers: number;
+    readonly heads: number;
+    readonly kvHeads: number;
+    readonly headDim: number;
+    readonly kvDtype: "f32" | "bf16";
+    readonly weightsDtype: "f32" | "bf16";
+    readonly tokensPerBlock: number;
+    readonly blockBytes: number;
+    readonly vocab: number;
+    readonly maxSeqLen: number;
+    readonly parameters: number;
+  };
+  /** Every key of the file, tokenizer arrays included. */
+  readonly metadata: Readonly<Record<string, GgufValue>>;
+  attachPool(span: NativePoolSpan, blocks: number): void;
+  /** Evaluates `tokens` at positions startPos.. and samples after the last one when `sampling` is given. Rejects with `{ code: "CANCELLED" }` between layers after cancel(call). */
+  prefill(
+    call: number,
+    tokens: Uint32Array,
+    startPos: number,
+    blockTable: Uint32Array,
+    sampling: NativeSampling | null,
+  ): Promise<NativeSample | null>;
+  /** One token for each row; rows may belong to different sequences. */
+  decode(call: number, rows: readonly NativeDecodeRow[]): Promise<readonly NativeSample[]>;
+  /** Logits of the last evaluated token instead of a sample: for tests of bit equality. Float32, vocab entries. */
+  logits(call: number, tokens: Uint32Array, startPos: number, blockTable: Uint32Array): Promise<Float32Array>;
+  cancel(call: number): void;
+  close(): Promise<void>;
+}
+
+export interface NativeDecodeRow {
+  readonly token: number;
+  readonly pos: number;
+  readonly blockTable: Uint32Array;
+  readonly sampling: NativeSampling;
+}
+
+/** Randomness is counter-based on (seed, index): the same request gives the same text wherever it runs. */
+export interface NativeSampling {
+  /** 0 = greedy. */
+  readonly temperature: number;
+  readonly topP: number;
+  readonly topK: number;
+  readonly minP: number;
+  readonly repetitionPenalty: number;
+  readonly presencePenalty: number;
+  readonly frequencyPenalty: number;
+  readonly seed: bigint;
+  /** Index of the token to sample in the output, 0 for the first. */
+  readonly index: number;
+  /** Tokens the penalties look at: prompt ids first, then output ids. */
+  readonly history: Uint32Array;
+  /** Where the output starts in `history` (presence and frequency penalties count output only). */
+  readonly promptTokens: number;
+  /** Number of alternatives wanted, 0..20; -1 = no logprobs at all. */
+  readonly logprobs: number;
+  readonly bias: readonly { readonly token: number; readonly bias: number }[];
+  /** Ids that may not be sampled (min_tokens, ignore_eos). */
+  readonly banned: Uint32Array;
+}
+
+export interface NativeSample {
+  readonly token: number;
+  /** Natural log of the sampled token's probability in the model's own distribution (before temperature and filters); NaN without logprobs. */
+  readonly logprob: number;
+  readonly topTokens: Uint32Array;
+  readonly topLogprobs: Float32Array;
+}

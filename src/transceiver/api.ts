@@ -1,0 +1,178 @@
+import type { BlockId, Epoch, RequestId } from "../ids.ts";
+import type { Layout } from "../kv/layout.ts";
+import type { BlockHold, BlockPool } from "../kv/pool.ts";
+
+/** `cache_transceiver_config` of the YAML, same names, units and defaults (spec system.md S13-S28). */
+export interface TransceiverConfig {
+  readonly backend?: "DEFAULT" | "UCX" | "NIXL" | null;
+  readonly max_tokens_in_buffer?: number | null;
+  /** Whole transfer, each side, from GRANT; also the limit of a queue wait and of an unfetched offer. null: no bound on the transfer. */
+  readonly kv_transfer_timeout_ms?: number | null;
+  readonly kv_transfer_sender_future_timeout_ms?: number | null;
+}
+
+export interface OpenOptions {
+  readonly config?: TransceiverConfig;
+  readonly layout: Layout;
+  readonly parallel?: {
+    readonly tpRank: number;
+    readonly tpSize: number;
+    readonly ppRank: number;
+    readonly ppSize: number;
+  };
+  readonly pool:
+    | { readonly memory: "host"; readonly blocks: number }
+    | {
+        readonly adopt: readonly { readonly fd: number; readonly offset: number; readonly bytes: number }[];
+        readonly blocks: number;
+      };
+  /** Control endpoint; a unix socket for peers on this host stands beside it. Default 127.0.0.1, free port. */
+  readonly listen?: {
+    readonly host: string;
+    readonly port: number;
+    readonly tls?: { readonly cert: string; readonly key: string; readonly ca?: string };
+  };
+  readonly lease?: { readonly leaseMs?: number; readonly stallMs?: number; readonly strict?: boolean };
+  /** Name of the instance in messages, metrics and the protocol; default host:pid. */
+  readonly instance?: string;
+  /** Cluster secret (KVT_AUTH_TOKEN). */
+  readonly authToken?: string;
+  /** 0700 directory for unix sockets; default KVT_SOCKET_DIR, $XDG_RUNTIME_DIR/kvt, or <tmp>/kvt-<uid>. */
+  readonly socketDir?: string;
+}
+
+/** Where the first token(s) of a finished prefill travel in generation-first scheduling. */
+export interface FirstTokens {
+  readonly firstTokens: readonly number[];
+  readonly firstLogProbs?: readonly unknown[];
+}
+
+/** What a transfer did. `gbPerS` = bytes / movingMs (move_gb_per_s of design.md section 11), decimal. */
+export interface TransferReport {
+  readonly requestId: RequestId;
+  readonly bytes: number;
+  readonly blocks: number;
+  readonly tokens: number;
+  /** From the call to the end. */
+  readonly ms: number;
+  /** Waiting for a turn, before bytes could move. */
+  readonly queueMs: number;
+  /** Native time spent copying, summed over jobs. */
+  readonly movingMs: number;
+  readonly gbPerS: number;
+  readonly path: string;
+  readonly chunks: number;
+  readonly attempts: number;
+}
+
+/** What cancelling really achieved (design.md section 5). */
+export type CancelOutcome = "not_found" | "already_complete" | "cancelled" | "in_flight";
+
+export interface SendOptions {
+  readonly requestId: RequestId;
+  /** Tokens of the sequence, all of which `blocks` must hold room for. */
+  readonly tokens: number;
+  /** The session takes a share of its own: the caller may release its hold at once. */
+  readonly blocks: BlockHold;
+  /** Tokens computed already; default: all. With less, call `ready` as prefill goes on. */
+  readonly ready?: number;
+}
+
+/** One offer: KV that this side holds for one request (SendTransfer). */
+export interface SendTransfer {
+  readonly requestId: RequestId;
+  /** Base64 for `encoded_opaque_state`; the right to fetch. */
+  readonly state: string;
+  /** Tokens [0, n) are visible in memory from now on. Monotone. */
+  ready(tokens: number): void;
+  /** Settles once: resolves when the receiver confirmed, rejects with KvError otherwise. Blocks are released by then. */
+  readonly done: Promise<TransferReport>;
+  cancel(reason?: string): CancelOutcome;
+}
+
+export interface ReceiveOptions {
+  readonly state: string;
+  /** Blocks of this pool in token order, covering the whole sequence. Shared by the session until no read can touch them. */
+  readonly blocks: BlockHold;
+  /** Tokens already here (reused prefix); they are not fetched. */
+  readonly skipTokens?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface ReceiveTransfer {
+  readonly requestId: RequestId;
+  /** Tokens of the offer, from the state. */
+  readonly tokens: number;
+  readonly done: Promise<TransferReport>;
+  /** Yields the number of leading tokens that have arrived, rising, ends with the transfer (throws what `done` rejects with). */
+  readonly progress: AsyncIterable<number>;
+  cancel(reason?: string): CancelOutcome;
+}
+
+export interface TransceiverStats {
+  readonly blocks: {
+    readonly total: number;
+    readonly free: number;
+    readonly held: number;
+    /** Pinned by offers and grants. */
+    readonly pinned: number;
+    /** Held only because a transport may still touch them (I3). */
+    readonly quarantined: number;
+  };
+  readonly sends: {
+    readonly open: number;
+    readonly leased: number;
+    readonly completed: number;
+    readonly failed: number;
+    readonly cancelled: number;
+  };
+  readonly receives: {
+    readonly open: number;
+    readonly completed: number;
+    readonly failed: number;
+    readonly cancelled: number;
+  };
+  readonly bytesReceived: number;
+  readonly peers: readonly {
+    readonly instance: string;
+    readonly epoch: Epoch;
+    readonly endpoint: string;
+    readonly path: string;
+    readonly connected: boolean;
+    readonly gbPerS: number | null;
+  }[];
+  readonly dropped: Readonly<Record<string, number>>;
+}
+
+export interface TransceiverHealth {
+  readonly status: "ok" | "degraded" | "unhealthy";
+  readonly reasons: readonly string[];
+}
+
+/** The public surface of `KvTransceiver`; src/transceiver/transceiver.ts implements it. */
+export interface Transceiver extends AsyncDisposable {
+  readonly epoch: Epoch;
+  readonly instance: string;
+  readonly pool: BlockPool;
+  readonly layout: Layout;
+  readonly endpoints: { readonly tcp: string; readonly unix: string | null };
+  send(options: SendOptions): SendTransfer;
+  receive(options: ReceiveOptions): ReceiveTransfer;
+  /** Cancels the offer that a state names; the state's token is the right to do so (POST /kv/release). */
+  release(state: string): CancelOutcome;
+  /** Resolves with the reports or errors of senders that have ended, at the latest after kv_transfer_sender_future_timeout_ms. */
+  waitForSenders(options: { readonly atLeast: number }): Promise<readonly EndedSend[]>;
+  stats(): TransceiverStats;
+  health(): TransceiverHealth;
+  /** Refuses new work and resolves when all transfers have ended. */
+  drain(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface EndedSend {
+  readonly requestId: RequestId;
+  readonly report?: TransferReport;
+  readonly error?: Error;
+}
+
+export type { BlockHold, BlockId, BlockPool, Layout };

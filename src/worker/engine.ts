@@ -1,0 +1,71 @@
+import type { BlockId } from "../ids.ts";
+
+/** Shape of an engine's KV cache and model: what pairs of workers compare and pools are built from (design.md section 9). */
+export interface EngineGeometry {
+  readonly arch: string;
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly dtype: "f32" | "bf16";
+  readonly tokensPerBlock: number;
+  readonly blockBytes: number;
+  /** Byte order inside a block: `[layer][k|v][head][token][headDim]`. */
+  readonly layout: "HND";
+  readonly vocab: number;
+  readonly maxSeqLen: number;
+  /** Equal levels give equal bits; never compared in production, always in tests. */
+  readonly vectorLevel: string;
+}
+
+/** How one token is chosen. Randomness is counter-based on (seed, index). */
+export interface Sampling {
+  readonly temperature: number;
+  readonly topP: number;
+  readonly topK: number;
+  readonly minP: number;
+  readonly repetitionPenalty: number;
+  readonly presencePenalty: number;
+  readonly frequencyPenalty: number;
+  readonly seed: bigint;
+  readonly index: number;
+  readonly history: Uint32Array;
+  readonly promptTokens: number;
+  readonly logprobs: number;
+  readonly bias: readonly { readonly token: number; readonly bias: number }[];
+  readonly banned: Uint32Array;
+}
+
+export interface Sample {
+  readonly token: number;
+  readonly logprobs?: {
+    readonly logprob: number;
+    readonly top: readonly { readonly token: number; readonly logprob: number }[];
+  };
+}
+
+export interface DecodeRow {
+  readonly token: number;
+  readonly pos: number;
+  readonly blockTable: readonly BlockId[];
+  readonly sampling: Sampling;
+}
+
+export interface PrefillRequest {
+  readonly tokens: Uint32Array;
+  readonly startPos: number;
+  readonly blockTable: readonly BlockId[];
+  /** Given with the last chunk: sample after its last token. */
+  readonly sampling?: Sampling;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Computes KV into blocks that the transceiver's pool owns. Calls are asynchronous, run off the JS thread one at a time in the order
+ * given, and end between layers when `signal` fires (KvError CANCELLED).
+ */
+export interface Engine {
+  readonly geometry: EngineGeometry;
+  prefill(request: PrefillRequest): Promise<Sample | undefined>;
+  decode(rows: readonly DecodeRow[], signal?: AbortSignal): Promise<readonly Sample[]>;
+  close(): Promise<void>;
+}

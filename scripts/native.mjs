@@ -1,5 +1,9 @@
 // Builds the addon with cmake-js into build/ (Release), or what the arguments say.
 import { spawnSync } from "node:child_process";
 
-const result = spawnSync(process.execPath, ["node_modules/cmake-js/bin/cmake-js", "compile", ...process.argv.slice(2)], { stdio: "inherit" });
+const result = spawnSync(
+  process.execPath,
+  ["node_modules/cmake-js/bin/cmake-js", "compile", ...process.argv.slice(2)],
+  { stdio: "inherit" },
+);
 process.exit(result.status ?? 1);

@@ -1,0 +1,69 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+
+/** What one metric is. Names carry their unit (`_seconds`, `_bytes`, `_total` only where TensorRT-LLM writes it). */
+export interface MetricSpec<Label extends string = never> {
+  readonly name: string;
+  readonly help: string;
+  readonly labels?: readonly Label[];
+}
+
+export interface GaugeSpec<Label extends string = never> extends MetricSpec<Label> {
+  /** Called at each scrape, for values that something else keeps. */
+  readonly read?: (gauge: Gauge<Label>) => void;
+}
+
+export interface HistogramSpec<Label extends string = never> extends MetricSpec<Label> {
+  readonly buckets: readonly number[];
+}
+
+/** Seconds of a request's phases: 1 ms to 2 min. */
+export const latencyBuckets: readonly number[] = [
+  0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
+];
+
+/** The metrics of one server; two servers in one process don't share any, except those of the process itself. */
+export class Metrics {
+  readonly #registry = new Registry();
+
+  counter<Label extends string = never>(spec: MetricSpec<Label>): Counter<Label> {
+    return new Counter({ ...identity(spec), registers: [this.#registry] });
+  }
+
+  gauge<Label extends string = never>(spec: GaugeSpec<Label>): Gauge<Label> {
+    const { read } = spec;
+    const gauge: Gauge<Label> = new Gauge({
+      ...identity(spec),
+      registers: [this.#registry],
+      ...(read && { collect: () => read(gauge) }),
+    });
+    return gauge;
+  }
+
+  histogram<Label extends string = never>(spec: HistogramSpec<Label>): Histogram<Label> {
+    return new Histogram({ ...identity(spec), buckets: [...spec.buckets], registers: [this.#registry] });
+  }
+
+  /** Body of `/metrics` in the Prometheus text format; send it with `metricsContentType`. */
+  async text(): Promise<string> {
+    return Registry.merge([processRegistry(), this.#registry]).metrics();
+  }
+}
+
+export const metricsContentType: string = Registry.PROMETHEUS_CONTENT_TYPE;
+
+const identity = <Label extends string>(spec: MetricSpec<Label>) => ({
+  name: spec.name,
+  help: spec.help,
+  labelNames: spec.labels ?? [],
+});
+
+let ofProcess: Registry | undefined;
+
+/** CPU, memory, event loop delay: collected once a process, since the collectors are never taken down. */
+function processRegistry(): Registry {
+  if (ofProcess === undefined) {
+    ofProcess = new Registry();
+    collectDefaultMetrics({ register: ofProcess });
+  }
+  return ofProcess;
+}

@@ -1,0 +1,7 @@
+#pragma once
+
+// The one include of napi.h: every file of the addon sees it with the same safety defines. C++ exceptions of
+// node-addon-api stay off, because none may cross N-API; a failed call leaves a pending JS exception instead.
+#define NAPI_DISABLE_CPP_EXCEPTIONS
+#define NODE_ADDON_API_DISABLE_DEPRECATED
+#include <napi.h>

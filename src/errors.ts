@@ -46,6 +46,73 @@ export const errors = {
     message: "internal defect in {where}: {why}",
     remedy: "please report it with the log lines around it",
   },
+  // --- requests over HTTP ------------------------------------------------------------------------------------------
+  BAD_JSON: {
+    scope: "call",
+    status: 400,
+    message: "the body can't be read as a JSON object: {why}",
+    remedy: "send one JSON object in UTF-8 with Content-Type application/json",
+  },
+  INVALID_REQUEST: {
+    scope: "call",
+    status: 400,
+    message: "`{param}`: {why}",
+    remedy: "correct the field; docs/openai.md lists them all",
+  },
+  UNSUPPORTED_PARAMETER: {
+    scope: "call",
+    status: 400,
+    message: "`{param}` is not supported: {why}",
+    remedy: "leave the field out; docs/openai.md lists them all",
+  },
+  UNKNOWN_PARAMETER: {
+    scope: "call",
+    status: 400,
+    message: "`{param}` is not a field of this request",
+    remedy: "remove it or correct its name; docs/openai.md lists them all",
+  },
+  MODEL_NOT_FOUND: {
+    scope: "call",
+    status: 404,
+    message: "there is no model `{model}` here; served: {served}",
+    remedy: "use a name that GET /v1/models lists",
+  },
+  ROUTE_NOT_FOUND: {
+    scope: "call",
+    status: 404,
+    message: "there is no {method} {path}",
+    remedy: "see the list of routes in the README",
+  },
+  UNAUTHORIZED: {
+    scope: "call",
+    status: 401,
+    message: "{what} needs the bearer token of KVT_AUTH_TOKEN",
+    remedy: "send `Authorization: Bearer ...`",
+  },
+  BODY_TOO_LARGE: {
+    scope: "call",
+    status: 413,
+    message: "the body is larger than {limit} bytes",
+    remedy: "send less, or raise --max_body_mb",
+  },
+  PROMPT_TOO_LONG: {
+    scope: "call",
+    status: 413,
+    message: "the prompt has {tokens} tokens, the limit is {limit} ({by})",
+    remedy: "shorten the prompt",
+  },
+  NO_CHAT_TEMPLATE: {
+    scope: "call",
+    status: 400,
+    message: "the model {model} has no chat template (tokenizer.chat_template is missing in its GGUF file)",
+    remedy: "use /v1/completions, or a model with a template",
+  },
+  CHAT_TEMPLATE_FAILED: {
+    scope: "call",
+    status: 400,
+    message: "the model's chat template refused the messages: {why}",
+    remedy: "send the roles and the order that the model's template knows",
+  },
   // --- native addon ------------------------------------------------------------------------------------------------
   NATIVE_NOT_FOUND: {
     scope: "process",

@@ -1,0 +1,140 @@
+import { parse as parseLossless } from "lossless-json";
+import { KvError } from "../errors.ts";
+import { topLevelValueSpan } from "./json_scan.ts";
+
+/** A JSON object as it came over HTTP; integers above 2^53 inside `disaggregated_params` and in `seed` are bigint. */
+export type JsonObject = Record<string, unknown>;
+
+/** Largest value that the slow lossless parser reads; opaque states are 2 KiB and a little a rank (design.md section 6). */
+const LOSSLESS_BYTES_MAX = 1 << 20;
+/** Digits of 2^64 - 1: longer integers are no ids, and turning them into bigint costs quadratic time. */
+const ID_DIGITS_MAX = 20;
+
+const utf8 = new TextDecoder("utf-8", { fatal: true });
+
+/**
+ * Reads a request or reply body. The bulk goes through JSON.parse; only where `disaggregated_params` (top level, or in
+ * `choices[]` of a reply) or `seed` holds an integer that a JS number can't carry is that one value read again, losslessly.
+ * @throws KvError BAD_JSON
+ */
+export function parseBody(bytes: Uint8Array | string): JsonObject {
+  const text = typeof bytes === "string" ? bytes : decodeText(bytes);
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new KvError("BAD_JSON", { why: shortReason(error) }, { cause: error });
+  }
+  if (!isObject(value)) throw new KvError("BAD_JSON", { why: `it is ${nameOf(value)}, not an object` });
+  if (holdsUnsafeInteger(value.disaggregated_params)) {
+    value.disaggregated_params = readLossless(text, "disaggregated_params");
+  }
+  if (holdsUnsafeInteger(value.seed)) value.seed = readLossless(text, "seed");
+  const choices: unknown = value.choices;
+  if (Array.isArray(choices) && choices.some((choice) => isObject(choice) && hasUnsafeParams(choice))) {
+    const exact = readLossless(text, "choices") as unknown[];
+    for (const [index, choice] of choices.entries()) {
+      if (isObject(choice) && hasUnsafeParams(choice)) {
+        choice.disaggregated_params = (exact[index] as JsonObject).disaggregated_params;
+      }
+    }
+  }
+  return value;
+}
+
+/**
+ * Writes a body; bigint becomes a bare integer wherever `parseBody` may have made one. Keys with an undefined value are left out.
+ * @throws KvError INVALID_REQUEST when it is nested too deeply to be written
+ */
+export function stringifyBody(value: JsonObject): string {
+  const parts: string[] = [];
+  for (const [key, entry] of Object.entries(value)) {
+    if (entry === undefined) continue;
+    parts.push(`${JSON.stringify(key)}:${stringifyEntry(key, entry)}`);
+  }
+  return `{${parts.join(",")}}`;
+}
+
+function stringifyEntry(key: string, entry: unknown): string {
+  try {
+    const exact = key === "disaggregated_params" || key === "seed" || key === "choices";
+    return exact ? exactJson(entry) : (JSON.stringify(entry) ?? "null");
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw new KvError("INVALID_REQUEST", { param: key, why: "it is nested too deeply" }, { cause: error });
+  }
+}
+
+/** Not lossless-json's writer: that takes any object with a key `isLosslessNumber` for a number, and this one comes from outside. */
+function exactJson(value: unknown): string {
+  if (typeof value === "bigint") return value.toString();
+  if (Array.isArray(value)) return `[${value.map(exactJson).join(",")}]`;
+  if (!isObject(value)) return JSON.stringify(value) ?? "null";
+  const entries = Object.entries(value).filter(([, entry]) => entry !== undefined);
+  return `{${entries.map(([key, entry]) => `${JSON.stringify(key)}:${exactJson(entry)}`).join(",")}}`;
+}
+
+function decodeText(bytes: Uint8Array): string {
+  try {
+    return utf8.decode(bytes);
+  } catch (error) {
+    throw new KvError("BAD_JSON", { why: "it is not valid UTF-8" }, { cause: error });
+  }
+}
+
+/** V8's message quotes the text around the fault; a body may hold secrets and megabytes, so only the position is kept. */
+function shortReason(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  const position = /position (\d+)/.exec(text)?.[1];
+  if (position !== undefined) return `syntax error at character ${position}`;
+  return /end of JSON/i.test(text) ? "it ends too early" : "syntax error";
+}
+
+const isObject = (value: unknown): value is JsonObject =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+const nameOf = (value: unknown): string =>
+  value === null ? "null" : Array.isArray(value) ? "an array" : `a ${typeof value}`;
+
+const hasUnsafeParams = (choice: JsonObject): boolean => holdsUnsafeInteger(choice.disaggregated_params);
+
+/** True when somewhere inside is a number whose text may have been an integer beyond the exact range; no recursion. */
+function holdsUnsafeInteger(root: unknown): boolean {
+  const pending: unknown[] = [root];
+  while (pending.length > 0) {
+    const value = pending.pop();
+    if (typeof value === "number") {
+      if (Math.abs(value) > Number.MAX_SAFE_INTEGER) return true;
+    } else if (Array.isArray(value)) {
+      for (const item of value) pending.push(item);
+    } else if (isObject(value)) {
+      for (const item of Object.values(value)) pending.push(item);
+    }
+  }
+  return false;
+}
+
+function readLossless(text: string, key: string): unknown {
+  const span = topLevelValueSpan(text, key);
+  if (span === undefined) {
+    throw new KvError("INTERNAL", { where: "openai/body", why: `the raw text of ${key} was not found` });
+  }
+  if (span.end - span.start > LOSSLESS_BYTES_MAX) {
+    throw new KvError("INVALID_REQUEST", { param: key, why: `it is larger than ${LOSSLESS_BYTES_MAX} bytes` });
+  }
+  try {
+    return parseLossless(text.slice(span.start, span.end), null, {
+      parseNumber,
+      onDuplicateKey: ({ newValue }) => newValue,
+    });
+  } catch (error) {
+    // JSON.parse has accepted the text: what is left is the recursion of the lossless parser.
+    throw new KvError("INVALID_REQUEST", { param: key, why: "it is nested too deeply" }, { cause: error });
+  }
+}
+
+function parseNumber(digits: string): number | bigint {
+  const value = Number(digits);
+  const isIdLike = /^-?\d+$/.test(digits) && digits.length <= ID_DIGITS_MAX;
+  return isIdLike && !Number.isSafeInteger(value) ? BigInt(digits) : value;
+}

@@ -1,0 +1,62 @@
+import { z } from "zod";
+
+const U64_MAX = (1n << 64n) - 1n;
+
+/** A 64-bit id: a bare JSON integer, bigint in TypeScript. `parseBody` keeps the exact value. */
+const Id64 = z
+  .union([z.int().nonnegative(), z.bigint().nonnegative().max(U64_MAX)], { error: "must be an integer in 0 .. 2^64-1" })
+  .transform((value) => BigInt(value));
+
+const tokenId = z.int().nonnegative();
+
+/** Log probabilities of one token that the context worker sampled, so that the generation worker can report them. */
+export const FirstTokenLogProbs = z.strictObject({
+  logprob: z.number(),
+  top: z.array(z.strictObject({ token: tokenId, logprob: z.number() })).max(20),
+});
+export type FirstTokenLogProbs = z.infer<typeof FirstTokenLogProbs>;
+
+export const RequestType = z.enum(["context_only", "generation_only", "context_and_generation"]);
+export type RequestType = z.infer<typeof RequestType>;
+
+const fields = {
+  request_type: RequestType,
+  first_gen_tokens: z.array(tokenId).max(64).nullish(),
+  /** One entry for each of `first_gen_tokens`. */
+  first_gen_log_probs: z.array(FirstTokenLogProbs).max(64).nullish(),
+  first_gen_logits: z.null().optional(),
+  ctx_request_id: Id64.nullish(),
+  encoded_opaque_state: z
+    .string()
+    .max(1 << 20)
+    .nullish(),
+  draft_tokens: z.array(tokenId).max(0).nullish(),
+  disagg_request_id: Id64.nullish(),
+  ctx_dp_rank: z.int().nonnegative().nullish(),
+  ctx_info_endpoint: z.union([z.string(), z.array(z.string())]).nullish(),
+  schedule_style: z.union([z.literal(0), z.literal(1)]).nullish(),
+  conversation_id: z.string().max(512).nullish(),
+  /** Usage of the context hop; the generation worker takes `cached_tokens` from it. */
+  ctx_usage: z.looseObject({ prompt_tokens_details: z.looseObject({ cached_tokens: z.int() }).nullish() }).nullish(),
+  return_prompt_token_ids_b64: z.literal(false).nullish(),
+  resolved_thinking: z.boolean().nullish(),
+};
+
+/**
+ * `disaggregated_params` of a request to a worker (trtllm-protocol.md section 1.4). Fields it does not know are refused, as
+ * trtllm-serve does: a hint that silently does nothing would cost a wrong answer.
+ */
+export const DisaggregatedParams = z.strictObject(fields);
+export type DisaggregatedParams = z.infer<typeof DisaggregatedParams>;
+
+/**
+ * The same object as a router reads it in a context reply: what it needs is checked, everything else is passed on as it came
+ * (`{ ...params, request_type: "generation_only" }`).
+ */
+export const ContextReplyParams = z.looseObject({
+  ctx_request_id: Id64.nullish(),
+  disagg_request_id: Id64.nullish(),
+  encoded_opaque_state: z.string().nullish(),
+  first_gen_tokens: z.array(z.int()).nullish(),
+});
+export type ContextReplyParams = z.infer<typeof ContextReplyParams>;

@@ -113,6 +113,31 @@ export const errors = {
     message: "the model's chat template refused the messages: {why}",
     remedy: "send the roles and the order that the model's template knows",
   },
+  // --- configuration and command line ------------------------------------------------------------------------------
+  CONFIG_INVALID: {
+    scope: "process",
+    status: 500,
+    message: "{count} problem(s) in the configuration:\n{problems}",
+    remedy: "correct the marked places; `kvt config check FILE` reads the file without starting anything",
+  },
+  USAGE: {
+    scope: "process",
+    status: 500,
+    message: "{what}",
+    remedy: "{remedy}",
+  },
+  BIND_FAILED: {
+    scope: "process",
+    status: 500,
+    message: "can't listen on {host}:{port}: {why}",
+    remedy: "choose another port, or end the process that uses it",
+  },
+  START_TIMEOUT: {
+    scope: "process",
+    status: 503,
+    message: "not ready within {seconds} s: {missing}",
+    remedy: "look at the logs of the servers named, or raise --server_start_timeout",
+  },
   // --- native addon ------------------------------------------------------------------------------------------------
   NATIVE_NOT_FOUND: {
     scope: "process",

@@ -106,6 +106,9 @@ export interface NativePoolSpan {
   readonly __nativePoolSpan: never;
 }
 
+/** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of this file. */
+export const mirrorVersion = 1;
+
 /** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra]`. */
 export const RECORD_WORDS = 8;
 

@@ -138,6 +138,12 @@ export const errors = {
     message: "not ready within {seconds} s: {missing}",
     remedy: "look at the logs of the servers named, or raise --server_start_timeout",
   },
+  SERVER_ANSWER: {
+    scope: "call",
+    status: 502,
+    message: "{server} gave {why}",
+    remedy: "look at the server's log; kvt client --server-start-timeout waits for one that is starting",
+  },
   // --- native addon ------------------------------------------------------------------------------------------------
   NATIVE_NOT_FOUND: {
     scope: "process",

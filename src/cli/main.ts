@@ -1,0 +1,90 @@
+import { didYouMean } from "../config/nearest.ts";
+import { isKvError, KvError } from "../errors.ts";
+import { packageVersion } from "../version.ts";
+import { type Command, ExitCode, helpText, type Terminal } from "./command.ts";
+
+// Loaded on demand: the router starts where no addon is built, and --help is quick.
+const commands: Readonly<Record<string, () => Promise<Command>>> = {
+  client: async () => (await import("./client.ts")).client,
+  config: async () => (await import("./config.ts")).config,
+};
+
+// Of trtllm-serve or of later versions: each is answered with a sentence instead of "unknown command" (S98, S106).
+const notProvided: Readonly<Record<string, string>> = {
+  disaggregated_mpi_worker: "workers in one MPI world are not built yet; start each with kvt serve",
+  doctor: "looking into transports and devices is not built yet",
+  drain: "is not built yet; SIGTERM drains a worker or router",
+  grpc: "a gRPC front is not provided; use HTTP with kvt serve",
+  launch: "starting the ranks of a SLURM or MPI job is not built yet; start each process itself",
+  mm_embedding_serve: "multimodal encoders are not provided",
+  nixl: "NIXL is not built yet; KV moves over the same-host path",
+};
+
+const INTRODUCTION = `kvt: disaggregated LLM serving, where prefill and decode run in different processes and the KV cache moves
+between them.
+
+Usage: kvt COMMAND [flags]
+       kvt MODEL [flags]      the same as kvt serve MODEL
+
+Commands:`;
+
+async function introduction(): Promise<string> {
+  const lines: string[] = [];
+  for (const [name, load] of Object.entries(commands)) lines.push(`  ${name.padEnd(16)}${(await load()).summary}`);
+  return `${INTRODUCTION}\n${lines.join("\n")}\n\nkvt COMMAND --help explains one. kvt --version prints the version.\n`;
+}
+
+const exitCodes: Readonly<Record<string, number>> = {
+  BIND_FAILED: ExitCode.bindFailure,
+  CONFIG_INVALID: ExitCode.usage,
+  START_TIMEOUT: ExitCode.startTimeout,
+  USAGE: ExitCode.usage,
+};
+
+/** What a failed command says: one sentence and its remedy; a stack only for defects of our own. */
+export function failureText(thrown: unknown): string {
+  if (!isKvError(thrown))
+    return `kvt: ${thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown)}\n`;
+  return `kvt: ${thrown.message}\n     ${thrown.remedy}\n`;
+}
+
+function commandNamed(word: string): Promise<Command> {
+  const load = Object.hasOwn(commands, word) ? commands[word] : undefined;
+  if (load) return load();
+  const reason = Object.hasOwn(notProvided, word) ? notProvided[word] : undefined;
+  if (reason)
+    throw new KvError("USAGE", { what: `kvt ${word}: ${reason}`, remedy: "see kvt --help for what there is" });
+  throw new KvError("USAGE", {
+    what: `there is no command ${word}${didYouMean(word, Object.keys(commands))}`,
+    remedy: "see kvt --help",
+  });
+}
+
+async function dispatch(argv: readonly string[], terminal: Terminal): Promise<number> {
+  const [first, ...rest] = argv;
+  if (first === undefined || first === "--help" || first === "-h" || (first === "help" && rest.length === 0)) {
+    (first === undefined ? terminal.stderr : terminal.stdout).write(await introduction());
+    return first === undefined ? ExitCode.usage : ExitCode.ok;
+  }
+  if (first === "--version" || first === "-V") {
+    terminal.stdout.write(`${packageVersion()}\n`);
+    return ExitCode.ok;
+  }
+  if (first === "help") return dispatch([rest[0] ?? "", "--help"], terminal);
+  const command = await commandNamed(first);
+  if (rest.includes("--help") || rest.includes("-h")) {
+    terminal.stdout.write(helpText(command));
+    return ExitCode.ok;
+  }
+  return command.run(rest, terminal);
+}
+
+/** Runs one command line. Never throws: every failure is written to standard error and has an exit code (S109). */
+export async function main(argv: readonly string[], terminal: Terminal): Promise<number> {
+  try {
+    return await dispatch(argv, terminal);
+  } catch (thrown) {
+    terminal.stderr.write(failureText(thrown));
+    return isKvError(thrown) ? (exitCodes[thrown.code] ?? ExitCode.failure) : ExitCode.failure;
+  }
+}

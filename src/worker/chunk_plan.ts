@@ -1,0 +1,54 @@
+import type { WorkerRequest } from "./request.ts";
+
+export interface Chunk {
+  readonly request: WorkerRequest;
+  readonly tokens: number;
+}
+
+export interface ChunkBudget {
+  /** Tokens a step may compute. */
+  readonly budget: number;
+  /** Tokens of it that decoding takes. */
+  readonly rows: number;
+  readonly chunked: boolean;
+  /** Smallest useful chunk: below it a call costs more than it computes. */
+  readonly minimum: number;
+}
+
+/**
+ * Divides a step's tokens among the prompts that are being computed: an equal share each, what is left in order. Whoever gets nothing
+ * stands first the next time (the scheduler moves the served to the end).
+ */
+export function planPrefill(prefilling: readonly WorkerRequest[], budget: ChunkBudget): Chunk[] {
+  if (prefilling.length === 0) return [];
+  if (!budget.chunked) return wholePrompts(prefilling, budget.budget);
+  // Decoding never takes it all: a prompt that waits for blocks' sake makes no progress otherwise.
+  let left = Math.max(budget.budget - budget.rows, Math.min(budget.minimum, budget.budget));
+  const share = Math.max(Math.floor(left / prefilling.length), Math.min(budget.minimum, left));
+  const given = new Map<WorkerRequest, number>();
+  for (const limit of [share, left]) {
+    for (const request of prefilling) {
+      const already = given.get(request) ?? 0;
+      const tokens = Math.min(remaining(request) - already, limit, left);
+      if (tokens <= 0) continue;
+      given.set(request, already + tokens);
+      left -= tokens;
+    }
+  }
+  return [...given].map(([request, tokens]) => ({ request, tokens }));
+}
+
+/** Without chunking the budget counts prompts alone: next to decoding rows the longest legal prompt would never fit. */
+function wholePrompts(prefilling: readonly WorkerRequest[], budget: number): Chunk[] {
+  const chunks: Chunk[] = [];
+  let left = budget;
+  for (const request of prefilling) {
+    const tokens = remaining(request);
+    if (tokens > left) break;
+    chunks.push({ request, tokens });
+    left -= tokens;
+  }
+  return chunks;
+}
+
+const remaining = (request: WorkerRequest): number => request.promptTokens - request.computedTokens;

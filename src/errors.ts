@@ -144,6 +144,25 @@ export const errors = {
     message: "{server} gave {why}",
     remedy: "look at the server's log; kvt client --server-start-timeout waits for one that is starting",
   },
+  // --- admission of a worker ---------------------------------------------------------------------------------------
+  QUEUE_FULL: {
+    scope: "call",
+    status: 429,
+    message: "{waiting} requests wait already, the limit is {limit} (max_queue_size)",
+    remedy: "retry later, or add workers",
+  },
+  ADMISSION_TIMEOUT: {
+    scope: "call",
+    status: 503,
+    message: "request {request} waited {ms} ms for free KV blocks and was given up",
+    remedy: "retry later, add workers, or give this one a larger pool (kv_cache_config.max_tokens)",
+  },
+  TRANSCEIVER_DISABLED: {
+    scope: "call",
+    status: 400,
+    message: "this worker has no transceiver, so it serves neither context_only nor generation_only requests",
+    remedy: "set cache_transceiver_config.backend in its --config file",
+  },
   // --- native addon ------------------------------------------------------------------------------------------------
   NATIVE_NOT_FOUND: {
     scope: "process",

@@ -1,5 +1,5 @@
+import type { KvError } from "../errors.ts";
 import type { RequestId } from "../ids.ts";
-import { KvError } from "../errors.ts";
 import type { BlockHold } from "../kv/pool.ts";
 import type { ReceiveTransfer, SendTransfer, TransferReport } from "../transceiver/api.ts";
 import type { Sample, Sampling } from "./engine.ts";

@@ -276,7 +276,11 @@ export class Scheduler {
     const startedMs = this.#options.nowMs();
     this.#stepStartedMs = startedMs;
     // Decode first: the engine works in the order given, and a token that is waited for is shorter than a chunk.
-    const calls = chunks.map(({ request, tokens }) => () => this.#prefill(request, tokens));
+    const calls = chunks.map(
+      ({ request, tokens }) =>
+        () =>
+          this.#prefill(request, tokens),
+    );
     if (rows.length > 0) calls.unshift(() => this.#decode(rows));
     await Promise.all(calls.map((call) => call()));
     this.#stepStartedMs = null;

@@ -1,0 +1,195 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { KvError } from "../../../src/errors.ts";
+import { requestId } from "../../../src/ids.ts";
+import type { RequestOutcome, WorkerRequest } from "../../../src/worker/request.ts";
+import { LocalTransfers } from "./local_transfers.ts";
+import { type Rig, rig, spec, tokensOf } from "./scheduler_rig.ts";
+import { TokenEngine } from "./token_engine.ts";
+
+interface Pair {
+  readonly transfers: LocalTransfers;
+  readonly context: Rig;
+  readonly generation: Rig;
+}
+
+function pair(blocks = 32): Pair {
+  const transfers = new LocalTransfers();
+  const options = { blocks, transfers: transfers.port.bind(transfers) };
+  return { transfers, context: rig(options), generation: rig(options) };
+}
+
+let nextId = 1;
+const contextRole = () => ({ kind: "context", contextId: requestId(nextId++) }) as const;
+
+const generationRole = (outcome: RequestOutcome) =>
+  ({ kind: "generation", state: outcome.offer?.state ?? "", firstToken: outcome.firstToken ?? { token: -1 } }) as const;
+
+const codeOf = (promise: Promise<unknown>): Promise<string> =>
+  promise.then(
+    () => "none",
+    (error: KvError) => error.code,
+  );
+
+const edgesOf = (side: Rig, request: WorkerRequest): string[] =>
+  side.changes.filter(({ requestId: id }) => id === request.spec.id).map(({ to }) => to);
+
+async function free(side: Rig): Promise<number> {
+  await side.scheduler.drain();
+  await side.scheduler.close();
+  return side.pool.free;
+}
+
+describe("scheduler, disaggregated", () => {
+  it("answers the context request at token 0 and goes on elsewhere with the same tokens", async () => {
+    const { context, generation } = pair();
+    const prefill = spec(tokensOf(22), 10, { role: contextRole() });
+    const contextRequest = context.scheduler.submit(prefill);
+    const offered = await contextRequest.done;
+    expect(prefill.output.length).toBe(1);
+    expect(contextRequest.state).toBe("DISAGG_CONTEXT_TRANS_IN_PROGRESS");
+    const decode = spec(tokensOf(22), 10, { role: generationRole(offered) });
+    const generationRequest = generation.scheduler.submit(decode);
+    await generationRequest.done;
+    expect(decode.output).toEqual(TokenEngine.oracle(tokensOf(22), 10));
+    await offered.offer?.done;
+    expect(edgesOf(context, contextRequest)).toEqual(["DISAGG_CONTEXT_TRANS_IN_PROGRESS", "DISAGG_CONTEXT_COMPLETE"]);
+    expect(edgesOf(generation, generationRequest)).toEqual([
+      "DISAGG_GENERATION_TRANS_IN_PROGRESS",
+      "DISAGG_GENERATION_TRANS_COMPLETE",
+      "GENERATION_IN_PROGRESS",
+      "GENERATION_COMPLETE",
+    ]);
+    expect([await free(context), await free(generation)]).toEqual([32, 32]);
+  });
+
+  it("makes no offer and frees at once when token 0 ends the answer", async () => {
+    const { context, transfers } = pair();
+    const outcome = await context.scheduler.submit(spec(tokensOf(9), 1, { role: contextRole() })).done;
+    expect(outcome).toMatchObject({ offer: null, finish: { reason: "length" } });
+    const [first] = TokenEngine.oracle(tokensOf(9), 1);
+    const stopTokens = new Map([[first as number, null]]);
+    const stopped = await context.scheduler.submit(spec(tokensOf(9), 5, { role: contextRole(), stopTokens })).done;
+    expect(stopped).toMatchObject({ offer: null, finish: { reason: "stop", stop: null } });
+    expect(transfers.offers.size).toBe(0);
+    expect(await free(context)).toBe(32);
+  });
+
+  it("fetches nothing for an answer of one token and lets the offer go", async () => {
+    const { context, generation, transfers } = pair();
+    const offered = await context.scheduler.submit(spec(tokensOf(9), 5, { role: contextRole() })).done;
+    const decode = spec(tokensOf(9), 1, { role: generationRole(offered) });
+    await generation.scheduler.submit(decode).done;
+    expect(decode.output).toEqual(TokenEngine.oracle(tokensOf(9), 1));
+    expect([transfers.offers.size, transfers.fetchedBlocks]).toEqual([0, 0]);
+    expect([await free(context), await free(generation)]).toEqual([32, 32]);
+  });
+
+  it("reuses prefixes on both sides and fetches only what is missing", async () => {
+    const { context, generation, transfers } = pair();
+    const run = async (prompt: readonly number[]): Promise<RequestOutcome> => {
+      const offered = await context.scheduler.submit(spec(prompt, 6, { role: contextRole() })).done;
+      const decode = spec(prompt, 6, { role: generationRole(offered) });
+      const outcome = await generation.scheduler.submit(decode).done;
+      expect(decode.output).toEqual(TokenEngine.oracle(prompt, 6));
+      return outcome;
+    };
+    await run(tokensOf(23));
+    const before = transfers.fetchedBlocks;
+    const outcome = await run([...tokensOf(23), 3, 4, 5, 6]);
+    expect(outcome.cachedTokens).toBe(20);
+    expect(transfers.fetchedBlocks - before).toBe(2);
+  });
+
+  it("tells why a receive failed and keeps no block", async () => {
+    const { context, generation, transfers } = pair();
+    const offered = await context.scheduler.submit(spec(tokensOf(9), 5, { role: contextRole() })).done;
+    transfers.failNext = new KvError("PEER_LOST", { peer: "p", epoch: "e", ms: 5 });
+    const request = generation.scheduler.submit(spec(tokensOf(9), 5, { role: generationRole(offered) }));
+    expect(await codeOf(request.done)).toBe("PEER_LOST");
+    expect(request.state).toBe("DISAGG_TRANS_ERROR");
+    const foreign = generation.scheduler.submit(
+      spec(tokensOf(9), 5, { role: { kind: "generation", state: "foreign", firstToken: { token: 1 } } }),
+    );
+    expect(await codeOf(foreign.done)).toBe("BAD_STATE");
+    const other = await context.scheduler.submit(spec(tokensOf(12), 5, { role: contextRole() })).done;
+    const mismatch = generation.scheduler.submit(spec(tokensOf(9), 5, { role: generationRole(other) }));
+    expect(await codeOf(mismatch.done)).toBe("BAD_STATE");
+    expect(await free(generation)).toBe(32);
+  });
+
+  it("answers an aborted receive at once, and its blocks stay with the transport until it lets go", async () => {
+    const { context, generation, transfers } = pair();
+    const offered = await context.scheduler.submit(spec(tokensOf(9), 5, { role: contextRole() })).done;
+    let open = (): void => {};
+    transfers.gate = new Promise((resolve) => {
+      open = resolve;
+    });
+    const request = generation.scheduler.submit(spec(tokensOf(9), 5, { role: generationRole(offered) }));
+    while (request.state === "DISAGG_GENERATION_INIT") await Promise.resolve();
+    generation.scheduler.abort(request, "client left");
+    expect(await codeOf(request.done)).toBe("CANCELLED");
+    expect(request.state).toBe("QUARANTINED");
+    expect(generation.pool.free).toBe(32 - 3);
+    open();
+    await generation.scheduler.drain();
+    expect(request.state).toBe("DISAGG_TRANS_ERROR");
+    expect(generation.pool.free).toBe(32);
+  });
+
+  it("lets go of an offer when its request is aborted after the answer", async () => {
+    const { context } = pair();
+    const request = context.scheduler.submit(spec(tokensOf(9), 5, { role: contextRole() }));
+    const outcome = await request.done;
+    expect(context.scheduler.abortById(request.spec.id, "client left")).toBe(1);
+    expect(await codeOf(outcome.offer?.done ?? Promise.resolve())).toBe("CANCELLED");
+    expect(request.state).toBe("DISAGG_TRANS_ERROR");
+    expect(await free(context)).toBe(32);
+  });
+
+  it("refuses disaggregated requests without a transceiver", () => {
+    const { scheduler } = rig();
+    expect(() => scheduler.submit(spec(tokensOf(9), 5, { role: contextRole() }))).toThrow(/no transceiver/);
+  });
+
+  it("leaks no block on either side when pairs are aborted at any moment", async () => {
+    const request = fc.record({
+      length: fc.integer({ min: 1, max: 40 }),
+      salt: fc.integer({ min: 0, max: 2 }),
+      output: fc.integer({ min: 1, max: 10 }),
+      abortContextAfter: fc.option(fc.integer({ min: 0, max: 12 }), { nil: null }),
+      abortGenerationAfter: fc.option(fc.integer({ min: 0, max: 12 }), { nil: null }),
+    });
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(request, { minLength: 1, maxLength: 10 }),
+        fc.integer({ min: 13, max: 40 }),
+        async (requests, blocks) => {
+          const { context, generation } = pair(blocks);
+          const later = async (side: Rig, target: WorkerRequest, turns: number | null): Promise<void> => {
+            if (turns === null) return;
+            for (let turn = 0; turn < turns; turn++) await Promise.resolve();
+            side.scheduler.abort(target, "test");
+          };
+          await Promise.all(
+            requests.map(async (each) => {
+              const prompt = tokensOf(each.length, each.salt);
+              const first = context.scheduler.submit(spec(prompt, each.output, { role: contextRole() }));
+              void later(context, first, each.abortContextAfter);
+              const offered = await first.done.catch(() => null);
+              if (offered === null || offered.offer === null) return;
+              const its = spec(prompt, each.output, { role: generationRole(offered) });
+              const second = generation.scheduler.submit(its);
+              void later(generation, second, each.abortGenerationAfter);
+              const finished = await second.done.catch(() => null);
+              if (finished !== null) expect(its.output).toEqual(TokenEngine.oracle(prompt, each.output));
+              context.scheduler.abort(first, "router releases");
+            }),
+          );
+          expect([await free(context), await free(generation)]).toEqual([blocks, blocks]);
+        },
+      ),
+      { numRuns: 200, interruptAfterTimeLimit: 8_000 },
+    );
+  });
+});

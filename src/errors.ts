@@ -163,6 +163,25 @@ export const errors = {
     message: "this worker has no transceiver, so it serves neither context_only nor generation_only requests",
     remedy: "set cache_transceiver_config.backend in its --config file",
   },
+  // --- models --------------------------------------------------------------------------------------------------------
+  MODEL_UNREADABLE: {
+    scope: "process",
+    status: 500,
+    message: "the model file {file} can't be read: {why}",
+    remedy: "give the path of a GGUF file that this user may read",
+  },
+  MODEL_INVALID: {
+    scope: "process",
+    status: 500,
+    message: "the model file {file} is damaged or no GGUF file: {why}",
+    remedy: "fetch or convert the file again and compare its size and hash",
+  },
+  MODEL_UNSUPPORTED: {
+    scope: "process",
+    status: 500,
+    message: "the model file {file} needs what the reference engine does not have: {why}",
+    remedy: "use a Llama-family GGUF with F32, F16, BF16, Q8_0, Q4_0, Q4_1 or Q6_K tensors, or plug in another engine",
+  },
   // --- native addon ------------------------------------------------------------------------------------------------
   NATIVE_NOT_FOUND: {
     scope: "process",

@@ -1,0 +1,164 @@
+import { KvError } from "../errors.ts";
+import type { BlockId } from "../ids.ts";
+import type {
+  GgufValue,
+  NativeDecodeRow,
+  NativeEngine,
+  NativeModelOptions,
+  NativePoolSpan,
+  NativeSample,
+  NativeSampling,
+  VectorLevel,
+} from "../native/binding.ts";
+import { loadNative } from "../native/loader.ts";
+import type { DecodeRow, Engine, EngineGeometry, PrefillRequest, Sample, Sampling } from "./engine.ts";
+
+export interface ReferenceEngineOptions {
+  /** Threads that compute, the engine's own included. Default 1: a worker shares its machine with the other side of its pair. */
+  readonly threads?: number;
+  /** Element type of the weight matrices in memory. `auto`: f32 below 100 million parameters, else bf16. */
+  readonly weights?: "auto" | "f32" | "bf16";
+  /** Element type of the KV cache, same rule. */
+  readonly kv?: "auto" | "f32" | "bf16";
+  readonly tokensPerBlock?: number;
+}
+
+/**
+ * The addon's own Llama engine on the CPU. Bits of its results do not depend on chunking, batch, threads or block placement
+ * (reference-engine.md section 3), so a transferred cache can be tested for equality.
+ */
+export class ReferenceEngine implements Engine {
+  readonly geometry: EngineGeometry;
+  readonly weightsDtype: "f32" | "bf16";
+  readonly parameters: number;
+  readonly #file: string;
+  readonly #native: NativeEngine;
+  #calls = 0;
+  #closing: Promise<void> | undefined;
+
+  private constructor(file: string, native: NativeEngine, vectorLevel: VectorLevel) {
+    const { arch, layers, kvHeads, headDim, kvDtype, tokensPerBlock, blockBytes, vocab, maxSeqLen } = native.geometry;
+    this.geometry = {
+      arch,
+      layers,
+      kvHeads,
+      headDim,
+      dtype: kvDtype,
+      tokensPerBlock,
+      blockBytes,
+      layout: "HND",
+      vocab,
+      maxSeqLen,
+      vectorLevel,
+    };
+    this.weightsDtype = native.geometry.weightsDtype;
+    this.parameters = native.geometry.parameters;
+    this.#file = file;
+    this.#native = native;
+  }
+
+  /**
+   * Reads a GGUF file off the JS thread and keeps its weights in memory; the file is not needed afterwards.
+   * @throws KvError MODEL_UNREADABLE, MODEL_INVALID (broken file, place named), MODEL_UNSUPPORTED (sound, but a feature we lack, named)
+   */
+  static async load(file: string, options: ReferenceEngineOptions = {}): Promise<ReferenceEngine> {
+    const binding = loadNative();
+    const settings: NativeModelOptions = {
+      threads: options.threads ?? 1,
+      weights: options.weights ?? "auto",
+      kv: options.kv ?? "auto",
+      tokensPerBlock: options.tokensPerBlock ?? 32,
+    };
+    const native = await binding.loadModel(file, settings).catch((error: unknown) => {
+      throw engineError(error, file);
+    });
+    return new ReferenceEngine(file, native, binding.vectorLevel);
+  }
+
+  /** Every key of the file's header, the tokenizer's arrays and chat template included. Built once, at the first use. */
+  get metadata(): Readonly<Record<string, GgufValue>> {
+    return this.#native.metadata;
+  }
+
+  /** The pool that block tables index. Until then every call fails. @throws KvError INVALID_ARGUMENT when its blocks have another size */
+  attach(span: NativePoolSpan, blocks: number): void {
+    try {
+      this.#native.attachPool(span, blocks);
+    } catch (error) {
+      throw engineError(error, this.#file);
+    }
+  }
+
+  async prefill(request: PrefillRequest): Promise<Sample | undefined> {
+    const { tokens, startPos, blockTable, sampling, signal } = request;
+    const sample = await this.#call(signal, (call) =>
+      this.#native.prefill(call, tokens, startPos, blockIds(blockTable), sampling ?? null),
+    );
+    return sample === null ? undefined : sampleOf(sample, sampling);
+  }
+
+  async decode(rows: readonly DecodeRow[], signal?: AbortSignal): Promise<readonly Sample[]> {
+    const nativeRows: NativeDecodeRow[] = rows.map((row) => ({ ...row, blockTable: blockIds(row.blockTable) }));
+    const samples = await this.#call(signal, (call) => this.#native.decode(call, nativeRows));
+    return samples.map((sample, index) => sampleOf(sample, rows[index]?.sampling));
+  }
+
+  /** As `prefill`, but answers the logits after the last token, `vocab` of them. For tests of bit equality. */
+  async logits(request: Omit<PrefillRequest, "sampling">): Promise<Float32Array> {
+    const { tokens, startPos, blockTable, signal } = request;
+    return this.#call(signal, (call) => this.#native.logits(call, tokens, startPos, blockIds(blockTable)));
+  }
+
+  /** Ends the running call between two layers, fails those that wait with CLOSED, joins the threads. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#native.close();
+    return this.#closing;
+  }
+
+  async #call<T>(signal: AbortSignal | undefined, start: (call: number) => Promise<T>): Promise<T> {
+    if (this.#closing !== undefined) throw new KvError("CLOSED", { what: "the engine" });
+    if (signal?.aborted) throw cancelled();
+    const call = ++this.#calls;
+    const onAbort = () => this.#native.cancel(call);
+    signal?.addEventListener("abort", onAbort, { once: true });
+    try {
+      return await start(call);
+    } catch (error) {
+      throw engineError(error, this.#file);
+    } finally {
+      signal?.removeEventListener("abort", onAbort);
+    }
+  }
+}
+
+const blockIds = (table: readonly BlockId[]): Uint32Array => Uint32Array.from(table);
+
+const cancelled = (): KvError => new KvError("CANCELLED", { transfer: "(engine call)", why: "its signal fired" });
+
+const sampleOf = (native: NativeSample, sampling: NativeSampling | Sampling | undefined): Sample => {
+  if (sampling === undefined || sampling.logprobs < 0) return { token: native.token };
+  const top = Array.from(native.topTokens, (token, index) => ({ token, logprob: native.topLogprobs[index] ?? 0 }));
+  return { token: native.token, logprobs: { logprob: native.logprob, top } };
+};
+
+/** The addon rejects with `{ code, message }`; its codes are few and belong to this file. */
+const engineError = (error: unknown, file: string): KvError => {
+  const { code, message } = error as { readonly code?: unknown; readonly message?: unknown };
+  const why = String(message ?? error);
+  switch (code) {
+    case "CANCELLED":
+      return cancelled();
+    case "CLOSED":
+      return new KvError("CLOSED", { what: "the engine" });
+    case "UNREADABLE":
+      return new KvError("MODEL_UNREADABLE", { file, why });
+    case "INVALID":
+      return new KvError("MODEL_INVALID", { file, why });
+    case "UNSUPPORTED":
+      return new KvError("MODEL_UNSUPPORTED", { file, why });
+    case "ARGUMENT":
+      return new KvError("INVALID_ARGUMENT", { what: "an argument of the engine", why });
+    default:
+      return new KvError("INTERNAL", { where: "the engine", why }, { cause: error });
+  }
+};

@@ -182,6 +182,37 @@ export const errors = {
     message: "the model file {file} needs what the reference engine does not have: {why}",
     remedy: "use a Llama-family GGUF with F32, F16, BF16, Q8_0, Q4_0, Q4_1 or Q6_K tensors, or plug in another engine",
   },
+  // --- tokenizer ---------------------------------------------------------------------------------------------------
+  TOKENIZER_UNSUPPORTED: {
+    scope: "process",
+    status: 500,
+    message: "the model's tokenizer is of a kind that is not supported: {key} = {value}",
+    remedy: "use a model whose {key} is one of: {known}",
+  },
+  TOKENIZER_BROKEN: {
+    scope: "process",
+    status: 500,
+    message: "the tokenizer in the model file contradicts itself: {why}",
+    remedy: "convert the model to GGUF again",
+  },
+  TOKENIZER_BUSY: {
+    scope: "instance",
+    status: 429,
+    message: "{queued} long prompts wait to be tokenised already",
+    remedy: "retry later, or send token ids",
+  },
+  TOKENIZER_FAILED: {
+    scope: "call",
+    status: 500,
+    message: "tokenising a text of {chars} characters failed: {why}",
+    remedy: "please report it with the log lines around it",
+  },
+  PROMPT_UNBROKEN: {
+    scope: "call",
+    status: 413,
+    message: "the prompt holds {chars} characters without the end of a word, the limit is {limit}",
+    remedy: "break the text up, or send token ids",
+  },
   // --- native addon ------------------------------------------------------------------------------------------------
   NATIVE_NOT_FOUND: {
     scope: "process",

@@ -10,6 +10,7 @@ export type PromptSource =
       readonly from: "messages";
       readonly messages: readonly ChatMessage[];
       readonly addGenerationPrompt: boolean;
+      readonly specialsInContent: boolean;
       readonly templateValues: Readonly<Record<string, boolean | string | number>>;
     };
 
@@ -161,6 +162,7 @@ function chatPrompt(request: ChatCompletionRequest, vocabSize: number): PromptSo
     from: "messages",
     messages: request.messages,
     addGenerationPrompt: request.add_generation_prompt ?? true,
+    specialsInContent: request.special_tokens_in_content ?? false,
     templateValues: request.chat_template_kwargs ?? {},
   };
 }

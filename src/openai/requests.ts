@@ -50,16 +50,23 @@ const textPart = z.strictObject(
   { error: "only content parts of type `text` are supported" },
 );
 
-/** Further keys reach the template untouched: templates of some models read `name`, `reasoning_content` and others. */
-export const ChatMessage = z.looseObject({
-  role: z.enum(["system", "developer", "user", "assistant", "tool", "function"]),
+const role = z.enum(["system", "developer", "user", "assistant"], {
+  error: "must be system, developer, user or assistant (this worker does not parse or render tool calls)",
+});
+
+export const ChatMessage = z.strictObject({
+  role,
   content: z
     .union([z.string(), z.array(textPart).max(1024)], { error: "must be text, or a list of text parts" })
     .nullish(),
-  name: z.string().nullish(),
+  name: z.string().max(256).nullish(),
+  reasoning_content: z.string().nullish(),
+  // What clients send back of an answer they got.
+  refusal: refused("the model has no such channel", (value) => value === ""),
+  annotations: ignored("notes of the provider"),
+  audio: refused("there is no audio"),
   tool_calls: refused("this worker does not parse or render tool calls", isEmptyList),
   function_call: refused("this worker does not parse or render tool calls"),
-  audio: refused("there is no audio"),
 });
 export type ChatMessage = z.infer<typeof ChatMessage>;
 
@@ -67,7 +74,7 @@ export type ChatMessage = z.infer<typeof ChatMessage>;
 export const ChatCompletionRequest = z.strictObject({
   messages: supported(
     z.array(ChatMessage).max(MESSAGES_MAX),
-    "text content; special-token strings in it are plain text to the model",
+    "text content; control tokens written in it are text (see `special_tokens_in_content`)",
   ),
   model: samplingFields.model,
   audio: refused("there is no audio"),
@@ -108,6 +115,10 @@ export const ChatCompletionRequest = z.strictObject({
   ...extraFields,
   echo: refused("it belongs to /v1/completions", isFalse),
   add_generation_prompt: supported(z.boolean().nullish(), "default true"),
+  special_tokens_in_content: supported(
+    z.boolean().nullish(),
+    "true: control tokens written in message text become tokens; default false, they are text",
+  ),
   continue_final_message: refused("the template closes every message", isFalse),
   chat_template: refused("the model's own template is used"),
   chat_template_kwargs: supported(

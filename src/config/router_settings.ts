@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { networkInterfaces } from "node:os";
 import { Chosen } from "./chosen.ts";
+import { refuseCluster, refuseMetadataServer } from "./discovery.ts";
 import { type Env, readEnvironment } from "./environment.ts";
 import { readSource, renameOldNames, takeForeign, warnAboutUnits } from "./file_rules.ts";
 import { FileSection } from "./file_section.ts";
@@ -224,7 +225,7 @@ function refuseUnbuilt(file: FileSection<RouterFile>, flags: Flags<RouterFlagVal
     refuse("conditional_disagg_config", text);
   }
   if (file.section("otlp_config").has("otlp_traces_endpoint")) refuse("otlp_config", "tracing is not built yet");
-  if (file.has("disagg_cluster")) refuse("disagg_cluster", "service discovery is not built yet; list urls instead");
+  refuseCluster(file.section("disagg_cluster"), problems);
   if (file.has("disagg_coordinator_url")) refuse("disagg_coordinator_url", "a coordinator is not provided");
   if ((file.value("num_workers")?.value ?? 1) > 1) {
     refuse("num_workers", "several router processes are not built yet; write 1");
@@ -236,11 +237,5 @@ function refuseUnbuilt(file: FileSection<RouterFile>, flags: Flags<RouterFlagVal
     refuse("perf_metrics_max_requests", "perf metrics are not built yet; write 0");
   }
   if (file.has("perf_metrics_output_dir")) refuse("perf_metrics_output_dir", "perf metrics are not built yet");
-  const metadata = flags.metadata_server_config_file;
-  if (metadata) {
-    const text = file.has("disagg_cluster")
-      ? "a metadata server and disagg_cluster can't be used together: choose one"
-      : "the metadata server is not built yet; list urls instead";
-    problems.add("not_built", metadata.origin, text);
-  }
+  refuseMetadataServer(flags.metadata_server_config_file, file.has("disagg_cluster"), problems);
 }

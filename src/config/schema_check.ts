@@ -22,7 +22,8 @@ export function knownKeys(schema: z.ZodType, path: Path): string[] {
 }
 
 const show = (value: YamlValue | undefined): string => {
-  const text = value === undefined ? "nothing" : JSON.stringify(value);
+  // Infinity and NaN have no JSON.
+  const text = typeof value === "number" ? String(value) : value === undefined ? "nothing" : JSON.stringify(value);
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 };
 

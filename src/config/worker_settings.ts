@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { basename, extname } from "node:path";
 import { type Candidate, Chosen } from "./chosen.ts";
+import { refuseCluster, refuseMetadataServer } from "./discovery.ts";
 import { type Env, type Environment, readEnvironment } from "./environment.ts";
 import { readSource, renameOldNames, takeForeign, warnAboutUnits } from "./file_rules.ts";
 import { FileSection } from "./file_section.ts";
@@ -210,12 +211,11 @@ function refuseUnbuilt(
   if (records && records.value > 0) {
     file.report(problems, "not_built", "perf_metrics_max_requests", "perf metrics are not built yet; write 0");
   }
-  if (file.has("disagg_cluster")) {
-    file.report(problems, "not_built", "disagg_cluster", "service discovery is not built yet; list urls instead");
-  }
+  refuseCluster(file.section("disagg_cluster"), problems);
+  const withCluster = file.has("disagg_cluster") || flags.disagg_cluster_uri !== undefined;
+  refuseMetadataServer(flags.metadata_server_config_file, withCluster, problems);
   const flagTexts: readonly (readonly [keyof WorkerFlagValues, string])[] = [
     ["disagg_cluster_uri", "service discovery is not built yet; list this worker's url in the router file"],
-    ["metadata_server_config_file", "the metadata server is not built yet; list this worker's url in the router file"],
     ["otlp_traces_endpoint", "tracing is not built yet"],
   ];
   for (const [name, text] of flagTexts) {

@@ -1,4 +1,4 @@
-import { isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseAllDocuments } from "yaml";
+import { isAlias, isMap, isScalar, isSeq, Lexer, LineCounter, type Node, parseAllDocuments } from "yaml";
 import type { Place, Problems } from "./problems.ts";
 
 // A configuration is written by hand; these bound what a broken or hostile file can cost.
@@ -57,6 +57,12 @@ export class YamlSource {
       problems.add("error", "", `the file is larger than ${LARGEST_FILE_BYTES} bytes`, this.placeAt(0));
       return;
     }
+    const deep = tooDeepAt(text);
+    if (deep !== undefined) {
+      this.#countLines(text);
+      problems.add("error", "", `nested more than ${DEEPEST_NESTING} levels deep`, this.placeAt(deep));
+      return;
+    }
     let documents: ReturnType<typeof parseAllDocuments>;
     try {
       documents = parseAllDocuments(text, {
@@ -68,9 +74,9 @@ export class YamlSource {
         strict: true,
       });
     } catch (thrown) {
-      // The parser is recursive: only nesting far beyond DEEPEST_NESTING ends here.
-      const why = thrown instanceof RangeError ? "is nested too deeply" : `can't be read: ${String(thrown)}`;
-      problems.add("error", "", `the file ${why}`, this.placeAt(0));
+      // Nothing is known to end here; if something does, it is the file's fault and no defect to show a stack for.
+      const why = thrown instanceof Error ? thrown.message : String(thrown);
+      problems.add("error", "", `the file can't be read: ${why}`, this.placeAt(0));
       return;
     }
     const list = Array.isArray(documents) ? documents : [];
@@ -93,6 +99,11 @@ export class YamlSource {
     }
     const anchors = anchorsOf(first.contents);
     new Reader(this, this.#positions, problems, anchors).fill(first.contents, this.root, []);
+  }
+
+  #countLines(text: string): void {
+    this.#counter.addNewLine(0);
+    for (const match of text.matchAll(/\n/g)) this.#counter.addNewLine(match.index + 1);
   }
 
   placeAt(offset: number): Place {
@@ -167,6 +178,29 @@ function sentence(code: string, message: string, place: Place): string {
   return `${key} is given twice in this map; keep one`;
 }
 
+// Marks that the lexer puts between tokens; they stand for no text.
+const isMark = (token: string): boolean => token === "\u0002" || token === "\u0018" || token === "\u001f";
+
+/**
+ * Offset where brackets, or dashes of one line, nest deeper than any configuration does. The parser is recursive and a thousand
+ * levels exhaust its stack, so this is asked before it runs.
+ */
+function tooDeepAt(text: string): number | undefined {
+  let offset = 0;
+  let brackets = 0;
+  let dashes = 0;
+  for (const token of new Lexer().lex(text)) {
+    if (isMark(token)) continue;
+    if (token === "[" || token === "{") brackets++;
+    else if (token === "]" || token === "}") brackets--;
+    else if (token === "-" || token === "?" || token === ":") dashes++;
+    else if (token.includes("\n")) dashes = 0;
+    if (brackets > DEEPEST_NESTING || dashes > DEEPEST_NESTING) return offset;
+    offset += token.length;
+  }
+  return undefined;
+}
+
 function anchorsOf(root: Node): Map<string, Node> {
   const found = new Map<string, Node>();
   const stack: unknown[] = [root];
@@ -230,7 +264,9 @@ class Reader {
     if (node === null) return null;
     if (isAlias(node)) {
       const target = this.#anchors.get(node.source);
-      return target ? this.#value(target, path, offset) : null;
+      if (target) return this.#value(target, path, offset);
+      this.#fail(at, path, `there is no anchor ${node.source}`);
+      return null;
     }
     if (isScalar(node)) {
       const { value } = node;

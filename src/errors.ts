@@ -239,6 +239,18 @@ export const errors = {
     message: "a pool of {bytes} bytes can't be reserved: {why}",
     remedy: "use fewer blocks, or raise the memory limit (memory.max, /dev/shm is not used)",
   },
+  MEMORY_REFUSED: {
+    scope: "call",
+    status: 500,
+    message: "the memory can't be adopted as a pool: {why}",
+    remedy: "give { fd, offset, bytes } of a memfd made with MFD_ALLOW_SEALING that no other transceiver uses",
+  },
+  SOCKET_DIR_REFUSED: {
+    scope: "process",
+    status: 500,
+    message: "the socket directory can't be used: {why}",
+    remedy: "set KVT_SOCKET_DIR to a short path of a directory that belongs to this user and has mode 0700",
+  },
   // --- transfers ---------------------------------------------------------------------------------------------------
   BAD_STATE: {
     scope: "transfer",

@@ -8,10 +8,15 @@ export interface NativeBinding {
   readonly mirrorVersion: number;
   readonly vectorLevel: VectorLevel;
   bootTimeMs(): number;
-  readonly DataPlane: new (
+  /**
+   * Reserves the pool on a thread of its own and opens the data plane, which keeps Node alive until it has settled.
+   * Throws a TypeError that names a bad argument. Rejects with an Error whose `code` is POOL_UNAVAILABLE, MEMORY_REFUSED (adopt) or
+   * SOCKET_DIR_REFUSED and whose message says why.
+   */
+  openDataPlane(
     options: NativeDataPlaneOptions,
     onCompletions: (batch: Float64Array) => void,
-  ) => NativeDataPlane;
+  ): Promise<NativeDataPlane>;
   /** Reads header and metadata of a GGUF file and its tensors off the JS thread. Rejects with `{ code, message }`, never crashes. */
   loadModel(path: string, options: NativeModelOptions): Promise<NativeEngine>;
 }
@@ -34,7 +39,10 @@ export interface NativeLayout {
 export interface NativeDataPlaneOptions {
   readonly layout: NativeLayout;
   readonly blocks: number;
-  /** Absent: an own sealed memfd pool, 2 MiB aligned. */
+  /**
+   * Absent: an own sealed memfd pool, 2 MiB aligned. The memfd must be sealable and not adopted already; `fd` is duplicated, the caller
+   * keeps its own. Plain pointers can't be shared with another process and are refused.
+   */
   readonly adopt?: { readonly fd: number; readonly offset: number; readonly bytes: number };
   /** Directory (0700, this uid) of the fd-exchange socket; absent: peers on this host can't map this pool. */
   readonly socketDir?: string;
@@ -50,21 +58,21 @@ export interface NativeDataPlane {
   readonly poolBytes: number;
   readonly blockBytes: number;
   readonly hugePages: boolean;
-  /** The pool's memory as seen by this process; detached (length 0) by close(). For the owner's engine and for tests. */
+  /** The pool's memory as seen by this process; detached (length 0) by close(). For a JS engine and for tests; throws over 4 GiB. */
   readonly memory: ArrayBuffer;
   /** The pool for the addon's own engine: a type-tagged external. */
   readonly span: NativePoolSpan;
 
-  /** Maps the peer's pool: fd exchange on threads of its own, <= timeoutMs. Completion REACHED. */
+  /** Maps the peer's pool: fd exchange on threads of its own, <= timeoutMs. Completion REACHED, once. */
   reach(peer: number, descriptor: Uint8Array, timeoutMs: number): void;
-  /** Unmaps once no job uses it. */
+  /** Unmaps once no job uses it. A reach that runs ends RELEASED; the id may be used again at once. */
   releasePeer(peer: number): void;
 
   /**
    * Copies tokens [fromToken, toToken) of a sequence: source block table at the peer, target block table here. Tables cover the
    * sequence from token 0 (index = token / tokensPerBlock). Completion JOB. At `deadlineMs` the job ends TIMED_OUT at once and, as at
    * cancel, its copy may still run: completion JOB_QUIET follows when no thread touches its blocks any more (I3). JOB_QUIET comes for
-   * every job, once, after or with JOB.
+   * every job, once, after or with JOB; only then may the id be used again. `deadlineMs` may be Infinity.
    */
   post(
     job: number,
@@ -97,7 +105,10 @@ export interface NativeDataPlane {
   /** Keeps Node alive / lets it exit while idle. Starts unreferenced. */
   ref(): void;
   unref(): void;
-  /** Stops taking work, waits for running copies, joins threads, unmaps. Resolves on the JS thread; idempotent. */
+  /**
+   * Ends running jobs CANCELLED and reaches RELEASED, waits for copies to be quiet, joins threads, unmaps; all completions are delivered
+   * before it resolves. Keeps Node alive until then. Idempotent; later calls that ask for work throw an Error of code CLOSED.
+   */
   close(): Promise<void>;
 }
 
@@ -117,7 +128,7 @@ export const completionKind = {
   JOB: 1,
   /** id = job: no thread touches its blocks any more. */
   JOB_QUIET: 2,
-  /** id = lease; atMs = its end. */
+  /** id = lease; atMs = its end. Granting a live lease again restarts it. */
   GRANTED: 3,
   /** id = lease; extra = seq; atMs = new end. */
   RENEWED: 4,
@@ -142,6 +153,8 @@ export const reachStatus = {
   MAP_FAILED: 5,
   TIMED_OUT: 6,
   BAD_DESCRIPTOR: 7,
+  /** releasePeer() or close() came first. */
+  RELEASED: 8,
 } as const;
 export const nativePath = { SHARED_MEMORY: 1 } as const;
 

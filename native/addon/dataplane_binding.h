@@ -1,0 +1,10 @@
+#pragma once
+
+#include "addon/napi_setup.h"
+
+namespace kvt {
+
+// Exports openDataPlane, bootTimeMs and vectorLevel (src/native/binding.ts).
+void RegisterDataPlane(Napi::Env env, Napi::Object exports);
+
+}  // namespace kvt

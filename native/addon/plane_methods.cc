@@ -1,0 +1,242 @@
+#include <algorithm>
+#include <utility>
+
+#include "addon/arguments.h"
+#include "addon/plane_object.h"
+#include "addon/pool_span_external.h"
+#include "memory/check_pattern.h"
+
+namespace kvt {
+
+bool PlaneObject::TakesWork() {
+  if (plane_ && !closing_) return true;
+  Napi::Error error = Napi::Error::New(env_, "the data plane is closed");
+  error.Set("code", Napi::String::New(env_, "CLOSED"));
+  error.ThrowAsJavaScriptException();
+  return false;
+}
+
+void PlaneObject::Submit(Command::Kind kind, uint64_t id, BootNanos when) {
+  Command command;
+  command.kind = kind;
+  command.id = id;
+  command.when = when;
+  plane_->Submit(std::move(command));
+}
+
+Napi::Value PlaneObject::Reach(const Napi::CallbackInfo& info) {
+  Arguments arguments(env_);
+  const uint64_t peer = arguments.Id(info[0], "peer");
+  const auto bytes = arguments.Bytes(info[1], "descriptor");
+  const double timeout = arguments.Millis(info[2], "timeoutMs");
+  if (live_peers_.contains(peer))
+    arguments.Fail("peer", std::to_string(peer) + " is in use; release it first");
+  if (!arguments.ok() || !TakesWork()) return env_.Undefined();
+  Command command;
+  command.kind = Command::Kind::kReach;
+  command.id = peer;
+  command.descriptor.assign(bytes.begin(), bytes.end());
+  command.when = Later(BootNow(), FromMillis(timeout));
+  live_peers_.insert(peer);
+  plane_->Submit(std::move(command));
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::ReleasePeer(const Napi::CallbackInfo& info) {
+  Arguments arguments(env_);
+  const uint64_t peer = arguments.Id(info[0], "peer");
+  if (!arguments.ok() || !plane_ || closing_) return env_.Undefined();
+  live_peers_.erase(peer);
+  Submit(Command::Kind::kReleasePeer, peer);
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::Post(const Napi::CallbackInfo& info) {
+  constexpr uint64_t kTokensMax = uint64_t{1} << 48;
+  Arguments arguments(env_);
+  const uint64_t job = arguments.Id(info[0], "job");
+  const uint64_t peer = arguments.Id(info[1], "peer");
+  const auto source = arguments.Uint32s(info[2], "sourceBlocks");
+  const auto target = arguments.Uint32s(info[3], "targetBlocks");
+  const uint64_t from = arguments.Integer(info[4], "fromToken", 0, kTokensMax);
+  const uint64_t to = arguments.Integer(info[5], "toToken", 0, kTokensMax);
+  const double deadline = arguments.Millis(info[6], "deadlineMs");
+  if (live_jobs_.contains(job)) arguments.Fail("job", std::to_string(job) + " is not quiet yet");
+  if (!arguments.ok() || !TakesWork()) return env_.Undefined();
+  auto transfer = std::make_unique<Transfer>();
+  transfer->source_blocks.assign(source.begin(), source.end());
+  transfer->target_blocks.assign(target.begin(), target.end());
+  transfer->tokens = {from, to};
+  transfer->posted = BootNow();
+  Command command;
+  command.kind = Command::Kind::kPost;
+  command.id = job;
+  command.peer = peer;
+  command.when = FromMillis(deadline);
+  command.transfer = std::move(transfer);
+  live_jobs_.insert(job);
+  plane_->Submit(std::move(command));
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::Cancel(const Napi::CallbackInfo& info) {
+  Arguments arguments(env_);
+  const uint64_t job = arguments.Id(info[0], "job");
+  if (arguments.ok() && plane_ && !closing_) Submit(Command::Kind::kCancel, job);
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::Grant(const Napi::CallbackInfo& info) {
+  Arguments arguments(env_);
+  const uint64_t lease = arguments.Id(info[0], "lease");
+  const double duration = arguments.Millis(info[1], "durationMs");
+  if (arguments.ok() && TakesWork()) Submit(Command::Kind::kGrant, lease, FromMillis(duration));
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::Renew(const Napi::CallbackInfo& info) {
+  Arguments arguments(env_);
+  const uint64_t seq = arguments.Id(info[0], "seq");
+  const auto leases = arguments.Float64s(info[1], "leases");
+  const bool whole = std::all_of(leases.begin(), leases.end(), [](double lease) {
+    return lease >= 0 && lease < 9007199254740992.0 && lease == std::floor(lease);
+  });
+  if (!whole) arguments.Fail("leases", "must hold integers from 0 to 2^53 - 1");
+  if (!arguments.ok() || !TakesWork()) return env_.Undefined();
+  Command command;
+  command.kind = Command::Kind::kRenew;
+  command.id = seq;
+  for (const double lease : leases) command.leases.push_back(static_cast<uint64_t>(lease));
+  plane_->Submit(std::move(command));
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::DropLease(const Napi::CallbackInfo& info) {
+  Arguments arguments(env_);
+  const uint64_t lease = arguments.Id(info[0], "lease");
+  if (arguments.ok() && plane_ && !closing_) Submit(Command::Kind::kDropLease, lease);
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::SetTimer(const Napi::CallbackInfo& info) {
+  Arguments arguments(env_);
+  const uint64_t timer = arguments.Id(info[0], "timer");
+  const double at = arguments.Millis(info[1], "atMs");
+  if (arguments.ok() && TakesWork()) Submit(Command::Kind::kSetTimer, timer, FromMillis(at));
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::ClearTimer(const Napi::CallbackInfo& info) {
+  Arguments arguments(env_);
+  const uint64_t timer = arguments.Id(info[0], "timer");
+  if (arguments.ok() && plane_ && !closing_) Submit(Command::Kind::kClearTimer, timer);
+  return env_.Undefined();
+}
+
+// Empty, with an exception pending, when one of the blocks doesn't exist.
+std::span<const uint32_t> PlaneObject::CheckedBlocks(const Napi::Value& value) {
+  Arguments arguments(env_);
+  const auto blocks = arguments.Uint32s(value, "blocks");
+  if (!TakesWork()) return {};
+  for (const uint32_t block : blocks) {
+    if (block >= plane_->options().blocks) {
+      arguments.Fail("blocks", "names block " + std::to_string(block) + " of a pool of " +
+                                   std::to_string(plane_->options().blocks));
+    }
+  }
+  return arguments.ok() ? blocks : std::span<const uint32_t>();
+}
+
+Napi::Value PlaneObject::FillReleased(const Napi::CallbackInfo& info) {
+  const auto blocks = CheckedBlocks(info[0]);
+  if (blocks.empty()) return env_.Undefined();
+  FillPattern(plane_->pool()->data(), plane_->options().geometry.BlockBytes(), blocks);
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::FindTouched(const Napi::CallbackInfo& info) {
+  const auto blocks = CheckedBlocks(info[0]);
+  if (env_.IsExceptionPending()) return env_.Undefined();
+  const int64_t block = blocks.empty() ? -1
+                                       : kvt::FindTouched(plane_->pool()->data(),
+                                                          plane_->options().geometry.BlockBytes(), blocks);
+  return Napi::Number::New(env_, static_cast<double>(block));
+}
+
+Napi::Value PlaneObject::Stats(const Napi::CallbackInfo&) {
+  const Statistics none;
+  const Statistics& now = plane_ ? plane_->statistics() : none;
+  Napi::Object stats = Napi::Object::New(env_);
+  const auto set = [&](const char* name, uint64_t value) {
+    stats.Set(name, Napi::Number::New(env_, static_cast<double>(value)));
+  };
+  const auto read = [](const std::atomic<uint64_t>& value) { return value.load(std::memory_order_relaxed); };
+  set("jobsPosted", read(now.jobs_posted));
+  set("jobsRunning", read(now.jobs_running));
+  set("bytesMoved", read(now.bytes_moved));
+  set("leasesHeld", read(now.leases_held));
+  set("quarantinedJobs", read(now.quarantined_jobs));
+  set("peersMapped", read(now.peers_mapped));
+  set("ringHighWater", plane_ ? plane_->RingHighWater() : 0);
+  return stats;
+}
+
+Napi::Value PlaneObject::Ref(const Napi::CallbackInfo&) {
+  if (wake_js_ != nullptr && !closing_) napi_ref_threadsafe_function(env_, wake_js_);
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::Unref(const Napi::CallbackInfo&) {
+  if (wake_js_ != nullptr && !closing_) napi_unref_threadsafe_function(env_, wake_js_);
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::Close(const Napi::CallbackInfo&) {
+  if (closing_) return closing_->Promise();
+  closing_ = Napi::Promise::Deferred::New(env_);
+  const Napi::Promise promise = closing_->Promise();
+  if (!memory_.IsEmpty()) {
+    memory_.Value().Detach();
+    memory_.Reset();
+  }
+  if (span_) {
+    // An engine that still works holds its own copy, and with it the mapping.
+    *span_ = PoolSpan{};
+    span_.reset();
+    span_value_.Reset();
+  }
+  if (!plane_ || wake_js_ == nullptr) {
+    closing_->Resolve(env_.Undefined());
+    return promise;
+  }
+  // Until the promise is settled the process has something to wait for.
+  napi_ref_threadsafe_function(env_, wake_js_);
+  Submit(Command::Kind::kClose, 0);
+  return promise;
+}
+
+Napi::Value PlaneObject::Memory(const Napi::CallbackInfo&) {
+  if (!memory_.IsEmpty()) return memory_.Value();
+  if (!plane_ || closing_) return Napi::ArrayBuffer::New(env_, 0);
+  const size_t bytes = plane_->options().geometry.BlockBytes() * plane_->options().blocks;
+  Napi::ArrayBuffer memory =
+      Napi::ArrayBuffer::New(env_, plane_->pool()->data(), bytes, [](Napi::Env, void*) {});
+  if (env_.IsExceptionPending()) return env_.Undefined();
+  memory_ = Napi::Persistent(memory);
+  return memory;
+}
+
+Napi::Value PlaneObject::Span(const Napi::CallbackInfo&) {
+  if (!span_value_.IsEmpty()) return span_value_.Value();
+  if (!TakesWork()) return env_.Undefined();
+  const auto& pool = plane_->pool();
+  const DataPlane::Options& options = plane_->options();
+  const uint64_t block_bytes = options.geometry.BlockBytes();
+  span_ = std::make_shared<PoolSpan>();
+  *span_ = {pool->data(), block_bytes * options.blocks, block_bytes, options.blocks, pool};
+  const Napi::Value external = PoolSpanToExternal(env_, span_);
+  span_value_ = Napi::Persistent(external);
+  return external;
+}
+
+}  // namespace kvt

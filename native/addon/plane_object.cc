@@ -1,0 +1,230 @@
+#include "addon/plane_object.h"
+
+#include <cstring>
+#include <utility>
+
+#include "addon/arguments.h"
+#include "addon/plane_options.h"
+#include "addon/pool_span_external.h"
+
+namespace kvt {
+namespace {
+
+constexpr napi_type_tag kPlaneTag = {0x6b76742d64617461ULL, 0x2d706c616e652d31ULL};
+
+const char* NameOf(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kInvalidArgument:
+      return "INVALID_ARGUMENT";
+    case ErrorCode::kPoolUnavailable:
+      return "POOL_UNAVAILABLE";
+    case ErrorCode::kMemoryRefused:
+      return "MEMORY_REFUSED";
+    case ErrorCode::kSocketDirRefused:
+      return "SOCKET_DIR_REFUSED";
+  }
+  return "INTERNAL";
+}
+
+Napi::Error ToError(Napi::Env env, const char* code, const std::string& why) {
+  Napi::Error error = Napi::Error::New(env, why);
+  error.Set("code", Napi::String::New(env, code));
+  return error;
+}
+
+// Every method checks what it is called on, and lets no C++ exception out.
+template <Napi::Value (PlaneObject::*method)(const Napi::CallbackInfo&)>
+napi_value Call(napi_env env, napi_callback_info raw) {
+  const Napi::CallbackInfo info(env, raw);
+  PlaneObject* self = PlaneObject::Of(info.This());
+  if (self == nullptr) {
+    Napi::TypeError::New(env, "this is not a data plane of openDataPlane()").ThrowAsJavaScriptException();
+    return nullptr;
+  }
+  try {
+    return (self->*method)(info);
+  } catch (const std::exception& error) {
+    ToError(env, "INTERNAL", error.what()).ThrowAsJavaScriptException();
+    return nullptr;
+  }
+}
+
+template <Napi::Value (PlaneObject::*method)(const Napi::CallbackInfo&)>
+napi_property_descriptor Method(const char* name) {
+  return {name, nullptr, Call<method>, nullptr, nullptr, nullptr, napi_enumerable, nullptr};
+}
+
+template <Napi::Value (PlaneObject::*method)(const Napi::CallbackInfo&)>
+napi_property_descriptor Getter(const char* name) {
+  return {name, nullptr, nullptr, Call<method>, nullptr, nullptr, napi_enumerable, nullptr};
+}
+
+}  // namespace
+
+PlaneObject* PlaneObject::Of(const Napi::Value& value) {
+  if (!value.IsObject()) return nullptr;
+  bool tagged = false;
+  void* self = nullptr;
+  if (napi_check_object_type_tag(value.Env(), value, &kPlaneTag, &tagged) != napi_ok || !tagged)
+    return nullptr;
+  if (napi_unwrap(value.Env(), value, &self) != napi_ok) return nullptr;
+  return static_cast<PlaneObject*>(self);
+}
+
+Napi::Value PlaneObject::Open(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Arguments arguments(env);
+  DataPlane::Options options = ReadPlaneOptions(&arguments, info[0]);
+  if (arguments.ok() && !info[1].IsFunction()) arguments.Fail("onCompletions", "must be a function");
+  if (!arguments.ok()) return env.Undefined();
+  options.crew = &CopyCrew::OfProcess();
+
+  Napi::Object object = Napi::Object::New(env);
+  auto owned = std::unique_ptr<PlaneObject>(new PlaneObject(env));
+  PlaneObject* self = owned.get();
+  const auto finalize = [](napi_env, void* data, void*) { delete static_cast<PlaneObject*>(data); };
+  if (napi_wrap(env, object, self, finalize, nullptr, nullptr) != napi_ok) return env.Undefined();
+  owned.release();
+  if (napi_type_tag_object(env, object, &kPlaneTag) != napi_ok) return env.Undefined();
+  self->opening_ = Napi::Promise::Deferred::New(env);
+  const Napi::Promise promise = self->opening_->Promise();
+  if (!self->Listen(info[1].As<Napi::Function>())) return env.Undefined();
+  auto plane = DataPlane::Start(std::move(options), [self] { self->Wake(); });
+  if (!plane.ok()) {
+    self->opening_->Reject(ToError(env, NameOf(plane.error().code), plane.error().why).Value());
+    self->opening_.reset();
+    self->EndListening();
+    return promise;
+  }
+  self->plane_ = std::move(plane.value());
+  self->self_ = Napi::Persistent(object);
+  return promise;
+}
+
+PlaneObject::~PlaneObject() {
+  EndListening();
+  plane_.reset();
+}
+
+bool PlaneObject::Listen(const Napi::Function& on_completions) {
+  const Napi::String name = Napi::String::New(env_, "kv-transceiver completions");
+  return napi_create_threadsafe_function(env_, on_completions, nullptr, name, 0, 1, nullptr, nullptr, this,
+                                         OnWake, &wake_js_) == napi_ok &&
+         napi_add_env_cleanup_hook(env_, OnEnvEnd, this) == napi_ok;
+}
+
+void PlaneObject::EndListening() {
+  if (wake_js_ == nullptr) return;
+  if (plane_) plane_->Stop();
+  napi_remove_env_cleanup_hook(env_, OnEnvEnd, this);
+  napi_release_threadsafe_function(std::exchange(wake_js_, nullptr), napi_tsfn_abort);
+}
+
+// The thread-safe function ends by its own hook, which runs after this one.
+void PlaneObject::OnEnvEnd(void* raw) {
+  auto* self = static_cast<PlaneObject*>(raw);
+  if (self->plane_) self->plane_->Stop();
+  self->wake_js_ = nullptr;
+}
+
+void PlaneObject::Wake() {
+  if (wake_pending_.exchange(true)) return;
+  // Its queue has no bound, but at most two entries: this flag lets one through at a time.
+  napi_call_threadsafe_function(wake_js_, nullptr, napi_tsfn_nonblocking);
+}
+
+void PlaneObject::OnWake(napi_env env, napi_value callback, void* context, void*) {
+  // Without an env it is being torn down: JavaScript can't run any more.
+  if (env == nullptr || callback == nullptr) return;
+  auto* self = static_cast<PlaneObject*>(context);
+  self->wake_pending_.store(false);
+  if (!self->plane_) return;
+  self->SettleOpening();
+  if (self->plane_) self->Deliver(Napi::Function(env, callback));
+}
+
+void PlaneObject::SettleOpening() {
+  if (!opening_) return;
+  const DataPlane::Phase phase = plane_->phase();
+  if (phase == DataPlane::Phase::kOpening) return;
+  const Napi::Promise::Deferred opening = *opening_;
+  opening_.reset();
+  if (phase == DataPlane::Phase::kFailed) {
+    opening.Reject(ToError(env_, NameOf(plane_->error().code), plane_->error().why).Value());
+    EndListening();
+    plane_.reset();
+    self_.Reset();
+    return;
+  }
+  const Napi::Object object = self_.Value();
+  Define(object);
+  napi_unref_threadsafe_function(env_, wake_js_);
+  opening.Resolve(object);
+}
+
+void PlaneObject::Define(const Napi::Object& object) {
+  const Napi::Env env = env_;
+  const auto& bytes = plane_->descriptor();
+  const DataPlane::Options& options = plane_->options();
+  const uint64_t block_bytes = options.geometry.BlockBytes();
+  Napi::Uint8Array descriptor = Napi::Uint8Array::New(env, bytes.size());
+  memcpy(descriptor.Data(), bytes.data(), bytes.size());
+  const auto value = [](const char* name, napi_value of) {
+    return napi_property_descriptor{name, nullptr, nullptr, nullptr, nullptr, of, napi_enumerable, nullptr};
+  };
+  const napi_property_descriptor properties[] = {
+      value("descriptor", descriptor),
+      value("poolBytes", Napi::Number::New(env, static_cast<double>(block_bytes * options.blocks))),
+      value("blockBytes", Napi::Number::New(env, static_cast<double>(block_bytes))),
+      value("hugePages", Napi::Boolean::New(env, plane_->pool()->huge_pages())),
+      Getter<&PlaneObject::Memory>("memory"),
+      Getter<&PlaneObject::Span>("span"),
+      Method<&PlaneObject::Reach>("reach"),
+      Method<&PlaneObject::ReleasePeer>("releasePeer"),
+      Method<&PlaneObject::Post>("post"),
+      Method<&PlaneObject::Cancel>("cancel"),
+      Method<&PlaneObject::Grant>("grant"),
+      Method<&PlaneObject::Renew>("renew"),
+      Method<&PlaneObject::DropLease>("dropLease"),
+      Method<&PlaneObject::SetTimer>("setTimer"),
+      Method<&PlaneObject::ClearTimer>("clearTimer"),
+      Method<&PlaneObject::FillReleased>("fillReleased"),
+      Method<&PlaneObject::FindTouched>("findTouched"),
+      Method<&PlaneObject::Stats>("stats"),
+      Method<&PlaneObject::Ref>("ref"),
+      Method<&PlaneObject::Unref>("unref"),
+      Method<&PlaneObject::Close>("close"),
+  };
+  napi_define_properties(env, object, std::size(properties), properties);
+}
+
+void PlaneObject::Deliver(Napi::Function callback) {
+  // Read before the ring: a plane that is closed has put everything.
+  const bool closed = plane_->phase() == DataPlane::Phase::kClosed;
+  const size_t count = plane_->Take(batch_);
+  const bool more = plane_->HasCompletions();
+  if (more) Wake();
+  for (size_t index = 0; index < count; ++index) Forget(batch_[index]);
+  if (closed && !more) FinishClose();
+  if (count == 0) return;
+  Napi::Float64Array records = Napi::Float64Array::New(env_, count * kRecordWords);
+  memcpy(records.Data(), batch_.data(), count * sizeof(Record));
+  // Last, as it may throw: the exception then reaches process "uncaughtException".
+  callback.Call({records});
+}
+
+void PlaneObject::Forget(const Record& record) {
+  const auto kind = static_cast<CompletionKind>(static_cast<int>(record[0]));
+  const auto id = static_cast<uint64_t>(record[1]);
+  if (kind == CompletionKind::kJobQuiet) live_jobs_.erase(id);
+  if (kind == CompletionKind::kReached && record[2] != 0) live_peers_.erase(id);
+}
+
+void PlaneObject::FinishClose() {
+  EndListening();
+  plane_.reset();
+  if (closing_) closing_->Resolve(env_.Undefined());
+  self_.Reset();
+}
+
+}  // namespace kvt

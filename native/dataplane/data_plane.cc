@@ -1,0 +1,174 @@
+#include "dataplane/data_plane.h"
+
+#include <poll.h>
+#include <sys/random.h>
+#include <sys/timerfd.h>
+
+#include <cstdio>
+#include <utility>
+
+#include "memory/pool_descriptor.h"
+#include "memory/socket_directory.h"
+#include "memory/thread.h"
+#include "paths/shared_memory.h"
+
+namespace kvt {
+namespace {
+
+bool FillRandom(std::span<uint8_t> bytes) {
+  return getrandom(bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size());
+}
+
+std::string SocketName(uint64_t number) {
+  char name[64];
+  snprintf(name, sizeof name, "%s%016llx.sock", kSocketPrefix, static_cast<unsigned long long>(number));
+  return name;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<DataPlane>> DataPlane::Start(Options options, std::function<void()> notify) {
+  std::unique_ptr<DataPlane> plane(new DataPlane(std::move(options), std::move(notify)));
+  const Error exhausted{ErrorCode::kPoolUnavailable, "the system gives no more threads or file descriptors"};
+  if (!plane->wake_->ok() || !plane->timer_.ok()) return exhausted;
+  auto owner = StartThread("kvt-owner", [raw = plane.get()] { raw->Run(); });
+  if (!owner) return exhausted;
+  plane->owner_ = std::move(*owner);
+  return plane;
+}
+
+DataPlane::DataPlane(Options options, std::function<void()> notify)
+    : options_(std::move(options)),
+      notify_(std::move(notify)),
+      wake_(std::make_shared<EventFd>()),
+      timer_(timerfd_create(CLOCK_BOOTTIME, TFD_NONBLOCK | TFD_CLOEXEC)) {}
+
+DataPlane::~DataPlane() { Stop(); }
+
+void DataPlane::Stop() {
+  stop_.store(true, std::memory_order_release);
+  wake_->Signal();
+  if (owner_.joinable()) owner_.join();
+}
+
+void DataPlane::Submit(Command command) {
+  if (commands_.Push(std::move(command))) wake_->Signal();
+}
+
+size_t DataPlane::Take(std::span<Record> records) {
+  const CompletionRing::Taken taken = ring_.Take(records);
+  if (taken.starved) wake_->Signal();
+  return taken.records;
+}
+
+void DataPlane::Run() {
+  auto opened = Open();
+  if (!opened.ok()) {
+    error_ = opened.error();
+    phase_.store(Phase::kFailed, std::memory_order_release);
+    notify_();
+    return;
+  }
+  phase_.store(Phase::kOpen, std::memory_order_release);
+  notify_();
+  Serve();
+  path_.reset();
+  phase_.store(Phase::kClosed, std::memory_order_release);
+  notify_();
+}
+
+Result<bool> DataPlane::Open() {
+  const size_t bytes = options_.geometry.BlockBytes() * options_.blocks;
+  auto pool = options_.adopt ? HostPool::Adopt(options_.adopt->fd.get(), options_.adopt->offset,
+                                               options_.adopt->bytes, stop_)
+                             : HostPool::Create(bytes, stop_);
+  if (!pool.ok()) return pool.error();
+  PoolDescriptor own;
+  own.boot_id = ReadBootId();
+  own.epoch = options_.epoch;
+  own.geometry = options_.geometry;
+  own.blocks = options_.blocks;
+  own.offset = pool.value()->offset();
+  own.directory = options_.socket_directory;
+  uint64_t number = 0;
+  if (!FillRandom(own.nonce) || !FillRandom({reinterpret_cast<uint8_t*>(&number), sizeof number})) {
+    return Error{ErrorCode::kPoolUnavailable, ErrnoText("the system gives no random bytes")};
+  }
+  if (!own.directory.empty()) own.socket = SocketName(number);
+  auto descriptor = EncodeDescriptor(own);
+  if (!descriptor) {
+    return Error{ErrorCode::kSocketDirRefused,
+                 "socket directory " + own.directory + " is too long; set KVT_SOCKET_DIR to a shorter one"};
+  }
+  auto path = SharedMemoryPath::Open({own, pool.value(), options_.crew, wake_});
+  if (!path.ok()) return path.error();
+  pool_ = std::move(pool.value());
+  descriptor_ = std::move(*descriptor);
+  path_ = std::move(path.value());
+  return true;
+}
+
+void DataPlane::Serve() {
+  Dispatcher dispatcher(path_.get(), &statistics_);
+  for (;;) {
+    // What ended is seen before what is due: a job that is complete is not called late by a slow owner.
+    DrainPath(&dispatcher);
+    dispatcher.Expire(BootNow());
+    bool worked = false;
+    for (Command& command : commands_.TakeAll()) {
+      dispatcher.Apply(std::move(command), BootNow());
+      worked = true;
+    }
+    const bool stopping = stop_.load(std::memory_order_acquire);
+    if (stopping) dispatcher.Apply(Command{}, BootNow());
+    // Small jobs are complete when they have been posted.
+    if (worked) DrainPath(&dispatcher);
+    const bool delivered = Flush(&dispatcher);
+    if (dispatcher.closing() && dispatcher.quiet() && (delivered || stopping)) return;
+    Sleep(dispatcher.Next());
+  }
+}
+
+void DataPlane::DrainPath(Dispatcher* dispatcher) {
+  events_.clear();
+  path_->Poll(&events_);
+  if (events_.empty()) return;
+  const BootNanos now = BootNow();
+  for (const PathEvent& event : events_) dispatcher->Apply(event, now);
+}
+
+// False when the ring is full: the rest waits until JavaScript has taken some.
+bool DataPlane::Flush(Dispatcher* dispatcher) {
+  auto& completions = dispatcher->completions();
+  bool put = false;
+  while (!completions.empty() && ring_.Put(ToRecord(completions.front()))) {
+    completions.pop_front();
+    put = true;
+  }
+  if (put) notify_();
+  return completions.empty();
+}
+
+void DataPlane::Sleep(BootNanos until) {
+  if (until != armed_) {
+    itimerspec when{};
+    if (until != kNever) {
+      // Zero would disarm the timer; what was due at zero is due now.
+      const BootNanos at = until > 0 ? until : 1;
+      when.it_value.tv_sec = at / 1'000'000'000;
+      when.it_value.tv_nsec = at % 1'000'000'000;
+    }
+    timerfd_settime(timer_.get(), TFD_TIMER_ABSTIME, &when, nullptr);
+    armed_ = until;
+  }
+  pollfd polled[] = {{wake_->get(), POLLIN, 0}, {timer_.get(), POLLIN, 0}};
+  poll(polled, 2, -1);
+  if (polled[0].revents != 0) wake_->Clear();
+  if (polled[1].revents != 0) {
+    uint64_t expirations = 0;
+    [[maybe_unused]] const ssize_t got = read(timer_.get(), &expirations, sizeof expirations);
+    armed_ = kNever;
+  }
+}
+
+}  // namespace kvt

@@ -1,0 +1,98 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "dataplane/command_stack.h"
+#include "dataplane/completion_ring.h"
+#include "dataplane/dispatcher.h"
+#include "layout/geometry.h"
+#include "memory/event_fd.h"
+#include "memory/file_descriptor.h"
+#include "memory/host_pool.h"
+#include "memory/result.h"
+#include "paths/copy_crew.h"
+#include "paths/path.h"
+
+namespace kvt {
+
+// One pool and its one owner thread (design.md section 7). The owner opens the pool, decides everything
+// through the Dispatcher, and sleeps when there is nothing to do. Budget of a job: one allocation for its
+// command, one wake-up of the owner, one of JavaScript; no lock is held while bytes move.
+class DataPlane {
+ public:
+  struct Adoption {
+    FileDescriptor fd;
+    size_t offset = 0;
+    size_t bytes = 0;
+  };
+  struct Options {
+    Geometry geometry;
+    uint32_t blocks = 0;
+    std::optional<Adoption> adopt;
+    std::string socket_directory;  // empty: peers can't map this pool
+    uint64_t epoch = 0;
+    CopyCrew* crew = nullptr;
+  };
+  enum class Phase { kOpening, kOpen, kFailed, kClosed };
+
+  // `notify` is called on the owner thread when the phase changed or completions lie in the ring.
+  static Result<std::unique_ptr<DataPlane>> Start(Options options, std::function<void()> notify);
+  // Ends everything now, whatever runs: waits for copy slices, not for whole jobs or for JavaScript.
+  ~DataPlane();
+  DataPlane(const DataPlane&) = delete;
+  DataPlane& operator=(const DataPlane&) = delete;
+
+  // Ends and joins the owner; idempotent. The pool stays mapped until the destructor. JS thread.
+  void Stop();
+
+  Phase phase() const { return phase_.load(std::memory_order_acquire); }
+  // From kOpen on.
+  const std::shared_ptr<HostPool>& pool() const { return pool_; }
+  const std::vector<uint8_t>& descriptor() const { return descriptor_; }
+  // At kFailed.
+  const Error& error() const { return error_; }
+  const Options& options() const { return options_; }
+
+  // JS thread; never blocks.
+  void Submit(Command command);
+  size_t Take(std::span<Record> records);
+  bool HasCompletions() const { return ring_.Size() > 0; }
+  const Statistics& statistics() const { return statistics_; }
+  size_t RingHighWater() const { return ring_.HighWater(); }
+
+ private:
+  DataPlane(Options options, std::function<void()> notify);
+  void Run();
+  Result<bool> Open();
+  void Serve();
+  void DrainPath(Dispatcher* dispatcher);
+  bool Flush(Dispatcher* dispatcher);
+  void Sleep(BootNanos until);
+
+  Options options_;
+  const std::function<void()> notify_;
+  const std::shared_ptr<EventFd> wake_;
+  FileDescriptor timer_;
+  BootNanos armed_ = kNever;
+  CommandStack commands_;
+  CompletionRing ring_;
+  Statistics statistics_;
+  std::atomic<bool> stop_{false};
+  std::atomic<Phase> phase_{Phase::kOpening};
+  std::shared_ptr<HostPool> pool_;
+  std::vector<uint8_t> descriptor_;
+  Error error_;
+  std::unique_ptr<Path> path_;
+  std::vector<PathEvent> events_;
+  std::thread owner_;  // last: it uses all of the above
+};
+
+}  // namespace kvt

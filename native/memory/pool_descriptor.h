@@ -1,0 +1,40 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "layout/geometry.h"
+
+namespace kvt {
+
+using Nonce = std::array<uint8_t, 16>;
+using BootId = std::array<uint8_t, 16>;  // all zero: not known
+
+// What a peer needs to reach a pool. Secret: whoever has it and our uid can read the whole pool (invariant
+// I7).
+struct PoolDescriptor {
+  BootId boot_id{};
+  Nonce nonce{};
+  uint64_t epoch = 0;
+  Geometry geometry;
+  uint32_t blocks = 0;
+  uint64_t offset = 0;    // of the first block in the file that the exchange hands over
+  std::string directory;  // empty: no fd exchange
+  std::string
+      socket;  // file name in it; a peer looks in its own directory first (containers mount it elsewhere)
+};
+
+constexpr size_t kDescriptorBytesMax = 512;
+
+// Nothing when it would be longer than kDescriptorBytesMax.
+std::optional<std::vector<uint8_t>> EncodeDescriptor(const PoolDescriptor& descriptor);
+// Nothing when the bytes are not a whole, plausible descriptor.
+std::optional<PoolDescriptor> DecodeDescriptor(std::span<const uint8_t> bytes);
+
+BootId ReadBootId();
+
+}  // namespace kvt

@@ -1,0 +1,183 @@
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "memory/fd_exchange.h"
+#include "memory/fd_exchange_wire.h"
+#include "memory/socket_directory.h"
+
+#ifndef SO_PEERPIDFD  // Linux 6.5
+#define SO_PEERPIDFD 77
+#endif
+
+namespace kvt {
+namespace {
+
+// Between two looks at `stop`: close() and process exit wait for this at most.
+constexpr int kStepMillis = 50;
+
+class Deadline {
+ public:
+  Deadline(const std::atomic<bool>& stop, BootNanos at) : stop_(stop), at_(at) {}
+
+  bool Over() const { return stop_.load(std::memory_order_relaxed) || BootNow() >= at_; }
+  int StepMillis() const {
+    const BootNanos left = at_ - BootNow();
+    return static_cast<int>(std::clamp<BootNanos>(left / kNanosPerMilli, 1, kStepMillis));
+  }
+  const std::atomic<bool>& stop() const { return stop_; }
+  BootNanos at() const { return at_; }
+
+ private:
+  const std::atomic<bool>& stop_;
+  const BootNanos at_;
+};
+
+ReachStatus StatusOfConnect(int error) {
+  switch (error) {
+    case EACCES:
+    case EPERM:
+      return ReachStatus::kRefused;
+    default:
+      return ReachStatus::kNoSocket;
+  }
+}
+
+// A listener whose queue is full is alive: try again until the deadline.
+Result<FileDescriptor> ConnectUntil(const std::string& path, const Deadline& deadline, ReachStatus* status) {
+  for (;;) {
+    FileDescriptor connection = ConnectTo(path);
+    if (connection.ok()) return connection;
+    if (errno != EAGAIN) {
+      *status = StatusOfConnect(errno);
+      return Error{};
+    }
+    *status = ReachStatus::kTimedOut;
+    if (deadline.Over()) return Error{};
+    poll(nullptr, 0, 1);
+  }
+}
+
+Result<FileDescriptor> ConnectToPeer(const PoolDescriptor& descriptor, const std::string& own_directory,
+                                     const Deadline& deadline, ReachStatus* status) {
+  *status = ReachStatus::kNoSocket;
+  const std::string directories[] = {own_directory, descriptor.directory};
+  for (const std::string& directory : directories) {
+    if (directory.empty() || descriptor.socket.empty()) continue;
+    auto connection = ConnectUntil(directory + "/" + descriptor.socket, deadline, status);
+    if (connection.ok()) return connection;
+    if (*status != ReachStatus::kNoSocket) return connection;
+  }
+  return Error{};
+}
+
+bool Ask(int fd, const PoolDescriptor& descriptor) {
+  const ExchangeRequest request{kExchangeMagic, kExchangeVersion, descriptor.epoch, descriptor.nonce};
+  return send(fd, &request, sizeof request, MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof request;
+}
+
+bool WaitReadable(int fd, const Deadline& deadline) {
+  while (!deadline.Over()) {
+    pollfd polled{fd, POLLIN, 0};
+    if (poll(&polled, 1, deadline.StepMillis()) == 1) return true;
+  }
+  return false;
+}
+
+// The file that came with the answer; not ok when refused.
+FileDescriptor TakeAnswer(int fd, ExchangeReply* reply) {
+  iovec part{reply, sizeof *reply};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  const ssize_t got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  FileDescriptor file;
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); got > 0 && header != nullptr;
+       header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    int passed = -1;
+    memcpy(&passed, CMSG_DATA(header), sizeof passed);
+    file = FileDescriptor(passed);
+  }
+  if (got != sizeof *reply || reply->magic != kExchangeMagic || reply->accepted != 1) file.Reset();
+  return file;
+}
+
+// Prefers the socket's own pidfd: a pid could have been reused, and means nothing in another namespace.
+void IdentifyProcess(int fd, PeerPool* pool) {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0) pool->pid = peer.pid;
+  int pidfd = -1;
+  size = sizeof pidfd;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) == 0) {
+    pool->pidfd = FileDescriptor(pidfd);
+  } else if (pool->pid > 0) {
+    pool->pidfd = FileDescriptor(static_cast<int>(syscall(SYS_pidfd_open, pool->pid, 0)));
+  }
+}
+
+bool ServedBySameUser(int fd) {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
+}
+
+ReachStatus MapPool(const FileDescriptor& file, const ExchangeReply& reply, const Deadline& deadline,
+                    PeerPool* pool) {
+  const PoolDescriptor& descriptor = pool->descriptor;
+  const uint64_t bytes = uint64_t{descriptor.blocks} * descriptor.geometry.BlockBytes();
+  if (reply.offset != descriptor.offset || reply.bytes < bytes) return ReachStatus::kBadDescriptor;
+  if (!HasPoolSeals(file.get())) return ReachStatus::kNotSealed;
+  struct stat status {};
+  if (fstat(file.get(), &status) != 0) return ReachStatus::kMapFailed;
+  const auto size = static_cast<uint64_t>(status.st_size);
+  // Checked against the file itself, which the seals keep at this size: no access can fault.
+  if (descriptor.offset > size || bytes > size - descriptor.offset) return ReachStatus::kBadDescriptor;
+  pool->mapping = Mapping(file.get(), descriptor.offset, bytes, Mapping::Access::kRead);
+  if (!pool->mapping.ok()) return ReachStatus::kMapFailed;
+  pool->mapping.AdviseHugePages();
+  // What is not faulted in when time is up, or on an old kernel, is at its first use.
+  pool->mapping.Populate(false, deadline.stop(), deadline.at());
+  return ReachStatus::kOk;
+}
+
+}  // namespace
+
+Reached ReachPool(std::span<const uint8_t> bytes, const std::string& own_directory,
+                  const std::atomic<bool>& stop, BootNanos at) {
+  const auto descriptor = DecodeDescriptor(bytes);
+  if (!descriptor) return {ReachStatus::kBadDescriptor, nullptr};
+  const BootId own_boot = ReadBootId();
+  const BootId unknown{};
+  if (own_boot != unknown && descriptor->boot_id != unknown && own_boot != descriptor->boot_id) {
+    return {ReachStatus::kOtherHost, nullptr};
+  }
+  const Deadline deadline(stop, at);
+  ReachStatus status = ReachStatus::kOk;
+  auto connected = ConnectToPeer(*descriptor, own_directory, deadline, &status);
+  if (!connected.ok()) return {status, nullptr};
+  const int fd = connected.value().get();
+  if (!ServedBySameUser(fd)) return {ReachStatus::kRefused, nullptr};
+  if (!Ask(fd, *descriptor)) return {ReachStatus::kRefused, nullptr};
+  if (!WaitReadable(fd, deadline)) return {ReachStatus::kTimedOut, nullptr};
+  ExchangeReply reply;
+  const FileDescriptor file = TakeAnswer(fd, &reply);
+  if (!file.ok()) return {ReachStatus::kRefused, nullptr};
+  auto pool = std::make_shared<PeerPool>();
+  pool->descriptor = *descriptor;
+  IdentifyProcess(fd, pool.get());
+  status = MapPool(file, reply, deadline, pool.get());
+  if (status != ReachStatus::kOk) return {status, nullptr};
+  return {ReachStatus::kOk, std::move(pool)};
+}
+
+}  // namespace kvt

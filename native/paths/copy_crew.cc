@@ -1,0 +1,159 @@
+#include "paths/copy_crew.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "memory/thread.h"
+#include "paths/copy_kernel.h"
+
+namespace kvt {
+namespace {
+
+// A thread that has moved this much looks whether another task has nobody: a large task must not starve a
+// small one where there is a single copy thread.
+constexpr uint64_t kTurnBytes = uint64_t{2} << 20;
+
+void CopySlice(CopyTask& task, const UnitRange& units) {
+  const BlockTables tables{task.transfer->source_blocks, task.transfer->target_blocks};
+  RunCursor cursor(task.plan, task.transfer->tokens, tables, units);
+  Run run;
+  Run next;
+  bool more = cursor.Next(&run);
+  while (more) {
+    more = cursor.Next(&next);
+    if (more) PrefetchRun(next, task.source);
+    CopyRun(run, task.source, task.target, task.stream);
+    run = next;
+  }
+  if (task.stream) FinishStream();
+}
+
+// False when nothing is left to take.
+bool CopyNextSlice(CopyTask& task) {
+  if (task.cancelled.load(std::memory_order_relaxed)) return false;
+  const uint64_t first = task.next_unit.fetch_add(task.units_per_slice, std::memory_order_relaxed);
+  if (first >= task.units) return false;
+  const uint64_t last = std::min(task.units, first + task.units_per_slice);
+  CopySlice(task, {first, last});
+  task.units_done.fetch_add(last - first, std::memory_order_relaxed);
+  return true;
+}
+
+bool Exhausted(const CopyTask& task) {
+  return task.cancelled.load(std::memory_order_relaxed) ||
+         task.next_unit.load(std::memory_order_relaxed) >= task.units;
+}
+
+}  // namespace
+
+CopyCrew& CopyCrew::OfProcess() {
+  static CopyCrew& crew = *new CopyCrew(ThreadsWanted());
+  return crew;
+}
+
+unsigned CopyCrew::ThreadsWanted() {
+  return std::min(4U, std::max(1U, std::thread::hardware_concurrency() / 2));
+}
+
+CopyCrew::~CopyCrew() {
+  std::vector<std::thread> threads;
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+    threads.swap(started_);
+  }
+  work_.notify_all();
+  for (std::thread& thread : threads) thread.join();
+}
+
+void CopyCrew::StartOne() {
+  if (waiting_ > 0 || started_.size() >= threads_) return;
+  auto thread = StartThread("kvt-copy", [this] { Run(); });
+  if (thread) started_.push_back(std::move(*thread));
+}
+
+void CopyCrew::Add(const std::shared_ptr<CopyTask>& task) {
+  bool queued = false;
+  {
+    const std::lock_guard lock(mutex_);
+    StartOne();
+    queued = !started_.empty();
+    task->queued = queued;
+    if (queued) queue_.push_back(task);
+  }
+  if (queued) {
+    work_.notify_one();
+  } else {
+    RunHere(*task);
+  }
+}
+
+void CopyCrew::RunHere(CopyTask& task) {
+  task.started = BootNow();
+  while (CopyNextSlice(task)) {
+  }
+  task.ended = BootNow();
+  task.on_quiet(task);
+}
+
+void CopyCrew::Cancel(const std::shared_ptr<CopyTask>& task) {
+  bool quiet = false;
+  {
+    const std::lock_guard lock(mutex_);
+    task->cancelled.store(true, std::memory_order_relaxed);
+    quiet = task->queued && task->workers == 0;
+    Dequeue(task);
+  }
+  if (quiet) task->on_quiet(*task);
+}
+
+void CopyCrew::Run() {
+  while (const std::shared_ptr<CopyTask> task = Take()) {
+    const uint64_t slice_bytes = task->units_per_slice * task->plan.UnitBytes();
+    for (uint64_t moved = 0; moved < kTurnBytes && CopyNextSlice(*task); moved += slice_bytes) {
+    }
+    if (Leave(task)) task->on_quiet(*task);
+  }
+}
+
+// The task with the fewest threads, the oldest of these first: all idle threads share one task, and a second
+// task gets a thread at the next turn.
+std::shared_ptr<CopyTask> CopyCrew::Take() {
+  std::unique_lock lock(mutex_);
+  ++waiting_;
+  work_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+  --waiting_;
+  if (stop_) return nullptr;
+  const auto chosen = std::min_element(queue_.begin(), queue_.end(), [](const auto& left, const auto& right) {
+    return left->workers < right->workers;
+  });
+  std::shared_ptr<CopyTask> task = *chosen;
+  queue_.erase(chosen);
+  queue_.push_back(task);
+  if (task->started == 0) task->started = BootNow();
+  ++task->workers;
+  const bool worth_sharing = task->units > task->units_per_slice;
+  if (worth_sharing) StartOne();
+  lock.unlock();
+  if (worth_sharing) work_.notify_one();
+  return task;
+}
+
+// True when the caller was the last one in a task that has no slices left.
+bool CopyCrew::Leave(const std::shared_ptr<CopyTask>& task) {
+  const std::lock_guard lock(mutex_);
+  --task->workers;
+  if (!Exhausted(*task)) return false;
+  Dequeue(task);
+  if (task->workers > 0) return false;
+  task->ended = BootNow();
+  return true;
+}
+
+void CopyCrew::Dequeue(const std::shared_ptr<CopyTask>& task) {
+  if (!task->queued) return;
+  task->queued = false;
+  queue_.erase(std::find(queue_.begin(), queue_.end(), task));
+}
+
+}  // namespace kvt

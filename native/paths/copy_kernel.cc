@@ -1,0 +1,172 @@
+#include "paths/copy_kernel.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace kvt {
+namespace {
+
+// Shorter pieces are not worth the alignment work of streaming.
+constexpr size_t kStreamPieceMin = 1024;
+constexpr size_t kLine = 64;
+
+VectorLevel Detect() {
+  const char* wanted = std::getenv("KVT_VECTOR_LEVEL");
+  const bool generic = wanted != nullptr && strcmp(wanted, "generic") == 0;
+  if (generic) return VectorLevel::kGeneric;
+#if defined(__x86_64__)
+  const bool avx2_only = wanted != nullptr && strcmp(wanted, "avx2") == 0;
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && !avx2_only) {
+    return VectorLevel::kAvx512;
+  }
+  if (__builtin_cpu_supports("avx2")) return VectorLevel::kAvx2;
+#elif defined(__aarch64__)
+  return VectorLevel::kNeon;
+#endif
+  return VectorLevel::kGeneric;
+}
+
+#if defined(__x86_64__)
+
+// Targets are 64-byte aligned here; sources need not be.
+__attribute__((target("avx512f"))) void StreamLinesAvx512(std::byte* target, const std::byte* source,
+                                                          size_t lines) {
+  constexpr size_t kAhead = 16 * kLine;
+  for (; lines >= 4; lines -= 4, source += 4 * kLine, target += 4 * kLine) {
+    _mm_prefetch(reinterpret_cast<const char*>(source + kAhead), _MM_HINT_NTA);
+    _mm_prefetch(reinterpret_cast<const char*>(source + kAhead + kLine), _MM_HINT_NTA);
+    _mm_prefetch(reinterpret_cast<const char*>(source + kAhead + 2 * kLine), _MM_HINT_NTA);
+    _mm_prefetch(reinterpret_cast<const char*>(source + kAhead + 3 * kLine), _MM_HINT_NTA);
+    const __m512i a = _mm512_loadu_si512(source);
+    const __m512i b = _mm512_loadu_si512(source + kLine);
+    const __m512i c = _mm512_loadu_si512(source + 2 * kLine);
+    const __m512i d = _mm512_loadu_si512(source + 3 * kLine);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(target), a);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(target + kLine), b);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(target + 2 * kLine), c);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(target + 3 * kLine), d);
+  }
+  for (; lines > 0; --lines, source += kLine, target += kLine) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(target), _mm512_loadu_si512(source));
+  }
+}
+
+__attribute__((target("avx2"))) void StreamLinesAvx2(std::byte* target, const std::byte* source,
+                                                     size_t lines) {
+  constexpr size_t kAhead = 16 * kLine;
+  for (; lines > 0; --lines, source += kLine, target += kLine) {
+    _mm_prefetch(reinterpret_cast<const char*>(source + kAhead), _MM_HINT_NTA);
+    const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+    const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + 32));
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(target), low);
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(target + 32), high);
+  }
+}
+
+#elif defined(__aarch64__)
+
+void StreamLinesNeon(std::byte* target, const std::byte* source, size_t lines) {
+  for (; lines > 0; --lines, source += kLine, target += kLine) {
+    const auto* from = reinterpret_cast<const uint64_t*>(source);
+    const uint64x2_t a = vld1q_u64(from);
+    const uint64x2_t b = vld1q_u64(from + 2);
+    const uint64x2_t c = vld1q_u64(from + 4);
+    const uint64x2_t d = vld1q_u64(from + 6);
+    asm volatile(
+        "stnp %q1, %q2, [%0]\n"
+        "stnp %q3, %q4, [%0, #32]\n" ::"r"(target),
+        "w"(a), "w"(b), "w"(c), "w"(d)
+        : "memory");
+  }
+}
+
+#endif
+
+void StreamLines(VectorLevel level, std::byte* target, const std::byte* source, size_t lines) {
+  switch (level) {
+#if defined(__x86_64__)
+    case VectorLevel::kAvx512:
+      StreamLinesAvx512(target, source, lines);
+      return;
+    case VectorLevel::kAvx2:
+      StreamLinesAvx2(target, source, lines);
+      return;
+#elif defined(__aarch64__)
+    case VectorLevel::kNeon:
+      StreamLinesNeon(target, source, lines);
+      return;
+#endif
+    default:
+      memcpy(target, source, lines * kLine);
+  }
+}
+
+}  // namespace
+
+VectorLevel BestVectorLevel() {
+  static const VectorLevel level = Detect();
+  return level;
+}
+
+const char* NameOf(VectorLevel level) {
+  switch (level) {
+    case VectorLevel::kAvx512:
+      return "avx512";
+    case VectorLevel::kAvx2:
+      return "avx2";
+    case VectorLevel::kNeon:
+      return "neon";
+    case VectorLevel::kGeneric:
+      break;
+  }
+  return "generic";
+}
+
+void StreamPiece(VectorLevel level, std::byte* target, const std::byte* source, size_t bytes) {
+  const size_t misaligned = reinterpret_cast<uintptr_t>(target) % kLine;
+  const size_t head = misaligned == 0 ? 0 : std::min(bytes, kLine - misaligned);
+  memcpy(target, source, head);
+  const size_t lines = (bytes - head) / kLine;
+  StreamLines(level, target + head, source + head, lines);
+  const size_t done = head + lines * kLine;
+  memcpy(target + done, source + done, bytes - done);
+}
+
+void CopyRun(const Run& run, const std::byte* source, std::byte* target, bool stream) {
+  const VectorLevel level = BestVectorLevel();
+  const std::byte* from = source + run.source_offset;
+  std::byte* to = target + run.target_offset;
+  const bool past_caches = stream && run.bytes >= kStreamPieceMin;
+  for (uint64_t piece = 0; piece < run.count; ++piece) {
+    if (past_caches) {
+      StreamPiece(level, to, from, run.bytes);
+    } else {
+      memcpy(to, from, run.bytes);
+    }
+    from += run.source_stride;
+    to += run.target_stride;
+  }
+}
+
+void FinishStream() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#elif defined(__aarch64__)
+  asm volatile("dmb ishst" ::: "memory");
+#endif
+}
+
+void PrefetchRun(const Run& run, const std::byte* source) {
+  const std::byte* from = source + run.source_offset;
+  const uint64_t bytes = std::min<uint64_t>(run.bytes, 16 * kLine);
+  for (uint64_t line = 0; line < bytes; line += kLine) __builtin_prefetch(from + line, 0, 0);
+}
+
+}  // namespace kvt

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "layout/plan.h"
+#include "memory/boot_clock.h"
+#include "memory/fd_exchange.h"
+
+namespace kvt {
+
+// Ids that the owner gives; never used twice in one data plane.
+using PeerKey = uint64_t;
+using JobKey = uint64_t;
+
+struct Transfer {
+  JobKey job = 0;
+  PeerKey peer = 0;
+  std::vector<uint32_t> source_blocks;
+  std::vector<uint32_t> target_blocks;
+  TokenRange tokens;
+  BootNanos posted = 0;
+};
+
+// src/native/binding.ts nativePath.
+enum class PathKind { kSharedMemory = 1 };
+
+struct PathEvent {
+  enum class Kind {
+    kReached,   // of a peer, once a Reach
+    kPeerDead,  // of a peer: its process is known dead; transfers still work
+    kQuiet,     // of a job, once a Post: no thread touches its blocks any more
+  };
+  Kind kind = Kind::kQuiet;
+  uint64_t key = 0;
+  ReachStatus reached = ReachStatus::kOk;
+  int64_t pid = 0;
+  bool complete = false;  // every byte was moved
+  uint64_t bytes = 0;
+  BootNanos queued = 0;  // from the post to the first byte
+  BootNanos moving = 0;
+};
+
+// One way of moving a plan (design.md section 7). Called by one owner thread only; nothing here blocks it.
+// What ends elsewhere comes back through Poll(), after the wake-up given at construction. Before its
+// destruction the owner cancels all jobs and waits for their kQuiet.
+class Path {
+ public:
+  enum class Posted { kTaken, kNoPeer, kBadRange };
+
+  virtual ~Path() = default;
+
+  virtual void Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) = 0;
+  // Expected microseconds of moving that much in pieces of that size; nothing when the peer is not reached.
+  virtual std::optional<double> CostMicros(PeerKey peer, uint64_t bytes, uint64_t piece_bytes) const = 0;
+  // kQuiet follows exactly when it answers kTaken.
+  virtual Posted Post(std::unique_ptr<Transfer> transfer) = 0;
+  // Asks to stop early; kQuiet says when it has.
+  virtual void Cancel(JobKey job) = 0;
+  virtual void Poll(std::vector<PathEvent>* events) = 0;
+  // The peer is forgotten, its memory unmapped, when the last of its jobs is quiet. Ends a reach that runs.
+  virtual void Release(PeerKey peer) = 0;
+};
+
+}  // namespace kvt

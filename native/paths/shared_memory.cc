@@ -1,0 +1,211 @@
+#include "paths/shared_memory.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "memory/thread.h"
+
+namespace kvt {
+namespace {
+
+constexpr size_t kReachesAtOnce = 8;
+// Cancelling waits for one slice a thread: about 30 µs.
+constexpr uint64_t kSliceBytes = uint64_t{256} << 10;
+// Larger jobs don't fit the caches of whoever reads them next, so they are written past them.
+constexpr uint64_t kStreamBytesMin = uint64_t{4} << 20;
+// Cheaper jobs run on the owner's thread: waking a copy thread costs as much (docs/decisions/small-jobs.md).
+constexpr double kHereMicrosMax = 40;
+
+constexpr double kFixedMicros = 2;
+constexpr double kPieceMicros = 0.05;
+constexpr double kBytesPerMicro = 8'000;
+
+// Lets go of both sides first: whoever sees the event may count on it that nothing keeps them mapped.
+PathEvent EndOf(CopyTask& done) {
+  done.source_owner.reset();
+  done.target_owner.reset();
+  PathEvent event;
+  event.kind = PathEvent::Kind::kQuiet;
+  event.key = done.transfer->job;
+  event.complete = done.units_done.load(std::memory_order_relaxed) == done.units;
+  event.bytes = event.complete ? done.plan.Bytes(done.transfer->tokens) : 0;
+  const bool ran = done.started != 0 && done.ended != 0;
+  event.queued = (done.started != 0 ? done.started : BootNow()) - done.transfer->posted;
+  event.moving = ran ? done.ended - done.started : 0;
+  return event;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<SharedMemoryPath>> SharedMemoryPath::Open(Options options) {
+  std::unique_ptr<SharedMemoryPath> path(new SharedMemoryPath(std::move(options)));
+  const Options& own = path->options_;
+  auto exchange =
+      FdExchange::Open({own.own.directory, own.own, own.pool, [inbox = path->inbox_](PeerKey peer) {
+                          PathEvent event;
+                          event.kind = PathEvent::Kind::kPeerDead;
+                          event.key = peer;
+                          inbox->Put(event);
+                        }});
+  if (!exchange.ok()) return exchange.error();
+  path->exchange_ = std::move(exchange.value());
+  return path;
+}
+
+SharedMemoryPath::SharedMemoryPath(Options options)
+    : options_(std::move(options)), inbox_(std::make_shared<Inbox>()) {
+  inbox_->wake = options_.wake;
+}
+
+SharedMemoryPath::~SharedMemoryPath() {
+  for (auto& [peer, reach] : running_reaches_) reach->stop.store(true, std::memory_order_relaxed);
+  for (auto& [peer, reach] : running_reaches_) reach->thread.join();
+}
+
+void SharedMemoryPath::Inbox::Put(const PathEvent& event) {
+  {
+    const std::lock_guard lock(mutex);
+    events.push_back(event);
+  }
+  wake->Signal();
+}
+
+void SharedMemoryPath::Inbox::Put(PeerKey peer, Reached result) {
+  {
+    const std::lock_guard lock(mutex);
+    reached.emplace_back(peer, std::move(result));
+  }
+  wake->Signal();
+}
+
+void SharedMemoryPath::Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) {
+  pending_reaches_.push_back({peer, std::move(descriptor), deadline});
+  StartReaches();
+}
+
+void SharedMemoryPath::StartReaches() {
+  while (!pending_reaches_.empty() && running_reaches_.size() < kReachesAtOnce) {
+    PendingReach next = std::move(pending_reaches_.front());
+    pending_reaches_.pop_front();
+    const PeerKey peer = next.peer;
+    auto reach = std::make_unique<RunningReach>();
+    auto thread = StartThread("kvt-reach", [this, next = std::move(next), raw = reach.get()] {
+      inbox_->Put(next.peer, ReachPool(next.descriptor, options_.own.directory, raw->stop, next.deadline));
+    });
+    if (thread) {
+      reach->thread = std::move(*thread);
+      running_reaches_.emplace(peer, std::move(reach));
+    } else {
+      inbox_->Put(peer, {ReachStatus::kMapFailed, nullptr});
+    }
+  }
+}
+
+void SharedMemoryPath::EndReach(PeerKey peer, Reached reached, std::vector<PathEvent>* events) {
+  PathEvent event;
+  event.kind = PathEvent::Kind::kReached;
+  event.key = peer;
+  const auto running = running_reaches_.find(peer);
+  if (running != running_reaches_.end()) {
+    running->second->thread.join();
+    const bool released = running->second->stop.load(std::memory_order_relaxed);
+    running_reaches_.erase(running);
+    if (released) reached = {ReachStatus::kReleased, nullptr};
+  }
+  std::string why;
+  std::optional<Plan> plan;
+  if (reached.status == ReachStatus::kOk) {
+    plan = Plan::Compile({reached.pool->descriptor.geometry}, {options_.own.geometry}, &why);
+    if (!plan) reached.status = ReachStatus::kBadDescriptor;
+  }
+  event.reached = reached.status;
+  if (reached.status == ReachStatus::kOk) {
+    event.pid = reached.pool->pid;
+    if (reached.pool->pidfd.ok()) exchange_->Watch(peer, std::move(reached.pool->pidfd));
+    peers_[peer] = {std::move(reached.pool), plan};
+  }
+  events->push_back(event);
+}
+
+std::optional<double> SharedMemoryPath::CostMicros(PeerKey peer, uint64_t bytes, uint64_t piece_bytes) const {
+  if (!peers_.contains(peer)) return std::nullopt;
+  const auto size = static_cast<double>(bytes);
+  const double pieces = piece_bytes == 0 ? 0 : size / static_cast<double>(piece_bytes);
+  return kFixedMicros + pieces * kPieceMicros + size / kBytesPerMicro;
+}
+
+std::shared_ptr<CopyTask> SharedMemoryPath::MakeTask(const Peer& peer,
+                                                     std::unique_ptr<Transfer> transfer) const {
+  auto task = std::make_shared<CopyTask>(*peer.plan, std::move(transfer));
+  const TokenRange& tokens = task->transfer->tokens;
+  const Geometry& geometry = options_.own.geometry;
+  task->source = peer.pool->data();
+  task->target = options_.pool->data();
+  task->source_owner = peer.pool;
+  task->target_owner = options_.pool;
+  task->units = task->plan.Units(tokens);
+  // Slices of whole blocks where blocks are small, so that neighbours still merge.
+  const uint64_t payload = geometry.PayloadBytes();
+  task->units_per_slice = payload <= kSliceBytes ? geometry.Rows() * (kSliceBytes / payload)
+                                                 : std::max<uint64_t>(1, kSliceBytes / geometry.RowBytes());
+  task->stream = task->plan.Bytes(tokens) >= kStreamBytesMin;
+  return task;
+}
+
+Path::Posted SharedMemoryPath::Post(std::unique_ptr<Transfer> transfer) {
+  const auto found = peers_.find(transfer->peer);
+  if (found == peers_.end()) return Posted::kNoPeer;
+  const Peer& peer = found->second;
+  const BlockTables tables{transfer->source_blocks, transfer->target_blocks};
+  const std::string wrong =
+      peer.plan->Check(transfer->tokens, tables, peer.pool->descriptor.blocks, options_.own.blocks);
+  if (!wrong.empty()) return Posted::kBadRange;
+  auto task = MakeTask(peer, std::move(transfer));
+  task->on_quiet = [inbox = inbox_](CopyTask& done) { inbox->Put(EndOf(done)); };
+  tasks_.emplace(task->transfer->job, task);
+  const uint64_t bytes = task->plan.Bytes(task->transfer->tokens);
+  const auto cost = CostMicros(task->transfer->peer, bytes, options_.own.geometry.PayloadBytes());
+  if (cost && *cost <= kHereMicrosMax) {
+    CopyCrew::RunHere(*task);
+  } else {
+    options_.crew->Add(task);
+  }
+  return Posted::kTaken;
+}
+
+void SharedMemoryPath::Cancel(JobKey job) {
+  const auto found = tasks_.find(job);
+  if (found != tasks_.end()) options_.crew->Cancel(found->second);
+}
+
+void SharedMemoryPath::Poll(std::vector<PathEvent>* events) {
+  std::vector<std::pair<PeerKey, Reached>> reached;
+  const size_t before = events->size();
+  {
+    const std::lock_guard lock(inbox_->mutex);
+    events->insert(events->end(), inbox_->events.begin(), inbox_->events.end());
+    inbox_->events.clear();
+    reached.swap(inbox_->reached);
+  }
+  for (size_t index = before; index < events->size(); ++index) {
+    const PathEvent& event = (*events)[index];
+    if (event.kind == PathEvent::Kind::kQuiet) tasks_.erase(event.key);
+  }
+  for (auto& [peer, result] : reached) EndReach(peer, std::move(result), events);
+  if (!reached.empty()) StartReaches();
+}
+
+// The mapping itself lives on in the tasks that use it.
+void SharedMemoryPath::Release(PeerKey peer) {
+  exchange_->Unwatch(peer);
+  peers_.erase(peer);
+  const auto running = running_reaches_.find(peer);
+  if (running != running_reaches_.end()) running->second->stop.store(true, std::memory_order_relaxed);
+  const auto pending = std::find_if(pending_reaches_.begin(), pending_reaches_.end(),
+                                    [peer](const PendingReach& reach) { return reach.peer == peer; });
+  if (pending == pending_reaches_.end()) return;
+  pending_reaches_.erase(pending);
+  inbox_->Put(peer, {ReachStatus::kReleased, nullptr});
+}
+
+}  // namespace kvt

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "memory/event_fd.h"
+#include "memory/fd_exchange.h"
+#include "memory/host_pool.h"
+#include "paths/copy_crew.h"
+#include "paths/path.h"
+
+namespace kvt {
+
+// Host pools on one host: the peer's memfd is mapped once, read-only, and the copy threads of the process run
+// the plan from there into our pool. One copy, no call into the peer.
+class SharedMemoryPath final : public Path {
+ public:
+  struct Options {
+    PoolDescriptor own;  // how peers reach us; an empty directory means they can't
+    std::shared_ptr<HostPool> pool;
+    CopyCrew* crew = nullptr;
+    std::shared_ptr<const EventFd> wake;  // the owner's
+  };
+
+  static Result<std::unique_ptr<SharedMemoryPath>> Open(Options options);
+  ~SharedMemoryPath() override;
+
+  void Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) override;
+  std::optional<double> CostMicros(PeerKey peer, uint64_t bytes, uint64_t piece_bytes) const override;
+  Posted Post(std::unique_ptr<Transfer> transfer) override;
+  void Cancel(JobKey job) override;
+  void Poll(std::vector<PathEvent>* events) override;
+  void Release(PeerKey peer) override;
+
+ private:
+  struct Peer {
+    std::shared_ptr<PeerPool> pool;
+    std::optional<Plan> plan;
+  };
+  struct PendingReach {
+    PeerKey peer = 0;
+    std::vector<uint8_t> descriptor;
+    BootNanos deadline = 0;
+  };
+  struct RunningReach {
+    std::atomic<bool> stop{false};
+    std::thread thread;
+  };
+  // What other threads leave for the owner. Shared, as a copy thread may still be waking the owner when that
+  // has already seen the event and closes.
+  struct Inbox {
+    void Put(const PathEvent& event);
+    void Put(PeerKey peer, Reached result);
+
+    std::shared_ptr<const EventFd> wake;
+    std::mutex mutex;
+    std::vector<PathEvent> events;
+    std::vector<std::pair<PeerKey, Reached>> reached;
+  };
+
+  explicit SharedMemoryPath(Options options);
+  void StartReaches();
+  void EndReach(PeerKey peer, Reached reached, std::vector<PathEvent>* events);
+  std::shared_ptr<CopyTask> MakeTask(const Peer& peer, std::unique_ptr<Transfer> transfer) const;
+
+  const Options options_;
+  const std::shared_ptr<Inbox> inbox_;
+  std::unordered_map<PeerKey, Peer> peers_;
+  std::unordered_map<JobKey, std::shared_ptr<CopyTask>> tasks_;
+  std::deque<PendingReach> pending_reaches_;
+  std::unordered_map<PeerKey, std::unique_ptr<RunningReach>> running_reaches_;
+  std::unique_ptr<FdExchange> exchange_;
+};
+
+}  // namespace kvt

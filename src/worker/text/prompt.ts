@@ -27,15 +27,11 @@ export async function readPrompt(
   const { tokenizer, limit } = reader;
   if (prompt.from === "ids") {
     // As they are: a router's ids are the context worker's, bos included.
-    if (prompt.ids.length > limit.tokens) {
-      throw new KvError("PROMPT_TOO_LONG", { tokens: prompt.ids.length, limit: limit.tokens, by: limit.name });
-    }
-    return Uint32Array.from(prompt.ids);
+    return checked(Uint32Array.from(prompt.ids), limit);
   }
   const { text, ...guard } = prompt.from === "text" ? { text: prompt.text } : renderMessages(prompt, reader);
   const bos = params.addSpecialTokens && tokenizer.vocabulary.addBos ? tokenizer.bosId : undefined;
-  const room = { tokens: limit.tokens - (bos === undefined ? 0 : 1), name: limit.name };
-  const options: EncodeOptions = { specials: true, ...guard, limit: room };
+  const options: EncodeOptions = { specials: true, ...guard, limit };
   const ids = await tokenizer.encodeAsync(text, options, signal);
   if (ids.length === 0 && bos === undefined) {
     throw new KvError("INVALID_REQUEST", {
@@ -43,7 +39,12 @@ export async function readPrompt(
       why: "it is empty: there is no token to start from",
     });
   }
-  return Uint32Array.from(bos === undefined ? ids : [bos, ...ids]);
+  return checked(Uint32Array.from(bos === undefined ? ids : [bos, ...ids]), limit);
+}
+
+function checked(ids: Uint32Array, limit: TokenLimit): Uint32Array {
+  if (ids.length <= limit.tokens) return ids;
+  throw new KvError("PROMPT_TOO_LONG", { tokens: ids.length, limit: limit.tokens, by: limit.name });
 }
 
 type MessagesPrompt = Extract<GenerationParams["prompt"], { from: "messages" }>;

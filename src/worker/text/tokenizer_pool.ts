@@ -106,6 +106,8 @@ class TokenizerPool {
     if (this.#threads.length >= THREADS) return undefined;
     const worker = new Worker(new URL("./tokenizer_thread.js", import.meta.url), {
       name: "kvt-tokenizer",
+      // Not the process's own: options such as --input-type are refused in a thread.
+      execArgv: [],
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MB_MAX },
     });
     const thread: Thread = { worker, knows: new Set() };

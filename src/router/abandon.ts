@@ -1,0 +1,89 @@
+import type { Logger } from "../observability/log.ts";
+import type { Handoff } from "./context_reply.ts";
+import { exchange } from "./exchange.ts";
+import { joinSignals } from "./joined_signal.ts";
+import type { RouterMetrics } from "./router_metrics.ts";
+import type { UpstreamWorker } from "./upstream_worker.ts";
+
+export interface AbandonOptions {
+  readonly log: Logger;
+  readonly metrics: RouterMetrics;
+  /** KVT_AUTH_TOKEN, which the workers ask for on /kv/abort. */
+  readonly authToken: string | null;
+}
+
+const LIMIT_MS = 5_000;
+const BYTES_MAX = 64 * 1024;
+
+/**
+ * Tells workers that nobody will use what they hold, so that no block waits for a timer (S135). Nobody waits for the outcome except
+ * `settled`. Workers of other makes have no such routes; there the closed connection is all that can be said.
+ */
+export class Abandon {
+  readonly #options: AbandonOptions;
+  readonly #running = new Set<Promise<void>>();
+
+  constructor(options: AbandonOptions) {
+    this.#options = options;
+  }
+
+  /** Gives back the KV of a context reply. */
+  handoff(handoff: Handoff, requestId: string): void {
+    if (!handoff.worker.isKvt || handoff.opaqueState === undefined) return;
+    // Written by hand: the id may be above 2^53.
+    const body = `{"ctx_request_id":${handoff.ctxRequestId},"encoded_opaque_state":${JSON.stringify(handoff.opaqueState)}}`;
+    this.#post("release", handoff.worker, "/kv/release", body, requestId);
+  }
+
+  /** Ends a request whose reply did not arrive, so that its hand-off, if there is one, is known to nobody. */
+  request(worker: UpstreamWorker, requestId: string): void {
+    if (!worker.isKvt) return;
+    this.#post("abort", worker, "/kv/abort", JSON.stringify({ request_id: requestId }), requestId);
+  }
+
+  /** Resolves when nothing is on its way any more. */
+  async settled(): Promise<void> {
+    while (this.#running.size > 0) await Promise.all(this.#running);
+  }
+
+  #post(kind: "release" | "abort", worker: UpstreamWorker, path: string, body: string, requestId: string): void {
+    const running = this.#send(kind, worker, path, body, requestId).finally(() => this.#running.delete(running));
+    this.#running.add(running);
+  }
+
+  async #send(
+    kind: "release" | "abort",
+    worker: UpstreamWorker,
+    path: string,
+    body: string,
+    requestId: string,
+  ): Promise<void> {
+    const { log, metrics, authToken } = this.#options;
+    const limit = joinSignals([], LIMIT_MS);
+    try {
+      const answer = await exchange(worker.dispatcher, {
+        method: "POST",
+        path,
+        headers: {
+          "content-type": "application/json",
+          "x-request-id": requestId,
+          ...(authToken === null ? {} : { authorization: `Bearer ${authToken}` }),
+        },
+        body,
+        signal: limit.signal,
+        silenceMs: 0,
+        bytesMax: BYTES_MAX,
+      });
+      // 404: it has ended by itself, which is as good.
+      const isDone = answer.status === 200 || answer.status === 404;
+      metrics.releases.inc({ kind, outcome: isDone ? "done" : "refused" });
+      if (!isDone) log.warn({ requestId, worker: worker.url, kind, status: answer.status }, "worker refused to let go");
+    } catch (error) {
+      metrics.releases.inc({ kind, outcome: "unreachable" });
+      const why = error instanceof Error ? error.message : String(error);
+      log.warn({ requestId, worker: worker.url, kind, why }, "worker could not be told to let go");
+    } finally {
+      limit.dispose();
+    }
+  }
+}

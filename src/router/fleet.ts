@@ -1,0 +1,218 @@
+import type { Clock } from "../clock.ts";
+import type { ServerGroupSettings } from "../config/settings.ts";
+import { KvError } from "../errors.ts";
+import type { Logger } from "../observability/log.ts";
+import type { Hop } from "../openai/index.ts";
+import { createPolicy, type RoutingPolicy } from "./policy.ts";
+import { Prober, type ProbeTimes } from "./prober.ts";
+import { type ServedModel, UpstreamWorker } from "./upstream_worker.ts";
+
+export interface FleetOptions {
+  readonly context: ServerGroupSettings;
+  readonly generation: ServerGroupSettings;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly probe: ProbeTimes;
+  /** Until then every listed worker must have been ready once. */
+  readonly startTimeoutMs: number;
+}
+
+/** What a choice of a worker must respect. */
+export interface Wish {
+  readonly model: string | undefined;
+  /** Already tried for this request: only taken again when there is no other. */
+  readonly tried: ReadonlySet<UpstreamWorker>;
+  /** The other side of the pair: a mixed worker is its own peer only when it is the only one (S3). */
+  readonly partner?: UpstreamWorker;
+}
+
+/** A worker reserved for one hop. */
+export interface Choice {
+  readonly worker: UpstreamWorker;
+  /** Ends the reservation; the second call does nothing. */
+  finish(): void;
+}
+
+/** The workers of the router's file: who is there, who can take a request, and who gets it. */
+export class Fleet {
+  readonly workers: readonly UpstreamWorker[];
+  readonly #policies: Readonly<Record<Hop, RoutingPolicy>>;
+  readonly #groups: Readonly<Record<Hop, readonly UpstreamWorker[]>>;
+  readonly #prober: Prober;
+  readonly #startTimeoutMs: number;
+  #started = false;
+  #onAllReady: (() => void) | undefined;
+
+  constructor(options: FleetOptions) {
+    this.workers = listWorkers(options);
+    this.#groups = {
+      context: this.workers.filter((worker) => worker.roles.has("context")),
+      generation: this.workers.filter((worker) => worker.roles.has("generation")),
+    };
+    this.#policies = {
+      context: createPolicy(options.context.policy),
+      generation: createPolicy(options.generation.policy),
+    };
+    this.#startTimeoutMs = options.startTimeoutMs;
+    const { clock, log, probe } = options;
+    this.#prober = new Prober({ clock, log, times: probe, onChange: () => this.#changed() });
+  }
+
+  /**
+   * Whether a request can only run on one worker: the file lists one role, or the one ready worker has both. A pair of a worker and
+   * itself would move KV from its left hand into its right.
+   */
+  get isAggregated(): boolean {
+    if (this.#groups.context.length === 0 || this.#groups.generation.length === 0) return true;
+    const ready = this.workers.filter((worker) => worker.state === "ready");
+    return ready.length === 1 && ready[0]?.roles.size === 2;
+  }
+
+  /** All listed workers were ready once, and every listed role has one that is ready now. */
+  get isReady(): boolean {
+    return this.#started && this.#missingRoles().length === 0;
+  }
+
+  /** Why `isReady` is false. */
+  get unreadyReason(): string {
+    if (!this.#started) return `waiting for ${this.#unready().join(", ")}`;
+    return `no ${this.#missingRoles().join(" and no ")} worker is ready`;
+  }
+
+  /**
+   * Starts the probes and waits until every listed worker has been ready at once or after another (S137).
+   * @throws KvError START_TIMEOUT naming the missing ones, or the reason of `signal`
+   */
+  async start(signal: AbortSignal): Promise<void> {
+    this.#prober.start(this.workers);
+    await new Promise<void>((resolve, reject) => {
+      const end = (settle: () => void): void => {
+        clearTimeout(timer);
+        signal.removeEventListener("abort", onAbort);
+        this.#onAllReady = undefined;
+        settle();
+      };
+      const onAbort = (): void => end(() => reject(signal.reason));
+      const timer = setTimeout(() => {
+        const details = { seconds: this.#startTimeoutMs / 1000, missing: this.#unready().join(", ") };
+        end(() => reject(new KvError("START_TIMEOUT", details)));
+      }, this.#startTimeoutMs);
+      signal.addEventListener("abort", onAbort, { once: true });
+      this.#onAllReady = () => end(resolve);
+      if (signal.aborted) onAbort();
+    });
+    this.#started = true;
+  }
+
+  group(role: Hop): readonly UpstreamWorker[] {
+    return this.#groups[role];
+  }
+
+  suspect(worker: UpstreamWorker): void {
+    this.#prober.suspect(worker);
+  }
+
+  /** Whether a request that failed at `wish.tried` would find another worker. */
+  hasOther(role: Hop, wish: Wish): boolean {
+    return this.#able(role, wish).some((worker) => !wish.tried.has(worker) && worker !== wish.partner);
+  }
+
+  /** @throws KvError CLUSTER_NOT_READY when no worker of the role can take the request */
+  choose(role: Hop, wish: Wish): Choice {
+    const able = this.#able(role, wish);
+    const strangers = able.filter((worker) => worker !== wish.partner);
+    const fresh = strangers.filter((worker) => !wish.tried.has(worker));
+    const candidates = [fresh, strangers, able].find((list) => list.length > 0);
+    if (candidates === undefined) {
+      throw new KvError("CLUSTER_NOT_READY", { why: `no ${role} worker can take the request now` });
+    }
+    const policy = this.#policies[role];
+    const worker = policy.choose(candidates);
+    worker.inFlight += 1;
+    worker.breaker.started();
+    let finished = false;
+    return {
+      worker,
+      finish: () => {
+        if (finished) return;
+        finished = true;
+        worker.inFlight -= 1;
+        worker.breaker.ended();
+        policy.finish(worker);
+      },
+    };
+  }
+
+  /** Models of all ready workers, each name once. */
+  get models(): readonly ServedModel[] {
+    const byId = new Map<string, ServedModel>();
+    for (const worker of this.workers) {
+      for (const model of worker.preparation?.models ?? []) if (!byId.has(model.id)) byId.set(model.id, model);
+    }
+    return [...byId.values()];
+  }
+
+  /** Whether each role serves at most one name: then it does not matter which one a request gives (S123). */
+  get servesOneModel(): boolean {
+    return namesOf(this.#groups.context).size <= 1 && namesOf(this.#groups.generation).size <= 1;
+  }
+
+  async close(): Promise<void> {
+    await this.#prober.stop();
+    await Promise.all(this.workers.map((worker) => worker.close()));
+  }
+
+  #able(role: Hop, wish: Wish): UpstreamWorker[] {
+    const group = this.#groups[role];
+    const { model } = wish;
+    // Behind one served name the workers' own names may differ (S169), so names only count where a role has several.
+    const byName = model !== undefined && namesOf(group).size > 1;
+    return group.filter((worker) => worker.canTakeRequests && (!byName || serves(worker, model)));
+  }
+
+  #missingRoles(): Hop[] {
+    const roles: readonly Hop[] = ["context", "generation"];
+    return roles.filter((role) => {
+      const group = this.#groups[role];
+      return group.length > 0 && !group.some((worker) => worker.state === "ready");
+    });
+  }
+
+  #unready(): string[] {
+    return this.workers
+      .filter((worker) => worker.state !== "ready")
+      .map((worker) => `${[...worker.roles].join("+")} ${worker.url} (${worker.reason})`);
+  }
+
+  #changed(): void {
+    if (this.workers.every((worker) => worker.state === "ready")) this.#onAllReady?.();
+  }
+}
+
+function listWorkers(options: FleetOptions): UpstreamWorker[] {
+  const roles = new Map<string, Set<Hop>>();
+  const addresses = new Map<string, (typeof options.context.servers)[number]>();
+  for (const role of ["context", "generation"] as const) {
+    for (const address of options[role].servers) {
+      addresses.set(address.origin, addresses.get(address.origin) ?? address);
+      roles.set(address.origin, (roles.get(address.origin) ?? new Set()).add(role));
+    }
+  }
+  return [...addresses.values()].map(
+    (address, position) =>
+      new UpstreamWorker(address, {
+        position,
+        roles: roles.get(address.origin) ?? new Set(),
+        clock: options.clock,
+      }),
+  );
+}
+
+const serves = (worker: UpstreamWorker, model: string | undefined): boolean => {
+  const models = worker.preparation?.models ?? [];
+  return models.length === 0 || models.some(({ id }) => id === model);
+};
+
+function namesOf(group: readonly UpstreamWorker[]): Set<string> {
+  return new Set(group.flatMap((worker) => worker.preparation?.models.map(({ id }) => id) ?? []));
+}

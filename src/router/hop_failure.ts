@@ -1,0 +1,152 @@
+import { KvError } from "../errors.ts";
+import { type ErrorAnswer, type ErrorPlace, errorBody, type Hop } from "../openai/index.ts";
+import type { Answer } from "./exchange.ts";
+import type { UpstreamWorker } from "./upstream_worker.ts";
+
+/**
+ * What can be done about a failed hop, as long as the client has no byte of an answer:
+ * `retry` at another worker, or at the same one if it is the only one · `elsewhere` only at another one, because this one is full ·
+ * `prefill_again` because the hand-off is dead, whoever fetches it · `final`: the request itself is at fault.
+ */
+export type Verdict = "retry" | "elsewhere" | "prefill_again" | "final";
+
+/** What a worker said when it refused: passed on to the client with the worker's status (S123-S126). */
+export interface WorkerWords {
+  readonly status: number;
+  readonly message: string;
+  readonly code: string | undefined;
+  readonly type: string | undefined;
+  readonly param: string | null;
+  readonly retryAfter: string | undefined;
+}
+
+/** One hop that brought no usable answer. */
+export class HopFailure extends Error {
+  override readonly name = "HopFailure";
+  readonly hop: Hop;
+  readonly worker: UpstreamWorker;
+  readonly verdict: Verdict;
+  readonly error: KvError;
+  readonly words: WorkerWords | undefined;
+
+  constructor(fields: {
+    readonly hop: Hop;
+    readonly worker: UpstreamWorker;
+    readonly verdict: Verdict;
+    readonly error: KvError;
+    readonly words?: WorkerWords;
+  }) {
+    super(fields.error.message, { cause: fields.error });
+    this.hop = fields.hop;
+    this.worker = fields.worker;
+    this.verdict = fields.verdict;
+    this.error = fields.error;
+    this.words = fields.words;
+  }
+
+  /** How the client hears of it when nothing more can be tried. */
+  toAnswer(requestId: string): ErrorAnswer {
+    const place: ErrorPlace = { requestId, hop: this.hop, worker: this.worker.url };
+    const ours = errorBody(this.error, place);
+    const { words } = this;
+    if (words === undefined || !isPassedOn(words.status)) return ours;
+    return {
+      status: words.status,
+      headers: {
+        "x-request-id": requestId,
+        ...(words.status === 429 || words.status === 503 ? { "retry-after": words.retryAfter ?? "1" } : {}),
+      },
+      body: {
+        error: {
+          ...ours.body.error,
+          message: words.message,
+          type: words.type ?? typeOf(words.status),
+          code: words.code ?? ours.body.error.code,
+          param: words.param,
+        },
+      },
+    };
+  }
+}
+
+/** Statuses that mean to the client what they mean to us; every other 5xx of a worker is our 502 (S125). */
+const isPassedOn = (status: number): boolean => (status >= 400 && status < 500) || status === 503 || status === 504;
+
+const typeOf = (status: number): string =>
+  status === 429 ? "rate_limit_error" : status >= 500 ? "server_error" : "invalid_request_error";
+
+/** Codes of our workers that say: this hand-off brings no KV any more (src/errors.ts, scope transfer or peer). */
+const deadHandoff: ReadonlySet<string> = new Set([
+  "no_offer",
+  "gone",
+  "busy",
+  "bad_token",
+  "stale_epoch",
+  "offer_expired",
+  "lease_expired",
+  "sender_aborted",
+  "receiver_failed",
+  "copy_failed",
+  "transfer_timeout",
+  "peer_unreachable",
+  "peer_lost",
+  "protocol",
+]);
+
+/** The failure that a worker's answer with another status than 200 is. */
+export function failureOfAnswer(hop: Hop, worker: UpstreamWorker, answer: Answer): HopFailure {
+  const words = wordsOf(answer);
+  const details = { worker: worker.url, status: words.status, text: words.message };
+  return new HopFailure({
+    hop,
+    worker,
+    verdict: verdictOf(hop, words),
+    error: new KvError("WORKER_FAILED", details),
+    words,
+  });
+}
+
+function verdictOf(hop: Hop, words: WorkerWords): Verdict {
+  if (hop === "generation" && words.code !== undefined && deadHandoff.has(words.code)) return "prefill_again";
+  if (words.status === 429) return "elsewhere";
+  return words.status >= 400 && words.status < 500 ? "final" : "retry";
+}
+
+const MESSAGE_CHARS_MAX = 2048;
+
+/** Reads the error body of our workers, of trtllm-serve (`{object: "error", message, type}`), of FastAPI (`{detail}`), or plain text. */
+export function wordsOf(answer: Answer): WorkerWords {
+  const text = answer.body.toString("utf8", 0, 64 * 1024);
+  const body = parsed(text);
+  const inner = objectIn(body, "error") ?? body;
+  const message = stringIn(inner, "message") ?? stringIn(inner, "detail") ?? (text.trim() || "(no text)");
+  const retryAfter = answer.headers["retry-after"];
+  return {
+    status: answer.status,
+    message: message.slice(0, MESSAGE_CHARS_MAX),
+    code: stringIn(inner, "code"),
+    type: stringIn(inner, "type"),
+    param: stringIn(inner, "param") ?? null,
+    retryAfter: typeof retryAfter === "string" ? retryAfter : undefined,
+  };
+}
+
+type Fields = Readonly<Record<string, unknown>>;
+
+function parsed(text: string): Fields | undefined {
+  try {
+    return asFields(JSON.parse(text));
+  } catch {
+    return undefined;
+  }
+}
+
+const asFields = (value: unknown): Fields | undefined =>
+  typeof value === "object" && value !== null ? (value as Fields) : undefined;
+
+const objectIn = (fields: Fields | undefined, key: string): Fields | undefined => asFields(fields?.[key]);
+
+function stringIn(fields: Fields | undefined, key: string): string | undefined {
+  const value = fields?.[key];
+  return typeof value === "string" ? value : undefined;
+}

@@ -1,0 +1,33 @@
+import { stringifyBody } from "../../openai/index.ts";
+import { finishWithAnswer } from "../finish_answer.ts";
+import type { RoutedCall } from "../routed_call.ts";
+import type { UpstreamParts, UpstreamProtocol } from "../upstream.ts";
+import type { UpstreamWorker } from "../upstream_worker.ts";
+
+/** Prefill and decode on one worker, without a hand-off: for a router that has workers of one role only, or one for both roles. */
+export class Aggregated implements UpstreamProtocol {
+  readonly name = "aggregated";
+  readonly #parts: UpstreamParts;
+
+  constructor(parts: UpstreamParts) {
+    this.#parts = parts;
+  }
+
+  serve(call: RoutedCall): Promise<void> {
+    const { retries, hops, fleet } = this.#parts;
+    const role = fleet.group("generation").length > 0 ? "generation" : "context";
+    const wish = { model: call.request.model ?? undefined, tried: new Set<UpstreamWorker>() };
+    const body = stringifyBody(call.body);
+    return retries.run(role, call, wish, async (worker, isRetry) => {
+      if (role === "generation") {
+        call.trace.generationWorker = worker.url;
+        call.trace.generationTries += 1;
+      } else {
+        call.trace.contextWorker = worker.url;
+        call.trace.contextTries += 1;
+      }
+      const target = call.request.stream === true ? { target: call.answer } : {};
+      finishWithAnswer(call, await hops.run(role, call, worker, { body, isRetry, ...target }));
+    });
+  }
+}

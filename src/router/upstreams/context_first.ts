@@ -1,0 +1,183 @@
+import { KvError } from "../../errors.ts";
+import { type JsonObject, stringifyBody } from "../../openai/index.ts";
+import { type ContextOutcome, type Handoff, readContextReply } from "../context_reply.ts";
+import { finishWithAnswer, finishWithFirstToken } from "../finish_answer.ts";
+import { HopFailure } from "../hop_failure.ts";
+import { type RoutedCall, refuseSeveralAnswers } from "../routed_call.ts";
+import type { UpstreamParts, UpstreamProtocol } from "../upstream.ts";
+import type { UpstreamWorker } from "../upstream_worker.ts";
+
+/** State of one call: workers that failed it, and the KV that waits for it. */
+interface Progress {
+  readonly call: RoutedCall;
+  readonly contextTried: Set<UpstreamWorker>;
+  readonly generationTried: Set<UpstreamWorker>;
+  handoff: Handoff | undefined;
+}
+
+/**
+ * The flow of trtllm-serve (trtllm-protocol.md section 2.2): the context worker computes the prompt and the first token and answers
+ * with where the KV lies; the generation worker gets that, fetches the KV and goes on.
+ */
+export class ContextFirst implements UpstreamProtocol {
+  readonly name = "trtllm-context-first";
+  readonly #parts: UpstreamParts;
+
+  constructor(parts: UpstreamParts) {
+    this.#parts = parts;
+  }
+
+  async serve(call: RoutedCall): Promise<void> {
+    refuseSeveralAnswers(call.request);
+    const progress: Progress = {
+      call,
+      contextTried: new Set(),
+      generationTried: new Set(),
+      handoff: undefined,
+    };
+    try {
+      for (let prefills = 1; ; prefills++) {
+        try {
+          await this.#generateSomewhere(progress);
+          progress.handoff = undefined;
+          return;
+        } catch (error) {
+          const isDead = error instanceof HopFailure && error.verdict === "prefill_again";
+          if (!isDead || call.answer.started || call.signal.aborted || prefills > this.#parts.maxRetries) throw error;
+          this.#dropHandoff(progress);
+        }
+      }
+    } finally {
+      this.#giveBack(progress);
+    }
+  }
+
+  /** The generation worker is reserved before the prefill, so that computed KV finds a taker (S136). */
+  #generateSomewhere(progress: Progress): Promise<void> {
+    const { call } = progress;
+    const wish = { model: call.request.model ?? undefined, tried: progress.generationTried };
+    return this.#parts.retries.run("generation", call, wish, async (worker, isRetry) => {
+      if (isExpired(progress.handoff, this.#parts.clock.nowMs())) this.#giveBack(progress);
+      if (progress.handoff === undefined) {
+        const outcome = await this.#prefillSomewhere(progress, worker);
+        if (outcome.kind === "final") {
+          finishWithFirstToken(call, outcome.reply);
+          return;
+        }
+        progress.handoff = outcome.handoff;
+      }
+      await this.#generate(progress, progress.handoff, worker, isRetry);
+    });
+  }
+
+  #prefillSomewhere(progress: Progress, partner: UpstreamWorker): Promise<ContextOutcome> {
+    const { call } = progress;
+    const wish = { model: call.request.model ?? undefined, tried: progress.contextTried, partner };
+    return this.#parts.retries.run("context", call, wish, (worker, isRetry) => this.#prefill(call, worker, isRetry));
+  }
+
+  async #prefill(call: RoutedCall, worker: UpstreamWorker, isRetry: boolean): Promise<ContextOutcome> {
+    const { hops, ids, clock, abandon } = this.#parts;
+    call.trace.contextWorker = worker.url;
+    call.trace.contextTries += 1;
+    const disaggRequestId = this.#allKnowIds(worker) ? ids.next() : undefined;
+    let wasSent = false;
+    let isAnswered = false;
+    try {
+      const answer = await hops.run("context", call, worker, {
+        body: contextBody(call.body, disaggRequestId),
+        isRetry,
+        onSend: () => {
+          wasSent = true;
+        },
+      });
+      const outcome = readContextReply(worker, answer, { disaggRequestId, nowMs: clock.nowMs() });
+      isAnswered = true;
+      return outcome;
+    } catch (error) {
+      isAnswered ||= error instanceof HopFailure && error.words !== undefined;
+      throw error;
+    } finally {
+      // No reply, or none that names its KV: the worker may hold some all the same.
+      if (wasSent && !isAnswered && !call.sharesId()) abandon.request(worker, call.id);
+    }
+  }
+
+  async #generate(progress: Progress, handoff: Handoff, worker: UpstreamWorker, isRetry: boolean): Promise<void> {
+    const { call } = progress;
+    call.trace.generationWorker = worker.url;
+    call.trace.generationTries += 1;
+    const answer = await this.#parts.hops.run("generation", call, worker, {
+      body: generationBody(call, handoff, worker),
+      isRetry,
+      onSend: () => {
+        if (isExpired(handoff, this.#parts.clock.nowMs())) throw expiredFailure(handoff, worker);
+      },
+      ...(call.request.stream === true ? { target: call.answer } : {}),
+    });
+    finishWithAnswer(call, answer);
+  }
+
+  /** The generation worker gets the id back out of the reply, so both sides have to know it. */
+  #allKnowIds(context: UpstreamWorker): boolean {
+    const knows = (worker: UpstreamWorker): boolean => worker.preparation?.knowsDisaggRequestId ?? true;
+    return knows(context) && this.#parts.fleet.group("generation").every(knows);
+  }
+
+  /** After the generation worker could not fetch: another context worker is the better try, as this one may be the cause. */
+  #dropHandoff(progress: Progress): void {
+    if (progress.handoff !== undefined) progress.contextTried.add(progress.handoff.worker);
+    this.#giveBack(progress);
+  }
+
+  #giveBack(progress: Progress): void {
+    if (progress.handoff !== undefined) this.#parts.abandon.handoff(progress.handoff, progress.call.id);
+    progress.handoff = undefined;
+  }
+}
+
+const isExpired = (handoff: Handoff | undefined, nowMs: number): boolean =>
+  handoff?.expiresMs !== undefined && nowMs >= handoff.expiresMs;
+
+function expiredFailure(handoff: Handoff, worker: UpstreamWorker): HopFailure {
+  const details = { worker: handoff.worker.url, ms: handoff.offerMs ?? 0 };
+  return new HopFailure({
+    hop: "generation",
+    worker,
+    verdict: "prefill_again",
+    error: new KvError("HANDOFF_EXPIRED", details),
+  });
+}
+
+/** The client's body as a context worker gets it: never a stream, one token, and the id both workers use. */
+export function contextBody(body: JsonObject, disaggRequestId: bigint | undefined): string {
+  const { stream_options: _options, ...rest } = body;
+  return stringifyBody({
+    ...rest,
+    stream: false,
+    disaggregated_params: {
+      request_type: "context_only",
+      ...(disaggRequestId === undefined ? {} : { disagg_request_id: disaggRequestId }),
+    },
+  });
+}
+
+/** The client's body as a generation worker gets it: with the prompt's ids, so that it never tokenises, and where the KV lies. */
+export function generationBody(
+  call: Pick<RoutedCall, "body" | "kind">,
+  handoff: Pick<Handoff, "params" | "promptTokenIds" | "usage">,
+  worker: Pick<UpstreamWorker, "isKvt">,
+): string {
+  const { promptTokenIds: ids } = handoff;
+  const prompt = ids === undefined ? {} : call.kind === "chat" ? { prompt_token_ids: ids } : { prompt: ids };
+  return stringifyBody({
+    ...call.body,
+    ...prompt,
+    disaggregated_params: {
+      ...handoff.params,
+      request_type: "generation_only",
+      // Only the context worker knows how much of the prompt was cached (section 4.5).
+      ...(worker.isKvt && handoff.usage ? { ctx_usage: handoff.usage } : {}),
+    },
+  });
+}

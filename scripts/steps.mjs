@@ -1,0 +1,81 @@
+// How the scripts talk: one line a step with the time it took; a program's own output only when it fails or KVT_VERBOSE=1.
+import { spawn } from "node:child_process";
+
+const tty = process.stdout.isTTY === true && process.env.CI === undefined;
+const verbose = process.env.KVT_VERBOSE === "1";
+const TAIL_LINES = 60;
+
+/** A failure that is told in sentences, without a stack. */
+export class Told extends Error {}
+
+export const seconds = (ms) =>
+  ms < 59_500 ? `${(ms / 1000).toFixed(1)} s` : `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
+
+/**
+ * Runs `work` as one visible step. `work` gets `say(text)` for what is going on right now (shown on a terminal only); a string
+ * it returns is put behind the title.
+ */
+export async function step(title, work) {
+  const started = Date.now();
+  let now = "";
+  const draw = () =>
+    process.stdout.write(`\r\x1b[2K… ${title}  ${seconds(Date.now() - started)}${now === "" ? "" : `  ${now}`}`);
+  const ticking = tty && !verbose ? setInterval(draw, 200) : undefined;
+  const done = (mark, note) => {
+    clearInterval(ticking);
+    process.stdout.write(
+      `${ticking === undefined ? "" : "\r\x1b[2K"}${mark} ${title}${note ? `: ${note}` : ""}  (${seconds(Date.now() - started)})\n`,
+    );
+  };
+  try {
+    const result = await work((text) => {
+      now = text.slice(0, 60);
+    });
+    done("✓", typeof result === "string" ? result : "");
+    return result;
+  } catch (error) {
+    done("✗", "");
+    throw error;
+  }
+}
+
+/**
+ * Runs a program to its end and gives its output. `show: true` passes the output on as it comes.
+ * @throws Told with the last lines of the output when the program fails, unless `mayFail`
+ */
+export function run(command, args, { cwd, env, onLine, show = verbose, mayFail = false, timeoutMs } = {}) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, { cwd, env: env ?? process.env, stdio: ["ignore", "pipe", "pipe"] });
+    const timer = timeoutMs === undefined ? undefined : setTimeout(() => child.kill("SIGKILL"), timeoutMs);
+    let output = "";
+    let rest = "";
+    const take = (chunk) => {
+      const text = chunk.toString();
+      output += text;
+      if (show) process.stdout.write(text);
+      if (onLine === undefined) return;
+      const lines = (rest + text).split(/\r?\n|\r/);
+      rest = lines.pop() ?? "";
+      for (const line of lines) onLine(line);
+    };
+    child.stdout.on("data", take);
+    child.stderr.on("data", take);
+    child.on("error", (error) => reject(new Told(`${command} can't be started: ${error.message}`)));
+    child.on("close", (code, signal) => {
+      clearTimeout(timer);
+      if (code === 0 || mayFail) return resolve({ code: code ?? 1, signal, output });
+      const tail = show ? "" : `\n${output.trimEnd().split("\n").slice(-TAIL_LINES).join("\n")}`;
+      reject(new Told(`\`${[command, ...args].join(" ")}\` ended with ${signal ?? `code ${code}`}${tail}`));
+    });
+  });
+}
+
+/** Runs a script's body; a Told failure is printed as it is and ends with code 1, anything else is a defect and shows its stack. */
+export async function main(body) {
+  try {
+    process.exitCode = (await body()) ?? process.exitCode ?? 0;
+  } catch (error) {
+    console.error(error instanceof Told ? error.message : error);
+    process.exitCode = 1;
+  }
+}

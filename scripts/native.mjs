@@ -5,15 +5,12 @@
 // Needs no header download: package.json `binary.napi_versions` makes cmake-js use the Node-API headers that npm installed.
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
-import { availableParallelism, freemem } from "node:os";
 import { join, relative, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { main, run, step, Told } from "./steps.mjs";
-import { provideCmake, requireCompiler } from "./toolchain.mjs";
+import { buildJobs, provideCmake, requireCompiler } from "./toolchain.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-/** The heaviest file of native/engine takes about this much while it compiles. */
-const BYTES_PER_COMPILER = 1.2e9;
 
 /** @returns {Promise<string>} the addon's path, relative to the working directory */
 export async function buildNative({ out = join(root, "build"), copyTo, fresh = false, defines = [] } = {}) {
@@ -22,7 +19,6 @@ export async function buildNative({ out = join(root, "build"), copyTo, fresh = f
   return step("native addon", async (say) => {
     const cmake = await provideCmake(root, say);
     if (fresh || foreignBuild(out)) rmSync(out, { recursive: true, force: true });
-    const jobs = Math.max(1, Math.min(availableParallelism(), Math.floor(freemem() / BYTES_PER_COMPILER)));
     const args = [
       cmakeJs,
       "build",
@@ -37,7 +33,7 @@ export async function buildNative({ out = join(root, "build"), copyTo, fresh = f
       "--cxx",
       compiler,
       "--parallel",
-      String(jobs),
+      String(buildJobs()),
       ...defines,
     ];
     await run(process.execPath, args, {

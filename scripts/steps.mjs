@@ -13,7 +13,7 @@ export const seconds = (ms) =>
 
 /**
  * Runs `work` as one visible step. `work` gets `say(text)` for what is going on right now (shown on a terminal only); a string
- * it returns is put behind the title.
+ * it returns is put behind the title, as is the `note` of an object `{ note, failed }`, which may also say that it failed.
  */
 export async function step(title, work) {
   const started = Date.now();
@@ -31,7 +31,8 @@ export async function step(title, work) {
     const result = await work((text) => {
       now = text.slice(0, 60);
     });
-    done("✓", typeof result === "string" ? result : "");
+    if (typeof result === "string") done("✓", result);
+    else done(result?.failed ? "✗" : "✓", result?.note ?? "");
     return result;
   } catch (error) {
     done("✗", "");

@@ -1,6 +1,7 @@
 // What a native build needs beyond Node: a C++20 compiler, make or ninja, and CMake. Each is looked for; only CMake is brought.
 import { spawnSync } from "node:child_process";
 import { accessSync, constants, existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { availableParallelism, freemem } from "node:os";
 import { delimiter, join } from "node:path";
 import { run, Told } from "./steps.mjs";
 
@@ -8,6 +9,13 @@ const CMAKE_MIN = [3, 18];
 /** Only one version of these is known to work here; both bring the same upstream binaries. */
 const CMAKE_PIP = "cmake>=3.25,<5";
 const CMAKE_NPM_VERSION = "4.0.2";
+
+/** The heaviest file of native/engine takes about this much while it compiles. */
+const BYTES_PER_COMPILER = 1.2e9;
+
+/** Compilers to run at once: one a core, as far as memory goes. */
+export const buildJobs = () =>
+  Math.max(1, Math.min(availableParallelism(), Math.floor(freemem() / BYTES_PER_COMPILER)));
 
 export function onPath(name) {
   if (name.includes("/")) return existsSync(name) ? name : undefined;

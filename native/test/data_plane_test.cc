@@ -1,0 +1,230 @@
+#include "dataplane/data_plane.h"
+
+#include <condition_variable>
+#include <cstdlib>
+#include <filesystem>
+
+#include "check.h"
+
+using namespace kvt;
+
+namespace {
+
+constexpr BootNanos Millis(int64_t millis) { return millis * kNanosPerMilli; }
+
+// A data plane with a consumer that waits, in JavaScript's place.
+class Plane {
+ public:
+  explicit Plane(const std::string& directory, uint32_t blocks = 64, Geometry geometry = {4, 2, 2, 32, 128}) {
+    DataPlane::Options options;
+    options.geometry = geometry;
+    options.blocks = blocks;
+    options.socket_directory = directory;
+    options.epoch = 7;
+    options.crew = &CopyCrew::OfProcess();
+    plane = std::move(DataPlane::Start(std::move(options), [this] { Notify(); }).value());
+    WaitFor([this] { return plane->phase() != DataPlane::Phase::kOpening; });
+  }
+  ~Plane() { plane.reset(); }
+
+  void Notify() {
+    const std::lock_guard lock(mutex_);
+    ++notified_;
+    changed_.notify_all();
+  }
+
+  template <typename Condition>
+  void WaitFor(Condition condition) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, condition);
+  }
+
+  // The next completion of this kind; others are kept for later calls.
+  Record Next(CompletionKind kind) {
+    for (;;) {
+      for (auto record = seen_.begin(); record != seen_.end(); ++record) {
+        if ((*record)[0] != static_cast<double>(kind)) continue;
+        const Record found = *record;
+        seen_.erase(record);
+        return found;
+      }
+      uint64_t before = 0;
+      {
+        const std::lock_guard lock(mutex_);
+        before = notified_;
+      }
+      std::vector<Record> batch(64);
+      const size_t taken = plane->Take(batch);
+      seen_.insert(seen_.end(), batch.begin(), batch.begin() + static_cast<std::ptrdiff_t>(taken));
+      if (taken > 0) continue;
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return notified_ != before; });
+    }
+  }
+
+  void Do(Command::Kind kind, uint64_t id, BootNanos when = 0) {
+    Command command;
+    command.kind = kind;
+    command.id = id;
+    command.when = when;
+    plane->Submit(std::move(command));
+  }
+  int Reach(uint64_t peer, const Plane& other) {
+    Command command;
+    command.kind = Command::Kind::kReach;
+    command.id = peer;
+    command.descriptor = other.plane->descriptor();
+    command.when = BootNow() + Millis(10'000);
+    plane->Submit(std::move(command));
+    return static_cast<int>(Next(CompletionKind::kReached)[2]);
+  }
+  void Post(uint64_t job, uint64_t peer, std::vector<uint32_t> source, std::vector<uint32_t> target,
+            TokenRange tokens, BootNanos deadline = kNever) {
+    Command command;
+    command.kind = Command::Kind::kPost;
+    command.id = job;
+    command.peer = peer;
+    command.when = deadline;
+    command.transfer = std::make_unique<Transfer>();
+    command.transfer->source_blocks = std::move(source);
+    command.transfer->target_blocks = std::move(target);
+    command.transfer->tokens = tokens;
+    command.transfer->posted = BootNow();
+    plane->Submit(std::move(command));
+  }
+
+  std::unique_ptr<DataPlane> plane;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  uint64_t notified_ = 0;
+  std::deque<Record> seen_;
+};
+
+struct Directory {
+  Directory() {
+    char name[] = "/tmp/kvt-plane-XXXXXX";
+    path = mkdtemp(name);
+  }
+  ~Directory() { std::filesystem::remove_all(path); }
+  std::string path;
+};
+
+}  // namespace
+
+TEST("bytes cross from pool to pool by reach and post, small jobs and large ones") {
+  const Directory directory;
+  Plane source(directory.path);
+  Plane target(directory.path);
+  std::byte* from = source.plane->pool()->data();
+  std::byte* to = target.plane->pool()->data();
+  for (size_t index = 0; index < source.plane->pool()->bytes(); ++index)
+    from[index] = static_cast<std::byte>(index % 251);
+  CHECK_EQ(target.Reach(1, source), 0);
+  const uint64_t block = Geometry{4, 2, 2, 32, 128}.BlockBytes();
+  target.Post(1, 1, {5}, {9}, {0, 32});
+  CHECK_EQ(target.Next(CompletionKind::kJob)[2], 0.0);
+  target.Next(CompletionKind::kJobQuiet);
+  CHECK_EQ(memcmp(to + 9 * block, from + 5 * block, block), 0);
+  std::vector<uint32_t> all(64);
+  std::vector<uint32_t> reversed(64);
+  for (uint32_t index = 0; index < 64; ++index) {
+    all[index] = index;
+    reversed[index] = 63 - index;
+  }
+  target.Post(2, 1, all, reversed, {0, 2048});
+  const Record job = target.Next(CompletionKind::kJob);
+  CHECK_EQ(job[2], 0.0);
+  CHECK_EQ(job[3], static_cast<double>(64 * block));
+  for (uint32_t index = 0; index < 64; ++index) {
+    CHECK_EQ(memcmp(to + (63 - index) * block, from + index * block, block), 0);
+  }
+}
+
+TEST("a deadline ends a job at once, quiet follows, and later jobs are served") {
+  const Directory directory;
+  Plane source(directory.path, 2048);
+  Plane target(directory.path, 2048);
+  CHECK_EQ(target.Reach(1, source), 0);
+  std::vector<uint32_t> all(2048);
+  for (uint32_t index = 0; index < 2048; ++index) all[index] = index ^ 1;
+  target.Post(1, 1, all, all, {0, 2048 * 32}, BootNow());
+  CHECK_EQ(target.Next(CompletionKind::kJob)[2], static_cast<double>(JobStatus::kTimedOut));
+  CHECK_EQ(target.Next(CompletionKind::kJobQuiet)[1], 1.0);
+  target.Post(2, 1, all, all, {0, 2048 * 32});
+  CHECK_EQ(target.Next(CompletionKind::kJob)[2], 0.0);
+}
+
+TEST("leases and timers of a sleeping owner end by themselves, and none too early") {
+  const Directory directory;
+  Plane plane(directory.path);
+  plane.Do(Command::Kind::kGrant, 1, Millis(30));
+  const double end = plane.Next(CompletionKind::kGranted)[6];
+  const BootNanos at = BootNow() + Millis(10);
+  plane.Do(Command::Kind::kSetTimer, 2, at);
+  CHECK(plane.Next(CompletionKind::kTimer)[6] >= ToMillis(at));
+  CHECK(plane.Next(CompletionKind::kLeaseOver)[6] >= end);
+}
+
+TEST("more completions than the ring holds all arrive when nobody reads for a while") {
+  const Directory directory;
+  Plane plane(directory.path);
+  constexpr uint64_t kTimers = 3 * CompletionRing::kCapacity;
+  for (uint64_t timer = 0; timer < kTimers; ++timer) plane.Do(Command::Kind::kSetTimer, timer, 1);
+  std::vector<bool> seen(kTimers);
+  for (uint64_t count = 0; count < kTimers; ++count) {
+    seen[static_cast<size_t>(plane.Next(CompletionKind::kTimer)[1])] = true;
+  }
+  CHECK(std::find(seen.begin(), seen.end(), false) == seen.end());
+}
+
+TEST("closing ends a running job as cancelled, tells that it is quiet, and then ends the owner") {
+  const Directory directory;
+  Plane source(directory.path, 2048);
+  Plane target(directory.path, 2048);
+  CHECK_EQ(target.Reach(1, source), 0);
+  std::vector<uint32_t> all(2048);
+  for (uint32_t index = 0; index < 2048; ++index) all[index] = index ^ 1;
+  target.Post(1, 1, all, all, {0, 2048 * 32});
+  target.Do(Command::Kind::kClose, 0);
+  target.Next(CompletionKind::kJob);
+  target.Next(CompletionKind::kJobQuiet);
+  target.WaitFor([&] { return target.plane->phase() == DataPlane::Phase::kClosed; });
+}
+
+TEST("a plane destroyed at any moment of its life joins its threads") {
+  const Directory directory;
+  Plane source(directory.path, 512);
+  for (int round = 0; round < 20; ++round) {
+    Plane target(directory.path, 512);
+    Command command;
+    command.kind = Command::Kind::kReach;
+    command.id = 1;
+    command.descriptor = source.plane->descriptor();
+    command.when = BootNow() + Millis(10'000);
+    target.plane->Submit(std::move(command));
+    if (round % 2 == 0) target.Next(CompletionKind::kReached);
+    std::vector<uint32_t> all(512);
+    for (uint32_t index = 0; index < 512; ++index) all[index] = index ^ 1;
+    target.Post(1, 1, all, all, {0, 512 * 32});
+  }
+}
+
+TEST("a socket directory of another kind fails the opening with its reason") {
+  DataPlane::Options options;
+  options.geometry = {1, 1, 1, 1, 64};
+  options.blocks = 1;
+  options.socket_directory = "/dev/null";
+  options.crew = &CopyCrew::OfProcess();
+  std::atomic<bool> told{false};
+  auto plane = std::move(DataPlane::Start(std::move(options), [&] {
+                           told.store(true);
+                           told.notify_all();
+                         }).value());
+  told.wait(false);
+  CHECK(plane->phase() == DataPlane::Phase::kFailed);
+  CHECK(plane->error().code == ErrorCode::kSocketDirRefused);
+}
+
+KVT_TEST_MAIN

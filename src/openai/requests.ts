@@ -54,6 +54,7 @@ const role = z.enum(["system", "developer", "user", "assistant"], {
   error: "must be system, developer, user or assistant (this worker does not parse or render tool calls)",
 });
 
+/** One message of a chat request. */
 export const ChatMessage = z.strictObject({
   role,
   content: z

@@ -1,17 +1,20 @@
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { fieldNotes, fieldTable } from "../../../src/openai/fields.ts";
+import { fieldNotes } from "../../../src/openai/fields.ts";
 import { ChatCompletionRequest, ChatMessage, CompletionRequest } from "../../../src/openai/index.ts";
 
 const page = readFileSync(new URL("../../../docs/openai.md", import.meta.url), "utf8");
 
-/** The table that stands under a heading. */
-const tableUnder = (heading: string): string => {
+/** The rows of the table that stands under a heading, as lists of cells. */
+const rowsUnder = (heading: string): string[][] => {
   const section = page.split(`## ${heading}\n`)[1]?.split("\n## ")[0] ?? "";
-  return section
-    .split("\n")
-    .filter((line) => line.startsWith("|"))
-    .join("\n");
+  const rows = section.split("\n").filter((line) => line.startsWith("| `"));
+  return rows.map((row) =>
+    row
+      .split("|")
+      .slice(1, -1)
+      .map((cell) => cell.trim()),
+  );
 };
 
 test.each([
@@ -19,7 +22,8 @@ test.each([
   ["POST /v1/chat/completions", ChatCompletionRequest],
   ["Fields of a message", ChatMessage],
 ] as const)("docs/openai.md lists the fields of %s exactly as the schema has them", (heading, schema) => {
-  expect(tableUnder(heading)).toBe(fieldTable(schema));
+  const wanted = [...fieldNotes(schema)].map(([name, field]) => [`\`${name}\``, field?.verdict, field?.note]);
+  expect(rowsUnder(heading)).toEqual(wanted);
 });
 
 test("every field has a verdict", () => {

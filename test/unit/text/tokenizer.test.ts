@@ -142,7 +142,23 @@ const pairs = [..."abc ".replace(" ", "\u0120"), "1", "2", "\u010a", "!", "."];
 const everyPair = pairs.flatMap((left) => pairs.map((right) => `${left} ${right}`));
 const everyTriple = pairs.flatMap((left) => pairs.flatMap((right) => pairs.map((last) => `${left}${right} ${last}`)));
 
+interface PreTokenizerCase {
+  readonly text: string;
+  readonly ids: Readonly<Record<string, readonly number[]>>;
+}
+
 describe("pre-tokenizers", () => {
+  test.each(["gpt2", "smollm", "llama-bpe", "qwen2"])(
+    "%s gives the ids of the Rust library on texts of all scripts",
+    (pre) => {
+      const fixture = new URL("../../fixtures/pre_tokenizers.json", import.meta.url);
+      const { cases } = JSON.parse(readFileSync(fixture, "utf8")) as { cases: PreTokenizerCase[] };
+      const some = Tokenizer.fromMetadata({ ...metadata, "tokenizer.ggml.pre": pre });
+      expect(cases.length).toBeGreaterThan(50);
+      for (const { text, ids } of cases) expect(some.encode(text, { specials: true }), text).toEqual(ids[pre]);
+    },
+  );
+
   const words = (pre: string, text: string): string[] => {
     const kind = Tokenizer.fromMetadata(syntheticMetadata(pre, [...everyPair, ...everyTriple]));
     return kind.encode(text, { specials: false }).map((id) => kind.decode([id]));
@@ -183,12 +199,18 @@ describe("pre-tokenizers", () => {
     ["a type is missing", { "tokenizer.ggml.token_type": [1, 1] }],
     ["a merge gives no token", { "tokenizer.ggml.merges": ["a z"] }],
     ["a merge has no space", { "tokenizer.ggml.merges": ["az"] }],
-    ["a byte has no token", { "tokenizer.ggml.tokens": Array.from({ length: 259 }, (_, id) => `t${id}`) }],
     ["the end token is outside", { "tokenizer.ggml.eos_token_id": 100_000 }],
   ])("%s: refused as TOKENIZER_BROKEN", (_, change) => {
     expect(() => Tokenizer.fromMetadata({ ...syntheticMetadata("gpt2", []), ...change })).toThrow(
       expect.objectContaining({ code: "TOKENIZER_BROKEN" }),
     );
+  });
+
+  test("a byte without a token is left out, as the model's original tokenizer does", () => {
+    const whole = syntheticMetadata("gpt2", []);
+    const tokens = (whole["tokenizer.ggml.tokens"] as string[]).with(4, "unreachable");
+    const some = Tokenizer.fromMetadata({ ...whole, "tokenizer.ggml.tokens": tokens });
+    expect(some.decode(some.encode("a\u0004b", { specials: true }))).toBe("ab");
   });
 
   test("user-defined tokens are tokens in any text, control tokens only where asked for", () => {

@@ -1,9 +1,6 @@
 #include "addon/dataplane_binding.h"
-#include "addon/napi_setup.h"
-#if __has_include("addon/engine_binding.h")
 #include "addon/engine_binding.h"
-#define KVT_WITH_ENGINE
-#endif
+#include "addon/napi_setup.h"
 
 namespace {
 
@@ -13,9 +10,7 @@ constexpr int kMirrorVersion = 1;
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("mirrorVersion", kMirrorVersion);
   kvt::RegisterDataPlane(env, exports);
-#ifdef KVT_WITH_ENGINE
   kvt::RegisterEngine(env, exports);
-#endif
   return exports;
 }
 

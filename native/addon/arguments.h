@@ -38,6 +38,13 @@ class Arguments {
     return Integer(value, name, 0, (uint64_t{1} << 53) - 1);
   }
 
+  // Any number, NaN included: whoever uses it knows its range.
+  double Real(const Napi::Value& value, const std::string& name) {
+    if (!failed_ && value.IsNumber()) return value.As<Napi::Number>().DoubleValue();
+    Fail(name, "must be a number");
+    return 0;
+  }
+
   // Any number but NaN: Infinity means no limit.
   double Millis(const Napi::Value& value, const std::string& name) {
     const double number = failed_ || !value.IsNumber() ? NAN : value.As<Napi::Number>().DoubleValue();

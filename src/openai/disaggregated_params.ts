@@ -1,11 +1,10 @@
 import { z } from "zod";
 
-const ID_ERROR = "must be an integer in 0 .. 2^64-1";
+const U64_MAX = (1n << 64n) - 1n;
 
 /** A 64-bit id: a bare JSON integer, bigint in TypeScript. `parseBody` keeps the exact value. */
 const Id64 = z
-  .union([z.int(), z.bigint()], { error: ID_ERROR })
-  .refine((value) => value >= 0n && value < 1n << 64n, ID_ERROR)
+  .union([z.int().nonnegative(), z.bigint().nonnegative().max(U64_MAX)], { error: "must be an integer in 0 .. 2^64-1" })
   .transform((value) => BigInt(value));
 
 const tokenId = z.int().nonnegative();

@@ -143,6 +143,9 @@ const sampleOf = (native: NativeSample, sampling: NativeSampling | Sampling | un
 
 /** The addon rejects with `{ code, message }`; its codes are few and belong to this file. */
 const engineError = (error: unknown, file: string): KvError => {
+  if (error instanceof TypeError) {
+    return new KvError("INVALID_ARGUMENT", { what: "an argument of the engine", why: error.message }, { cause: error });
+  }
   const { code, message } = error as { readonly code?: unknown; readonly message?: unknown };
   const why = String(message ?? error);
   switch (code) {

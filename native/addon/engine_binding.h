@@ -1,0 +1,10 @@
+#pragma once
+
+#include "addon/napi_setup.h"
+
+namespace kvt {
+
+// The engine half of src/native/binding.ts: `vectorLevel` and `loadModel`.
+void RegisterEngine(Napi::Env env, Napi::Object exports);
+
+}  // namespace kvt

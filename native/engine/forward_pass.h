@@ -1,0 +1,86 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/kernels.h"
+#include "engine/llama_model.h"
+#include "engine/thread_pool.h"
+
+namespace kvt::engine {
+
+// One token of one sequence. `table` holds the sequence's block ids in token order, up to `position` at
+// least.
+struct Row {
+  uint32_t token;
+  uint32_t position;
+  const uint32_t* table;
+};
+
+// How K and V lie in a block: [layer][k|v][head][token][headDim], rounded up to 64 bytes (design.md section
+// 8).
+struct KvLayout {
+  uint32_t layers;
+  uint32_t heads;
+  uint32_t tokens_per_block;
+  uint32_t head_dim;
+  Dtype dtype;
+
+  size_t RowBytes() const { return size_t{tokens_per_block} * head_dim * BytesOf(dtype); }
+  size_t Offset(uint32_t layer, uint32_t plane, uint32_t head) const {
+    return ((size_t{layer} * 2 + plane) * heads + head) * RowBytes();
+  }
+  size_t BlockBytes() const { return (size_t{layers} * 2 * heads * RowBytes() + 63) / 64 * 64; }
+};
+
+// Where the blocks are: memory that somebody else owns.
+struct KvMemory {
+  uint8_t* data = nullptr;
+  size_t block_bytes = 0;
+};
+
+// The transformer over a batch of rows, which may belong to any sequences. Trusts its arguments: Engine
+// checks them. Owns the intermediate values of one batch; used by one thread at a time.
+class ForwardPass {
+ public:
+  static constexpr size_t kMaxRows = 256;
+
+  ForwardPass(const LlamaModel& model, KvLayout layout, VectorLevel level, ThreadPool& threads);
+
+  // Writes K and V of up to kMaxRows rows into their blocks and keeps the last hidden values. A row attends
+  // to every position of its sequence up to its own, whether written earlier or by this batch. False when
+  // `cancelled` was seen between two layers.
+  bool Run(std::span<const Row> rows, const KvMemory& memory, const std::atomic<bool>& cancelled);
+
+  // Logits of row `row` of the last Run: vocab floats.
+  void Logits(size_t row, float* logits);
+
+ private:
+  void Rotate(std::span<const Row> rows);
+  void StoreKeysAndValues(std::span<const Row> rows, uint32_t layer, const KvMemory& memory);
+  void Attend(std::span<const Row> rows, uint32_t layer, const KvMemory& memory);
+  void Norm(const float* x, const std::vector<float>& weight, float* y, size_t rows);
+  void Multiply(const float* x, size_t rows, const PackedMatrix& w, float* y, bool accumulate);
+  void Activate(size_t rows);
+  void PrepareRotation(std::span<const Row> rows);
+
+  const LlamaModel& model_;
+  const LlamaConfig& config_;
+  const KvLayout layout_;
+  const Kernels& kernels_;
+  ThreadPool& threads_;
+  std::vector<double> frequencies_;  // [head_dim / 2]
+  std::vector<float> cosines_;       // [row][head_dim / 2]
+  std::vector<float> sines_;
+  std::vector<float> hidden_;               // [row][width]
+  std::vector<float> normed_;               // [row][width]
+  std::vector<float> query_key_value_;      // [row][queries, keys, values]
+  std::vector<float> attended_;             // [row][queries]
+  std::vector<float> gate_up_;              // [row][gate, up]
+  std::vector<float> activated_;            // [row][feed_forward]
+  std::vector<std::vector<float>> scores_;  // one a thread
+};
+
+}  // namespace kvt::engine

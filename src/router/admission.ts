@@ -11,6 +11,8 @@ export interface AdmissionLimits {
 export interface Ticket {
   /** The body turned out to have this size (it was not announced, or was announced wrongly). */
   bodyRead(bytes: number): void;
+  /** Whether another request in flight carries the same id, which clients choose. Also right after `leave`. */
+  sharesId(): boolean;
   /** The request has ended; the second call does nothing. */
   leave(): void;
 }
@@ -57,6 +59,7 @@ export class Admission {
         this.#bodyBytes += bytes - counted;
         counted = bytes;
       },
+      sharesId: () => (this.#ids.get(requestId) ?? 0) > (left ? 0 : 1),
       leave: () => {
         if (left) return;
         left = true;
@@ -66,11 +69,6 @@ export class Admission {
         if (this.#requests === 0) for (const wake of this.#onEmpty.splice(0)) wake();
       },
     };
-  }
-
-  /** Whether several requests in flight carry this id, which clients choose. */
-  isShared(requestId: string): boolean {
-    return (this.#ids.get(requestId) ?? 0) > 1;
   }
 
   /** Resolves when nothing is in flight. */

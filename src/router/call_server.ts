@@ -78,11 +78,12 @@ export class CallServer {
     signal: AbortSignal,
     trace: CallTrace,
   ): Promise<void> {
-    const { settings, admission, metrics, chooseProtocol } = this.#options;
+    const { settings, metrics, chooseProtocol } = this.#options;
     let call: RoutedCall | undefined;
     try {
       const bytes = request.body instanceof Buffer ? request.body : Buffer.alloc(0);
-      this.#tickets.get(request)?.bodyRead(bytes.length);
+      const ticket = this.#tickets.get(request);
+      ticket?.bodyRead(bytes.length);
       const read = readClientBody(bytes, { kind, allowChatTemplate: settings.allowRequestChatTemplate });
       (read.request.stream === true ? metrics.streams : metrics.nonStreams).inc();
       this.#checkModel(read.request);
@@ -93,7 +94,7 @@ export class CallServer {
         headers: headersToPass(request),
         answer,
         signal,
-        sharesId: () => admission.isShared(request.id),
+        sharesId: () => ticket?.sharesId() ?? false,
         trace,
       };
       await chooseProtocol().serve(call);

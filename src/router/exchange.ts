@@ -177,7 +177,7 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
     if (this.#controller === undefined) return "unreachable";
     const code = codeOf(error);
     if (code === "UND_ERR_BODY_TIMEOUT" || code === "UND_ERR_HEADERS_TIMEOUT") return "silent";
-    if (code.startsWith("HPE_") || code === "UND_ERR_HEADERS_OVERFLOW") return "nonsense";
+    if (error.name === "HTTPParserError" || code === "UND_ERR_HEADERS_OVERFLOW") return "nonsense";
     return "lost";
   }
 }

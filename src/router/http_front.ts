@@ -31,6 +31,12 @@ export function createFront(options: FrontOptions): FastifyInstance {
     requestIdHeader: false,
     forceCloseConnections: true,
     clientErrorHandler: answerBrokenRequest,
+    http: {
+      // Node looks for late requests this often; its own 30 s would add to the limit.
+      connectionsCheckingInterval: Math.min(1_000, options.requestReadMs),
+      // Node swaps the two limits when the one for the head is the larger one.
+      headersTimeout: Math.min(60_000, options.requestReadMs),
+    },
   });
   front.removeAllContentTypeParsers();
   front.addContentTypeParser("application/json", { parseAs: "buffer" }, (_request, body, done) => done(null, body));

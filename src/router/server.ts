@@ -1,4 +1,5 @@
 import type { AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { Clock } from "../clock.ts";
 import type { RouterSettings } from "../config/settings.ts";
@@ -41,6 +42,7 @@ export interface RouterHooks {
   readonly admission?: Partial<AdmissionLimits>;
 }
 
+const LAST_ANSWERS_MS = 500;
 const REQUESTS_MAX = 4_096;
 /** Bodies in flight, as a multiple of the largest one. */
 const BODIES_MAX = 8;
@@ -173,11 +175,12 @@ export async function startRouter(settings: RouterSettings, hooks: RouterHooks =
   };
   let closed: Promise<void> | undefined;
   const close = async (drainMs: number): Promise<void> => {
-    const limit = setTimeout(() => closing.abort(new KvError("CLOSED", { what: "the router" })), drainMs);
-    await drained();
-    clearTimeout(limit);
+    const isEmpty = drained();
+    await within(isEmpty, drainMs);
     closing.abort(new KvError("CLOSED", { what: "the router" }));
     clearInterval(summary);
+    // What was cut off is answered within a turn; clients that still send their bodies are not waited for.
+    await within(isEmpty, LAST_ANSWERS_MS);
     await abandon.settled();
     await front.close();
     await fleet.close();
@@ -193,6 +196,13 @@ export async function startRouter(settings: RouterSettings, hooks: RouterHooks =
       return closed;
     },
   };
+}
+
+/** Waits for the end of something, but not longer than `ms`. */
+async function within(work: Promise<void>, ms: number): Promise<void> {
+  const limit = new AbortController();
+  await Promise.race([work, sleep(ms, undefined, { signal: limit.signal }).catch(() => undefined)]);
+  limit.abort();
 }
 
 function startSummary(intervalMs: number, log: Logger, metrics: RouterMetrics): NodeJS.Timeout | undefined {

@@ -71,10 +71,11 @@ export function run(command, args, { cwd, env, onLine, show = verbose, mayFail =
   });
 }
 
-/** Runs a script's body; a Told failure is printed as it is and ends with code 1, anything else is a defect and shows its stack. */
+/** Runs a script's body, whose number is the exit code; a Told failure is printed as it is and ends with code 1, anything else is a defect and shows its stack. */
 export async function main(body) {
   try {
-    process.exitCode = (await body()) ?? process.exitCode ?? 0;
+    const code = await body();
+    process.exitCode = typeof code === "number" ? code : 0;
   } catch (error) {
     console.error(error instanceof Told ? error.message : error);
     process.exitCode = 1;

@@ -1,10 +1,11 @@
 import { z } from "zod";
 
-const U64_MAX = (1n << 64n) - 1n;
+const ID_ERROR = "must be an integer in 0 .. 2^64-1";
 
 /** A 64-bit id: a bare JSON integer, bigint in TypeScript. `parseBody` keeps the exact value. */
 const Id64 = z
-  .union([z.int().nonnegative(), z.bigint().nonnegative().max(U64_MAX)], { error: "must be an integer in 0 .. 2^64-1" })
+  .union([z.int(), z.bigint()], { error: ID_ERROR })
+  .refine((value) => value >= 0n && value < 1n << 64n, ID_ERROR)
   .transform((value) => BigInt(value));
 
 const tokenId = z.int().nonnegative();

@@ -43,11 +43,3 @@ export function refused(note: string, neutral: (value: unknown) => boolean = () 
 export function fieldNotes(schema: z.ZodObject): ReadonlyMap<string, FieldNote | undefined> {
   return new Map(Object.entries(schema.shape).map(([name, field]) => [name, notes.get(field as z.ZodType)]));
 }
-
-/** The Markdown table of docs/openai.md for one request. */
-export function fieldTable(schema: z.ZodObject): string {
-  const rows = [...fieldNotes(schema)].map(
-    ([name, field]) => `| \`${name}\` | ${field?.verdict ?? "?"} | ${field?.note ?? "?"} |`,
-  );
-  return ["| field | | |", "| --- | --- | --- |", ...rows].join("\n");
-}

@@ -15,19 +15,16 @@ function isTokenIds(value: unknown): boolean {
 
 const STOP_STRINGS_MAX = 16;
 const STOP_STRING_CHARS_MAX = 1024;
-const stopString = z.string().min(1, "a stop string must not be empty").max(STOP_STRING_CHARS_MAX);
+const stopString = z
+  .string()
+  .min(1)
+  .max(STOP_STRING_CHARS_MAX)
+  .refine((text) => !/\p{Cs}/u.test(text));
 
+const SEED_ERROR = "must be a 64-bit integer";
 const seed = z
-  .union(
-    [
-      z.int(),
-      z
-        .bigint()
-        .min(-(1n << 63n))
-        .max((1n << 64n) - 1n),
-    ],
-    { error: "must be a 64-bit integer" },
-  )
+  .union([z.int(), z.bigint()], { error: SEED_ERROR })
+  .refine((value) => value >= -(1n << 63n) && value < 1n << 64n, SEED_ERROR)
   .nullish();
 
 const isOne = (value: unknown): boolean => value === 1;
@@ -54,7 +51,11 @@ export const samplingFields = {
   n: refused("one request gives one answer; send it several times", isOne),
   seed: supported(seed, "64-bit; the same seed gives the same text, also when prefill and decode run on two workers"),
   stop: supported(
-    z.union([stopString, z.array(stopString).max(STOP_STRINGS_MAX)]).nullish(),
+    z
+      .union([stopString, z.array(stopString).max(STOP_STRINGS_MAX)], {
+        error: `must be one string or up to ${STOP_STRINGS_MAX}, each of 1 to ${STOP_STRING_CHARS_MAX} characters of well-formed Unicode`,
+      })
+      .nullish(),
     `one string or up to ${STOP_STRINGS_MAX}, found across token borders too; not part of the answer`,
   ),
   stream: supported(z.boolean().nullish(), "server-sent events"),

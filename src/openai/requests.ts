@@ -54,13 +54,15 @@ const role = z.enum(["system", "developer", "user", "assistant"], {
   error: "must be system, developer, user or assistant (this worker does not parse or render tool calls)",
 });
 
+/** One message of a chat request. */
 export const ChatMessage = z.strictObject({
-  role,
-  content: z
-    .union([z.string(), z.array(textPart).max(1024)], { error: "must be text, or a list of text parts" })
-    .nullish(),
-  name: z.string().max(256).nullish(),
-  reasoning_content: z.string().nullish(),
+  role: supported(role, "`developer` is read as `system`"),
+  content: supported(
+    z.union([z.string(), z.array(textPart).max(1024)], { error: "must be text, or a list of text parts" }).nullish(),
+    "a string, or parts of type `text`, which are joined by line breaks",
+  ),
+  name: supported(z.string().max(256).nullish(), "handed to the template"),
+  reasoning_content: supported(z.string().nullish(), "handed to the template"),
   // What clients send back of an answer they got.
   refusal: refused("the model has no such channel", (value) => value === ""),
   annotations: ignored("notes of the provider"),

@@ -47,5 +47,6 @@ function pathText(path: readonly PropertyKey[]): string {
   for (const part of path) {
     text += typeof part === "number" ? `[${part}]` : text === "" ? String(part) : `.${String(part)}`;
   }
-  return text === "" ? "body" : text.slice(0, NAME_CHARS_MAX);
+  if (text === "") return path.length === 0 ? "body" : '""';
+  return text.slice(0, NAME_CHARS_MAX);
 }

@@ -54,7 +54,7 @@ export interface SchedulerLoad {
 
 /**
  * Continuous batching. A request is admitted, in order of arrival, when the pool has blocks for all it may ever need
- * (docs/decisions/reserve-at-admission.md), so whatever runs can finish. Each step computes one token of every decoding request and
+ * (docs/decisions/011-reserve-at-admission.md), so whatever runs can finish. Each step computes one token of every decoding request and
  * chunks of the prompts, at most `maxNumTokens` together. Blocks are given back once no engine call and no transfer touches them.
  */
 export class Scheduler {

@@ -30,7 +30,7 @@ const guards = Array.from({ length: 32 }, (_, at) => String.fromCharCode(0xfdd0 
 /**
  * The model's chat template. Text of messages can't forge control tokens: a guard character is put into whatever looks like one,
  * or could become one together with the template's own text, and the tokenizer takes it out after it has found the real ones
- * (docs/decisions/special-tokens-in-messages.md).
+ * (docs/decisions/013-special-tokens-in-messages.md).
  */
 export class ChatTemplate {
   readonly #source: string;

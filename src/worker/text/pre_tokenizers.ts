@@ -29,7 +29,7 @@ export const preTokenizers: Readonly<
   qwen2: { steps: [split(wordsWithDigits("\\p{N}"))], ignoreMerges: false },
 };
 
-/** Values of `tokenizer.ggml.pre` that we know; files without the key are GPT-2's (docs/decisions/tokenizer-from-gguf.md). */
+/** Values of `tokenizer.ggml.pre` that we know; files without the key are GPT-2's (docs/decisions/014-tokenizer-from-gguf.md). */
 export const preTokenizerNames: ReadonlyMap<string, PreTokenizerKind> = new Map([
   ["default", "gpt2"],
   ["gpt2", "gpt2"],

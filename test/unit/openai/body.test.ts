@@ -97,7 +97,7 @@ const { json } = fc.letrec<{ json: unknown }>((tie) => ({
     { depthSize: "small" },
     hostileText,
     fc.integer(),
-    fc.double({ noNaN: true, min: -(2 ** 53) + 1, max: 2 ** 53 - 1 }),
+    fc.double({ noNaN: true, min: -(2 ** 53) + 1, max: 2 ** 53 - 1 }).map((value) => value + 0),
     fc.bigInt({ min: -(2n ** 63n), max: 2n ** 64n - 1n }),
     fc.constantFrom(null, true, false),
     fc.array(tie("json"), { maxLength: 4 }),

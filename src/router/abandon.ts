@@ -61,7 +61,7 @@ export class Abandon {
     const { log, metrics, authToken } = this.#options;
     const limit = joinSignals([], LIMIT_MS);
     try {
-      const answer = await exchange(worker.dispatcher, {
+      const answer = await exchange(worker.control, {
         method: "POST",
         path,
         headers: {

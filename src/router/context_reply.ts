@@ -1,8 +1,7 @@
 import { z } from "zod";
-import { KvError } from "../errors.ts";
 import { ContextReplyParams, type JsonObject, parseBody } from "../openai/index.ts";
 import type { Answer } from "./exchange.ts";
-import { HopFailure, wordsOf } from "./hop_failure.ts";
+import { type HopFailure, nonsense } from "./hop_failure.ts";
 import type { UpstreamWorker } from "./upstream_worker.ts";
 
 /** KV that waits at a context worker for a generation worker to fetch it. */
@@ -46,15 +45,7 @@ export function readContextReply(
   answer: Answer,
   sent: { readonly disaggRequestId: bigint | undefined; readonly nowMs: number },
 ): ContextOutcome {
-  const fail = (why: string): HopFailure => {
-    const details = { worker: worker.url, why: `${why}; it said: ${excerpt(answer)}` };
-    return new HopFailure({
-      hop: "context",
-      worker,
-      verdict: "retry",
-      error: new KvError("WORKER_NONSENSE", details),
-    });
-  };
+  const fail = (why: string): HopFailure => nonsense("context", worker, answer, why);
   const { raw, reply } = parse(answer, fail);
   const choice = reply.choices[0];
   const params = choice?.disaggregated_params ?? undefined;
@@ -101,9 +92,6 @@ function parse(answer: Answer, fail: (why: string) => HopFailure) {
   }
   return { raw, reply: reply.data };
 }
-
-const EXCERPT_CHARS = 500;
-const excerpt = (answer: Answer): string => wordsOf(answer).message.slice(0, EXCERPT_CHARS);
 
 const rawParams = (raw: JsonObject): JsonObject =>
   (raw.choices as { disaggregated_params: JsonObject }[])[0]?.disaggregated_params ?? {};

@@ -4,6 +4,7 @@ import {
   chatChunk,
   completionChunk,
   type FinishReason,
+  type Hop,
   type JsonObject,
   parseBody,
   SSE_DONE,
@@ -14,24 +15,37 @@ import {
 } from "../openai/index.ts";
 import { withoutRouterFields } from "./context_reply.ts";
 import type { Answer } from "./exchange.ts";
+import { nonsense } from "./hop_failure.ts";
 import type { RoutedCall } from "./routed_call.ts";
+import type { UpstreamWorker } from "./upstream_worker.ts";
 
 const JSON_TYPE = { "content-type": "application/json; charset=utf-8" } as const;
 
-/** Only a worker that was asked by a router adds these, and most answers hold neither: a search is cheaper than a parse. */
+/** Only a worker that was asked by a router adds these, and most answers hold neither. */
 const routerMarks: readonly string[] = ['"disaggregated_params"', '"prompt_token_ids"'];
 
-/** Ends a call with the answer of its last hop: a stream was relayed on the way, anything else is sent now. */
-export function finishWithAnswer(call: RoutedCall, answer: Answer): void {
-  if (answer.streamed) {
-    call.answer.end();
-    return;
+/**
+ * The answer of a call's last hop as the client may see it; undefined when it was streamed.
+ * @throws HopFailure when a worker's 200 holds no answer, so that another one can be asked
+ */
+export function readLastAnswer(hop: Hop, worker: UpstreamWorker, answer: Answer): string | Buffer | undefined {
+  if (answer.streamed) return undefined;
+  const { body } = answer;
+  let reply: JsonObject;
+  try {
+    reply = parseBody(body);
+    if (!Array.isArray(reply.choices)) throw new TypeError("it has no choices");
+  } catch (error) {
+    throw nonsense(hop, worker, answer, error instanceof Error ? error.message : String(error));
   }
-  const { body, headers } = answer;
-  const type = headers["content-type"];
   const hasMarks = routerMarks.some((mark) => body.includes(mark));
-  const clean = hasMarks ? stringifyBody(withoutRouterFields(parseBody(body))) : body;
-  call.answer.send(200, typeof type === "string" ? { "content-type": type } : JSON_TYPE, clean);
+  return hasMarks ? stringifyBody(withoutRouterFields(reply)) : body;
+}
+
+/** Ends a call with what `readLastAnswer` made of its last hop. */
+export function finishWithLastAnswer(call: RoutedCall, body: string | Buffer | undefined): void {
+  if (body === undefined) call.answer.end();
+  else call.answer.send(200, JSON_TYPE, body);
 }
 
 /** Ends a call whose first token was its last: a whole answer, or the stream that a generation worker would have sent. */

@@ -106,6 +106,15 @@ export function failureOfAnswer(hop: Hop, worker: UpstreamWorker, answer: Answer
   });
 }
 
+const EXCERPT_CHARS = 500;
+
+/** The failure that a 200 without a usable answer is; it carries the worker's text, which mostly tells the cause (#13119). */
+export function nonsense(hop: Hop, worker: UpstreamWorker, answer: Answer, why: string): HopFailure {
+  const said = wordsOf(answer).message.slice(0, EXCERPT_CHARS);
+  const error = new KvError("WORKER_NONSENSE", { worker: worker.url, why: `${why}; it said: ${said}` });
+  return new HopFailure({ hop, worker, verdict: "retry", error });
+}
+
 function verdictOf(hop: Hop, words: WorkerWords): Verdict {
   if (hop === "generation" && words.code !== undefined && deadHandoff.has(words.code)) return "prefill_again";
   if (words.status === 429) return "elsewhere";

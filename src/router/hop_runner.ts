@@ -19,8 +19,10 @@ export interface HopRunnerOptions {
   readonly onSuspect: (worker: UpstreamWorker) => void;
 }
 
-export interface HopOptions {
+export interface HopOptions<Result> {
   readonly body: string;
+  /** Makes something of the 200 answer; throws a HopFailure when nothing can be made of it. */
+  readonly read: (answer: Answer) => Result;
   /** Given: a 200 answer is streamed there. */
   readonly target?: StreamTarget;
   readonly onSend?: () => void;
@@ -39,10 +41,10 @@ export class HopRunner {
   }
 
   /**
-   * @returns an answer with status 200
+   * @returns what `read` made of the answer
    * @throws HopFailure; or the reason of the call's signal; or what `onSend` threw
    */
-  async run(hop: Hop, call: RoutedCall, worker: UpstreamWorker, options: HopOptions): Promise<Answer> {
+  async run<Result>(hop: Hop, call: RoutedCall, worker: UpstreamWorker, options: HopOptions<Result>): Promise<Result> {
     const { clock } = this.#options;
     const metrics = this.#options.metrics.hops[hop];
     metrics.total.inc();
@@ -72,6 +74,7 @@ export class HopRunner {
         ...(target && { target }),
       });
       if (answer.status !== 200) throw failureOfAnswer(hop, worker, answer);
+      const result = options.read(answer);
       worker.breaker.succeeded();
       const endMs = clock.nowMs();
       metrics.completed.inc();
@@ -80,7 +83,7 @@ export class HopRunner {
       if (firstByteMs !== undefined && call.answer.pieces > 1) {
         metrics.perToken.observe((endMs - firstByteMs) / 1000 / (call.answer.pieces - 1));
       }
-      return answer;
+      return result;
     } catch (error) {
       metrics.errors.inc();
       const failure = error instanceof ExchangeError ? this.#failureOf(hop, worker, error) : error;

@@ -28,7 +28,7 @@ export async function prepareWorker(
     throw new UnusableWorker(`it speaks kvt_protocol ${info.kvt_protocol}, this router ${KVT_PROTOCOL}`);
   }
   const models = await getJson(worker, "/v1/models", ModelList, options.signal);
-  const clockOffsetS = await exchangeClockOffset(worker.dispatcher, options);
+  const clockOffsetS = await exchangeClockOffset(worker.control, options);
   return {
     info,
     models: models?.data ?? [],
@@ -51,7 +51,7 @@ async function getJson<Schema extends z.ZodType>(
   schema: Schema,
   signal: AbortSignal,
 ): Promise<z.infer<Schema> | undefined> {
-  const answer = await exchange(worker.dispatcher, {
+  const answer = await exchange(worker.control, {
     method: "GET",
     path,
     headers: { accept: "application/json" },

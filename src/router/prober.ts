@@ -73,7 +73,7 @@ export class Prober {
           offsetAtMs = clock.nowMs();
           this.#changed(worker);
         } else if (clock.nowMs() - offsetAtMs >= times.clockOffsetMs) {
-          await exchangeClockOffset(worker.dispatcher, { clock, signal });
+          await exchangeClockOffset(worker.control, { clock, signal });
           offsetAtMs = clock.nowMs();
         }
       } catch (error) {
@@ -89,9 +89,9 @@ export class Prober {
 
   async #probe(worker: UpstreamWorker, signal: AbortSignal): Promise<void> {
     const call = { method: "GET", path: "/health", signal, silenceMs: 0, bytesMax: BYTES_MAX } as const;
-    const answer = await exchange(worker.dispatcher, call).catch((error: unknown) => {
+    const answer = await exchange(worker.control, call).catch((error: unknown) => {
       // The worker may have closed an idle connection at this very moment: that says nothing about its health.
-      if (error instanceof ExchangeError && error.fault === "lost") return exchange(worker.dispatcher, call);
+      if (error instanceof ExchangeError && error.fault === "lost") return exchange(worker.control, call);
       throw error;
     });
     if (answer.status !== 200) {

@@ -42,7 +42,9 @@ export type ServedModel = z.infer<typeof ServedModel>;
 const KEEP_ALIVE_MS = 4_000;
 const KEEP_ALIVE_MS_MAX = 8_000;
 const CONNECT_MS = 3_000;
-const CONNECTIONS_MAX = 1_024;
+/** As many as the router admits requests: a hop never waits for a connection. */
+const CONNECTIONS_MAX = 4_096;
+const CONTROL_CONNECTIONS_MAX = 8;
 
 /** One worker of the router's list: its connections, its state, and what is known about it. */
 export class UpstreamWorker {
@@ -52,7 +54,10 @@ export class UpstreamWorker {
   readonly url: string;
   readonly origin: string;
   readonly roles: ReadonlySet<Hop>;
+  /** For the hops of requests. */
   readonly dispatcher: Pool;
+  /** For probes and releases: they must get through when every request connection is taken. */
+  readonly control: Pool;
   readonly breaker: CircuitBreaker;
   state: WorkerState = "starting";
   /** Why it is not ready; empty when it is. */
@@ -70,13 +75,14 @@ export class UpstreamWorker {
     this.position = options.position;
     this.roles = options.roles;
     this.breaker = new CircuitBreaker(options.clock);
-    this.dispatcher = new Pool(address.origin, {
-      connections: CONNECTIONS_MAX,
+    const shared = {
       pipelining: 1,
       keepAliveTimeout: KEEP_ALIVE_MS,
       keepAliveMaxTimeout: KEEP_ALIVE_MS_MAX,
       connect: { timeout: CONNECT_MS },
-    });
+    };
+    this.dispatcher = new Pool(address.origin, { ...shared, connections: CONNECTIONS_MAX });
+    this.control = new Pool(address.origin, { ...shared, connections: CONTROL_CONNECTIONS_MAX });
   }
 
   /** Fires when the worker stops answering: what still waits for its first byte goes elsewhere. */
@@ -109,6 +115,6 @@ export class UpstreamWorker {
   }
 
   async close(): Promise<void> {
-    await this.dispatcher.destroy();
+    await Promise.all([this.dispatcher.destroy(), this.control.destroy()]);
   }
 }

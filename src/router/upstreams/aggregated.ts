@@ -1,5 +1,6 @@
 import { stringifyBody } from "../../openai/index.ts";
-import { finishWithAnswer } from "../finish_answer.ts";
+import type { Answer } from "../exchange.ts";
+import { finishWithLastAnswer, readLastAnswer } from "../finish_answer.ts";
 import type { RoutedCall } from "../routed_call.ts";
 import type { UpstreamParts, UpstreamProtocol } from "../upstream.ts";
 import type { UpstreamWorker } from "../upstream_worker.ts";
@@ -27,7 +28,8 @@ export class Aggregated implements UpstreamProtocol {
         call.trace.contextTries += 1;
       }
       const target = call.request.stream === true ? { target: call.answer } : {};
-      finishWithAnswer(call, await hops.run(role, call, worker, { body, isRetry, ...target }));
+      const read = (answer: Answer) => readLastAnswer(role, worker, answer);
+      finishWithLastAnswer(call, await hops.run(role, call, worker, { body, read, isRetry, ...target }));
     });
   }
 }

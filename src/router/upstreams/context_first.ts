@@ -1,7 +1,7 @@
 import { KvError } from "../../errors.ts";
 import { type JsonObject, stringifyBody } from "../../openai/index.ts";
 import { type ContextOutcome, type Handoff, readContextReply } from "../context_reply.ts";
-import { finishWithAnswer, finishWithFirstToken } from "../finish_answer.ts";
+import { finishWithFirstToken, finishWithLastAnswer, readLastAnswer } from "../finish_answer.ts";
 import { HopFailure } from "../hop_failure.ts";
 import { type RoutedCall, refuseSeveralAnswers } from "../routed_call.ts";
 import type { UpstreamParts, UpstreamProtocol } from "../upstream.ts";
@@ -84,14 +84,14 @@ export class ContextFirst implements UpstreamProtocol {
     let wasSent = false;
     let isAnswered = false;
     try {
-      const answer = await hops.run("context", call, worker, {
+      const outcome = await hops.run("context", call, worker, {
         body: contextBody(call.body, disaggRequestId),
+        read: (answer) => readContextReply(worker, answer, { disaggRequestId, nowMs: clock.nowMs() }),
         isRetry,
         onSend: () => {
           wasSent = true;
         },
       });
-      const outcome = readContextReply(worker, answer, { disaggRequestId, nowMs: clock.nowMs() });
       isAnswered = true;
       return outcome;
     } catch (error) {
@@ -107,15 +107,16 @@ export class ContextFirst implements UpstreamProtocol {
     const { call } = progress;
     call.trace.generationWorker = worker.url;
     call.trace.generationTries += 1;
-    const answer = await this.#parts.hops.run("generation", call, worker, {
+    const body = await this.#parts.hops.run("generation", call, worker, {
       body: generationBody(call, handoff, worker),
+      read: (answer) => readLastAnswer("generation", worker, answer),
       isRetry,
       onSend: () => {
         if (isExpired(handoff, this.#parts.clock.nowMs())) throw expiredFailure(handoff, worker);
       },
       ...(call.request.stream === true ? { target: call.answer } : {}),
     });
-    finishWithAnswer(call, answer);
+    finishWithLastAnswer(call, body);
   }
 
   /** The generation worker gets the id back out of the reply, so both sides have to know it. */

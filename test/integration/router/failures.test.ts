@@ -1,6 +1,14 @@
 import { afterEach, describe, expect, it } from "vitest";
 import { errorOf, type Routed, type RoutedOptions, route } from "./routed.ts";
-import { contextReply, generationReply, type Received, type ScriptedWorker, sendJson } from "./scripted_worker.ts";
+import {
+  beginStream,
+  contextReply,
+  events,
+  generationReply,
+  type Received,
+  type ScriptedWorker,
+  sendJson,
+} from "./scripted_worker.ts";
 
 let routed: Routed | undefined;
 afterEach(async () => {
@@ -128,6 +136,7 @@ describe("a generation worker that fails", () => {
   it.each([
     ["dies", reset],
     ["answers 500", refuse(500, "internal")],
+    ["answers 200 without an answer", (received: Received) => sendJson(received, '"disaggregated_params"')],
     ["is full", refuse(429, "out_of_blocks")],
     ["drains", refuse(503, "draining")],
   ])("and %s is replaced by the other one, with the same KV", async (_how, script) => {
@@ -138,6 +147,12 @@ describe("a generation worker that fails", () => {
     expect(ctx.requests).toHaveLength(1);
     expect(generation[1]?.requests[0]?.text).toBe(generation[0]?.requests[0]?.text);
     expect(ctx.released).toEqual([]);
+  });
+
+  it("by an empty stream is replaced by the other one", async () => {
+    const { complete, generation } = await start({ generation: 2 });
+    (generation[0] as ScriptedWorker).generation = (received) => void beginStream(received).end();
+    expect(await (await complete({ stream: true })).text()).toBe(events.join(""));
   });
 
   it("with no other left answers 502 and gives the KV back", async () => {

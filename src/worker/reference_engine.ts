@@ -138,7 +138,8 @@ const cancelled = (): KvError => new KvError("CANCELLED", { transfer: "(engine c
 const sampleOf = (native: NativeSample, sampling: NativeSampling | Sampling | undefined): Sample => {
   if (sampling === undefined || sampling.logprobs < 0) return { token: native.token };
   const top = Array.from(native.topTokens, (token, index) => ({ token, logprob: native.topLogprobs[index] ?? 0 }));
-  return { token: native.token, logprobs: { logprob: native.logprob, top } };
+  // In the precision of the alternatives: the sampled token may be among them, and its two figures are one.
+  return { token: native.token, logprobs: { logprob: Math.fround(native.logprob), top } };
 };
 
 /** The addon rejects with `{ code, message }`; its codes are few and belong to this file. */

@@ -211,6 +211,18 @@ export const errors = {
     message: "not ready within {seconds} s: {missing}",
     remedy: "look at the logs of the servers named, or raise --server_start_timeout",
   },
+  DEMO_FAILED: {
+    scope: "process",
+    status: 500,
+    message: 'the demo does not show what it should: {why} (answer: "{answer}")',
+    remedy: "please report it with the output of kvt demo --keep",
+  },
+  MEMBER_ENDED: {
+    scope: "process",
+    status: 500,
+    message: "{name} ended while it was starting ({outcome}); the end of its log:\n{log}",
+    remedy: "start it alone with kvt serve or kvt disaggregated to see more",
+  },
   SERVER_ANSWER: {
     scope: "call",
     status: 502,

@@ -3,7 +3,9 @@ import { z } from "zod";
 import { KvError } from "../errors.ts";
 import { SseParser } from "../openai/index.ts";
 
+const Logprobs = z.object({ content: z.array(z.object({ token: z.string(), logprob: z.number() })).nullish() });
 const Choice = z.object({
+  logprobs: Logprobs.nullish(),
   text: z.string().nullish(),
   message: z.object({ content: z.string().nullish() }).nullish(),
   delta: z.object({ content: z.string().nullish() }).nullish(),
@@ -27,6 +29,8 @@ export interface Reply {
   readonly text: string;
   readonly finishReason: string | null;
   readonly usage: { readonly promptTokens: number; readonly completionTokens: number } | null;
+  /** Of a chat answer that was asked for `logprobs`, one an output token. */
+  readonly logprobs: readonly number[];
   /** `x-request-id` of the answer. */
   readonly requestId: string;
   /** To the first piece of text; for an answer in one piece, to the whole. */
@@ -58,6 +62,7 @@ class Collector {
   #usage: Reply["usage"] = null;
   #firstTextMs: number | undefined;
   #choices = 0;
+  readonly #logprobs: number[] = [];
 
   constructor(server: string, onText: ((text: string) => void) | undefined) {
     this.#server = server;
@@ -80,6 +85,7 @@ class Collector {
     if (!choice) return;
     this.#choices++;
     if (choice.finish_reason) this.#finishReason = choice.finish_reason;
+    this.#logprobs.push(...(choice.logprobs?.content ?? []).map(({ logprob }) => logprob));
     const piece = choice.text ?? choice.message?.content ?? choice.delta?.content ?? "";
     if (piece === "") return;
     this.#firstTextMs ??= performance.now() - this.#started;
@@ -94,6 +100,7 @@ class Collector {
       text: this.#text,
       finishReason: this.#finishReason,
       usage: this.#usage,
+      logprobs: this.#logprobs,
       requestId,
       firstTextMs: this.#firstTextMs ?? ms,
       ms,

@@ -139,7 +139,6 @@ function report(replies: readonly PromiseSettledResult<Reply>[], file: string, m
 
 export const client: Command = {
   name: "client",
-  summary: "send a file of prompts to a router and write the answers to a file",
   usage: "client -c FILE -p FILE [flags]",
   about:
     "Sends all prompts of a JSON file at once to the router that a disaggregated YAML file describes, and writes the answers, " +

@@ -10,8 +10,6 @@ export interface Terminal {
 
 export interface Command {
   readonly name: string;
-  /** One line for the list of commands. */
-  readonly summary: string;
   /** After `kvt `: `serve MODEL [flags]`. */
   readonly usage: string;
   /** A paragraph, and examples ready to copy. */

@@ -74,7 +74,6 @@ async function run(argv: readonly string[], terminal: Terminal): Promise<number>
 
 export const config: Command = {
   name: "config",
-  summary: "check a YAML file, or print every value that takes effect and where it comes from",
   usage: "config print|check FILE [flags]",
   about:
     "Reads a worker's or router's YAML file as kvt serve and kvt disaggregated do, without starting anything. Check reports all " +

@@ -3,10 +3,26 @@ import { isKvError, KvError } from "../errors.ts";
 import { packageVersion } from "../version.ts";
 import { type Command, ExitCode, helpText, type Terminal } from "./command.ts";
 
-// Loaded on demand: the router starts where no addon is built, and --help is quick.
-const commands: Readonly<Record<string, () => Promise<Command>>> = {
-  client: async () => (await import("./client.ts")).client,
-  config: async () => (await import("./config.ts")).config,
+interface CommandEntry {
+  /** One line for the list of commands. */
+  readonly summary: string;
+  // On demand: the router starts where no addon is built, and --help is quick.
+  readonly load: () => Promise<Command>;
+}
+
+const commands: Readonly<Record<string, CommandEntry>> = {
+  disaggregated: {
+    summary: "start the router in front of context and generation workers",
+    load: async () => (await import("./disaggregated.ts")).disaggregated,
+  },
+  client: {
+    summary: "send a file of prompts to a router and write the answers to a file",
+    load: async () => (await import("./client.ts")).client,
+  },
+  config: {
+    summary: "check a YAML file, or print every value that takes effect and its origin",
+    load: async () => (await import("./config.ts")).config,
+  },
 };
 
 // Of trtllm-serve or of later versions: each is answered with a sentence instead of "unknown command" (S98, S106).
@@ -28,9 +44,8 @@ Usage: kvt COMMAND [flags]
 
 Commands:`;
 
-async function introduction(): Promise<string> {
-  const lines: string[] = [];
-  for (const [name, load] of Object.entries(commands)) lines.push(`  ${name.padEnd(16)}${(await load()).summary}`);
+function introduction(): string {
+  const lines = Object.entries(commands).map(([name, { summary }]) => `  ${name.padEnd(16)}${summary}`);
   return `${INTRODUCTION}\n${lines.join("\n")}\n\nkvt COMMAND --help explains one. kvt --version prints the version.\n`;
 }
 
@@ -48,30 +63,31 @@ export function failureText(thrown: unknown): string {
   return `kvt: ${thrown.message}\n     ${thrown.remedy}\n`;
 }
 
-function commandNamed(word: string): Promise<Command> {
-  const load = Object.hasOwn(commands, word) ? commands[word] : undefined;
-  if (load) return load();
-  const reason = Object.hasOwn(notProvided, word) ? notProvided[word] : undefined;
+/** The command that a line starts with, and its own arguments. */
+function commandOf(argv: readonly string[]): { readonly entry: CommandEntry; readonly rest: readonly string[] } {
+  const [first = "", ...rest] = argv;
+  const entry = Object.hasOwn(commands, first) ? commands[first] : undefined;
+  if (entry) return { entry, rest };
+  const reason = Object.hasOwn(notProvided, first) ? notProvided[first] : undefined;
   if (reason)
-    throw new KvError("USAGE", { what: `kvt ${word}: ${reason}`, remedy: "see kvt --help for what there is" });
-  throw new KvError("USAGE", {
-    what: `there is no command ${word}${didYouMean(word, Object.keys(commands))}`,
-    remedy: "see kvt --help",
-  });
+    throw new KvError("USAGE", { what: `kvt ${first}: ${reason}`, remedy: "see kvt --help for what there is" });
+  const near = didYouMean(first, [...Object.keys(commands), ...Object.keys(notProvided)]);
+  throw new KvError("USAGE", { what: `there is no command ${first}${near}`, remedy: "see kvt --help" });
 }
 
 async function dispatch(argv: readonly string[], terminal: Terminal): Promise<number> {
-  const [first, ...rest] = argv;
-  if (first === undefined || first === "--help" || first === "-h" || (first === "help" && rest.length === 0)) {
-    (first === undefined ? terminal.stderr : terminal.stdout).write(await introduction());
+  const [first, second] = argv;
+  if (first === undefined || first === "--help" || first === "-h" || (first === "help" && second === undefined)) {
+    (first === undefined ? terminal.stderr : terminal.stdout).write(introduction());
     return first === undefined ? ExitCode.usage : ExitCode.ok;
   }
   if (first === "--version" || first === "-V") {
     terminal.stdout.write(`${packageVersion()}\n`);
     return ExitCode.ok;
   }
-  if (first === "help") return dispatch([rest[0] ?? "", "--help"], terminal);
-  const command = await commandNamed(first);
+  if (first === "help") return dispatch([second ?? "", "--help"], terminal);
+  const { entry, rest } = commandOf(argv);
+  const command = await entry.load();
   if (rest.includes("--help") || rest.includes("-h")) {
     terminal.stdout.write(helpText(command));
     return ExitCode.ok;

@@ -36,13 +36,18 @@ function quote(place: Place): string {
   return `  ${margin}${shown}\n  ${" ".repeat(margin.length - 2)}| ${indent}^`;
 }
 
+const whereOf = ({ place }: Problem): string => (place ? `${place.file}:${place.line}:${place.column}: ` : "");
+const whatOf = ({ key, text }: Problem): string => (key === "" ? text : `${key}: ${text}`);
+
+/** One line without the kind, for a log whose level says it. */
+export const problemLine = (problem: Problem): string => whereOf(problem) + whatOf(problem);
+
 /** `file:line:column: error: key: text`, then the line itself. */
 export function renderProblem(problem: Problem): string {
   const { place } = problem;
-  const where = place ? `${place.file}:${place.line}:${place.column}: ` : "";
   const kind = problem.kind === "not_built" ? "error" : problem.kind;
-  const key = problem.key === "" ? "" : `${problem.key}: `;
-  return `${where}${kind}: ${key}${problem.text}${place && place.text.trim() !== "" ? `\n${quote(place)}` : ""}`;
+  const line = place && place.text.trim() !== "" ? `\n${quote(place)}` : "";
+  return `${whereOf(problem)}${kind}: ${whatOf(problem)}${line}`;
 }
 
 const byPlace = (left: Problem, right: Problem): number => {

@@ -4,7 +4,7 @@ import type { Hop } from "../openai/index.ts";
 import { type Answer, ExchangeError, exchange, type StreamTarget } from "./exchange.ts";
 import { failureOfAnswer, HopFailure } from "./hop_failure.ts";
 import { joinSignals } from "./joined_signal.ts";
-import { callPaths, type RoutedCall } from "./routed_call.ts";
+import { type CallTrace, callPaths, type RoutedCall } from "./routed_call.ts";
 import type { RouterMetrics } from "./router_metrics.ts";
 import type { UpstreamWorker } from "./upstream_worker.ts";
 
@@ -51,6 +51,7 @@ export class HopRunner {
     if (options.isRetry) metrics.retries.inc();
     const sentMs = clock.nowMs();
     call.trace.dispatchedMs ??= sentMs;
+    noteTry(call.trace, hop, worker);
     let firstByteMs: number | undefined;
     const target = options.target && watchFirstByte(options.target, () => (firstByteMs = clock.nowMs()));
     // A stream that runs is not cut for failing probes: its own end or silence will tell.
@@ -120,6 +121,16 @@ export class HopRunner {
     } else {
       worker.breaker.ended();
     }
+  }
+}
+
+function noteTry(trace: CallTrace, hop: Hop, worker: UpstreamWorker): void {
+  if (hop === "context") {
+    trace.contextWorker = worker.url;
+    trace.contextTries += 1;
+  } else {
+    trace.generationWorker = worker.url;
+    trace.generationTries += 1;
   }
 }
 

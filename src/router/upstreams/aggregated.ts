@@ -20,13 +20,6 @@ export class Aggregated implements UpstreamProtocol {
     const wish = { model: call.request.model ?? undefined, tried: new Set<UpstreamWorker>() };
     const body = stringifyBody(call.body);
     return retries.run(role, call, wish, async (worker, isRetry) => {
-      if (role === "generation") {
-        call.trace.generationWorker = worker.url;
-        call.trace.generationTries += 1;
-      } else {
-        call.trace.contextWorker = worker.url;
-        call.trace.contextTries += 1;
-      }
       const target = call.request.stream === true ? { target: call.answer } : {};
       const read = (answer: Answer) => readLastAnswer(role, worker, answer);
       finishWithLastAnswer(call, await hops.run(role, call, worker, { body, read, isRetry, ...target }));

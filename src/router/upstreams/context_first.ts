@@ -78,8 +78,6 @@ export class ContextFirst implements UpstreamProtocol {
 
   async #prefill(call: RoutedCall, worker: UpstreamWorker, isRetry: boolean): Promise<ContextOutcome> {
     const { hops, ids, clock, abandon } = this.#parts;
-    call.trace.contextWorker = worker.url;
-    call.trace.contextTries += 1;
     const disaggRequestId = this.#allKnowIds(worker) ? ids.next() : undefined;
     let wasSent = false;
     let isAnswered = false;
@@ -105,8 +103,6 @@ export class ContextFirst implements UpstreamProtocol {
 
   async #generate(progress: Progress, handoff: Handoff, worker: UpstreamWorker, isRetry: boolean): Promise<void> {
     const { call } = progress;
-    call.trace.generationWorker = worker.url;
-    call.trace.generationTries += 1;
     const body = await this.#parts.hops.run("generation", call, worker, {
       body: generationBody(call, handoff, worker),
       read: (answer) => readLastAnswer("generation", worker, answer),

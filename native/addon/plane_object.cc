@@ -32,6 +32,19 @@ Napi::Error ToError(Napi::Env env, const char* code, const std::string& why) {
   return error;
 }
 
+// Null when JavaScript can't run any more, as in a thread that is being terminated: then nothing may be
+// touched.
+template <typename T>
+napi_value NewArray(napi_env env, napi_typedarray_type type, const T* from, size_t count) {
+  void* data = nullptr;
+  napi_value buffer = nullptr;
+  napi_value array = nullptr;
+  if (napi_create_arraybuffer(env, count * sizeof(T), &data, &buffer) != napi_ok) return nullptr;
+  if (napi_create_typedarray(env, type, count, buffer, 0, &array) != napi_ok) return nullptr;
+  if (count > 0) memcpy(data, from, count * sizeof(T));
+  return array;
+}
+
 // Every method checks what it is called on, and lets no C++ exception out.
 template <Napi::Value (PlaneObject::*method)(const Napi::CallbackInfo&)>
 napi_value Call(napi_env env, napi_callback_info raw) {
@@ -140,7 +153,7 @@ void PlaneObject::OnWake(napi_env env, napi_value callback, void* context, void*
   self->wake_pending_.store(false);
   if (!self->plane_) return;
   self->SettleOpening();
-  if (self->plane_) self->Deliver(Napi::Function(env, callback));
+  if (self->plane_) self->Deliver(callback);
 }
 
 void PlaneObject::SettleOpening() {
@@ -167,8 +180,8 @@ void PlaneObject::Define(const Napi::Object& object) {
   const auto& bytes = plane_->descriptor();
   const DataPlane::Options& options = plane_->options();
   const uint64_t block_bytes = options.geometry.BlockBytes();
-  Napi::Uint8Array descriptor = Napi::Uint8Array::New(env, bytes.size());
-  memcpy(descriptor.Data(), bytes.data(), bytes.size());
+  const napi_value descriptor = NewArray(env, napi_uint8_array, bytes.data(), bytes.size());
+  if (descriptor == nullptr) return;
   const auto value = [](const char* name, napi_value of) {
     return napi_property_descriptor{name, nullptr, nullptr, nullptr, nullptr, of, napi_enumerable, nullptr};
   };
@@ -198,7 +211,7 @@ void PlaneObject::Define(const Napi::Object& object) {
   napi_define_properties(env, object, std::size(properties), properties);
 }
 
-void PlaneObject::Deliver(Napi::Function callback) {
+void PlaneObject::Deliver(napi_value callback) {
   // Read before the ring: a plane that is closed has put everything.
   const bool closed = plane_->phase() == DataPlane::Phase::kClosed;
   const size_t count = plane_->Take(batch_);
@@ -207,10 +220,10 @@ void PlaneObject::Deliver(Napi::Function callback) {
   for (size_t index = 0; index < count; ++index) Forget(batch_[index]);
   if (closed && !more) FinishClose();
   if (count == 0) return;
-  Napi::Float64Array records = Napi::Float64Array::New(env_, count * kRecordWords);
-  memcpy(records.Data(), batch_.data(), count * sizeof(Record));
-  // Last, as it may throw: the exception then reaches process "uncaughtException".
-  callback.Call({records});
+  const napi_value records = NewArray(env_, napi_float64_array, batch_[0].data(), count * kRecordWords);
+  if (records == nullptr) return;
+  // Last, as it may throw: the exception stays pending and reaches process "uncaughtException".
+  napi_call_function(env_, env_.Undefined(), callback, 1, &records, nullptr);
 }
 
 void PlaneObject::Forget(const Record& record) {

@@ -62,7 +62,7 @@ class PlaneObject {
   // On the JS thread, for each wake-up.
   static void OnWake(napi_env env, napi_value callback, void* context, void* data);
   void SettleOpening();
-  void Deliver(Napi::Function callback);
+  void Deliver(napi_value callback);
   void Forget(const Record& record);
   void FinishClose();
   void EndListening();

@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyReply, FastifyRequest } from "fastify";
@@ -91,6 +92,8 @@ export async function startRouter(settings: RouterSettings, hooks: RouterHooks =
   };
   const protocols = { contextFirst: new ContextFirst(parts), aggregated: new Aggregated(parts) };
   const closing = new AbortController();
+  // Every request in flight listens to it.
+  setMaxListeners(0, closing.signal);
   const calls = new CallServer({
     settings,
     log,

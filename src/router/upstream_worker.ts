@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import { Pool } from "undici";
 import { z } from "zod";
 import type { Clock } from "../clock.ts";
@@ -67,7 +68,7 @@ export class UpstreamWorker {
   lastSeenMs: number | undefined;
   /** Requests that are with this worker now. */
   inFlight = 0;
-  #lost = new AbortController();
+  #lost = busySignal();
 
   constructor(address: WorkerAddress, options: { position: number; roles: ReadonlySet<Hop>; clock: Clock }) {
     this.url = address.url;
@@ -103,7 +104,7 @@ export class UpstreamWorker {
     this.preparation = preparation;
     this.state = "ready";
     this.reason = "";
-    if (this.#lost.signal.aborted) this.#lost = new AbortController();
+    if (this.#lost.signal.aborted) this.#lost = busySignal();
   }
 
   /** @param gone it does not answer at all: requests that wait for it are ended */
@@ -117,4 +118,11 @@ export class UpstreamWorker {
   async close(): Promise<void> {
     await Promise.all([this.dispatcher.destroy(), this.control.destroy()]);
   }
+}
+
+/** Every request in flight listens to it, which is no leak. */
+function busySignal(): AbortController {
+  const controller = new AbortController();
+  setMaxListeners(0, controller.signal);
+  return controller;
 }

@@ -242,6 +242,12 @@ export const errors = {
     message: "request {request} waited {ms} ms for free KV blocks and was given up",
     remedy: "retry later, add workers, or give this one a larger pool (kv_cache_config.max_tokens)",
   },
+  REQUEST_NOT_FOUND: {
+    scope: "call",
+    status: 404,
+    message: "no request {request} is running here",
+    remedy: "none: it has ended, or went to another worker",
+  },
   TRANSCEIVER_DISABLED: {
     scope: "call",
     status: 400,

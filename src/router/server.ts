@@ -15,7 +15,7 @@ import { clusterInfo } from "./cluster_info.ts";
 import { Fleet } from "./fleet.ts";
 import { HopRetries } from "./hop_retries.ts";
 import { HopRunner } from "./hop_runner.ts";
-import { createFront } from "./http_front.ts";
+import { createFront } from "../openai/http_front.ts";
 import { defaultProbeTimes, type ProbeTimes } from "./prober.ts";
 import { RequestIds } from "./request_ids.ts";
 import { callPaths } from "./routed_call.ts";

@@ -22,7 +22,14 @@ export type RequestRole =
   /** Prefill, token 0, then offer the KV under this id. */
   | { readonly kind: "context"; readonly contextId: RequestId }
   /** Fetch the KV that `state` names and go on after token 0. */
-  | { readonly kind: "generation"; readonly state: string; readonly firstToken: Sample };
+  | {
+      readonly kind: "generation";
+      /** Empty only when the first token ends the answer, so that nothing is fetched. */
+      readonly state: string;
+      /** `ctx_request_id`, when the caller gave it: must be the one in `state`. */
+      readonly contextId: RequestId | null;
+      readonly firstToken: Sample;
+    };
 
 export interface RequestSpec {
   /** `x-request-id`. */

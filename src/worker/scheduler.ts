@@ -1,6 +1,7 @@
 import { isKvError, KvError } from "../errors.ts";
+import type { RequestId } from "../ids.ts";
 import { BlockHold, type BlockPool } from "../kv/pool.ts";
-import type { Transceiver } from "../transceiver/api.ts";
+import type { ReceiveTransfer, Transceiver, TransferReport } from "../transceiver/api.ts";
 import { planPrefill } from "./chunk_plan.ts";
 import type { Engine, Sample } from "./engine.ts";
 import { PrefixCache, prefixKeys } from "./prefix_cache.ts";
@@ -36,6 +37,8 @@ export interface SchedulerOptions {
   readonly nowMs: () => number;
   /** Each edge of each request, once. */
   readonly onChange?: (change: StateChange) => void;
+  /** A transfer of this side is complete. */
+  readonly onTransfer?: (request: WorkerRequest, direction: "send" | "receive", report: TransferReport) => void;
   readonly onStep?: (step: { readonly rows: number; readonly prefillTokens: number; readonly ms: number }) => void;
   /** Test hook: may spoil received blocks before anything reads them; nothing is reused then. */
   readonly onReceived?: (blocks: BlockHold) => void;
@@ -198,6 +201,12 @@ export class Scheduler {
         why: `${tokens} prompt tokens and ${spec.maxTokens} output tokens are more than max_seq_len (${maxSeqLen})`,
       });
     }
+    if (spec.role.kind === "generation" && spec.role.state === "" && !endsAtFirstToken(spec)) {
+      throw new KvError("INVALID_REQUEST", {
+        param: "disaggregated_params.encoded_opaque_state",
+        why: "it is missing, and the first token does not end the answer",
+      });
+    }
     const reserved = spec.role.kind === "context" ? tokens : tokens + spec.maxTokens - 1;
     if (this.#blocksFor(reserved) > this.#pool.total) {
       const limit = this.#pool.total * this.#tokensPerBlock;
@@ -241,7 +250,7 @@ export class Scheduler {
       if (active >= this.#limits.maxBatchSize || !this.#reserve(head)) return;
       this.#leaveQueue(head);
       head.admittedMs = this.#options.nowMs();
-      if (head.spec.role.kind === "generation") this.#receive(head, head.spec.role.state);
+      if (head.spec.role.kind === "generation") this.#receive(head, head.spec.role);
       else this.#prefilling.push(head);
     }
   }
@@ -400,6 +409,7 @@ export class Scheduler {
         request.report = report;
         request.change("delivered");
         this.#forget(request);
+        this.#options.onTransfer?.(request, "send", report);
       },
       () => {
         request.change("fail");
@@ -425,7 +435,7 @@ export class Scheduler {
     }
   }
 
-  #receive(request: WorkerRequest, state: string): void {
+  #receive(request: WorkerRequest, { state, contextId }: { state: string; contextId: RequestId | null }): void {
     this.#receiving.add(request);
     const table = mustHold(request).share(0, this.#blocksFor(request.promptTokens));
     try {
@@ -436,13 +446,12 @@ export class Scheduler {
         (report) => {
           request.report = report;
           this.#received(request);
+          this.#options.onTransfer?.(request, "receive", report);
         },
         (error: unknown) => this.#receiveFailed(request, asKvError(error, "kv.receive")),
       );
-      if (transfer.tokens !== request.promptTokens) {
-        const why = `it offers ${transfer.tokens} tokens, the prompt has ${request.promptTokens}`;
-        this.#stop(request, new KvError("BAD_STATE", { why }));
-      }
+      const why = mismatch(transfer, request, contextId);
+      if (why !== null) this.#stop(request, new KvError("BAD_STATE", { why }));
     } catch (error) {
       this.#fail(request, asKvError(error, "kv.receive"));
     } finally {
@@ -489,7 +498,12 @@ export class Scheduler {
   #finishWithoutKv(request: WorkerRequest): void {
     const { role } = request.spec;
     if (role.kind !== "generation") return;
-    if (role.state !== "") this.#port().release(role.state);
+    try {
+      if (role.state !== "") this.#port().release(role.state);
+    } catch (error) {
+      this.#fail(request, asKvError(error, "kv.release"));
+      return;
+    }
     const finish = this.#tell(request, role.firstToken);
     if (finish !== undefined) this.#complete(request, finish ?? { reason: "length", stop: null });
   }
@@ -607,6 +621,15 @@ function mustHold(request: WorkerRequest): BlockHold {
     throw new KvError("INTERNAL", { where: "scheduler", why: `request ${request.spec.id} holds no blocks` });
   }
   return request.blocks;
+}
+
+function mismatch(transfer: ReceiveTransfer, request: WorkerRequest, contextId: RequestId | null): string | null {
+  if (transfer.tokens !== request.promptTokens) {
+    return `it offers ${transfer.tokens} tokens, the prompt has ${request.promptTokens}`;
+  }
+  return contextId === null || contextId === transfer.requestId
+    ? null
+    : `it belongs to request ${transfer.requestId}, ctx_request_id names ${contextId}`;
 }
 
 const lastToken = (request: WorkerRequest): number => request.tokens.at(-1) ?? 0;

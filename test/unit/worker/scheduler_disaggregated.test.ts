@@ -23,7 +23,12 @@ let nextId = 1;
 const contextRole = () => ({ kind: "context", contextId: requestId(nextId++) }) as const;
 
 const generationRole = (outcome: RequestOutcome) =>
-  ({ kind: "generation", state: outcome.offer?.state ?? "", firstToken: outcome.firstToken ?? { token: -1 } }) as const;
+  ({
+    kind: "generation",
+    state: outcome.offer?.state ?? "",
+    contextId: null,
+    firstToken: outcome.firstToken ?? { token: -1 },
+  }) as const;
 
 const codeOf = (promise: Promise<unknown>): Promise<string> =>
   promise.then(
@@ -109,7 +114,9 @@ describe("scheduler, disaggregated", () => {
     expect(await codeOf(request.done)).toBe("PEER_LOST");
     expect(request.state).toBe("DISAGG_TRANS_ERROR");
     const foreign = generation.scheduler.submit(
-      spec(tokensOf(9), 5, { role: { kind: "generation", state: "foreign", firstToken: { token: 1 } } }),
+      spec(tokensOf(9), 5, {
+        role: { kind: "generation", state: "foreign", contextId: null, firstToken: { token: 1 } },
+      }),
     );
     expect(await codeOf(foreign.done)).toBe("BAD_STATE");
     const other = await context.scheduler.submit(spec(tokensOf(12), 5, { role: contextRole() })).done;

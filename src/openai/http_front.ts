@@ -3,7 +3,7 @@ import type { IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
 import { type FastifyInstance, fastify } from "fastify";
 import { KvError } from "../errors.ts";
-import { type ErrorAnswer, errorBody } from "../openai/index.ts";
+import { type ErrorAnswer, errorBody } from "./error_body.ts";
 
 export interface FrontOptions {
   readonly bodyBytesMax: number;

@@ -1,0 +1,154 @@
+import type { FastifyInstance } from "fastify";
+import { z } from "zod";
+import type { WorkerSettings } from "../config/settings.ts";
+import { KvError } from "../errors.ts";
+import { metricsContentType } from "../observability/metrics.ts";
+import { parseBody, parseRequest } from "../openai/index.ts";
+import { packageVersion } from "../version.ts";
+import type { WorkerMetrics } from "./worker_metrics.ts";
+import type { WorkerParts } from "./worker_parts.ts";
+
+/** Version of the contract between our workers and routers (system.md S2). */
+export const KVT_PROTOCOL = 1;
+
+/** How long an offer lives without a pull when `kv_transfer_timeout_ms` is null. */
+const OFFER_MS_WITHOUT_TIMEOUT = 60_000;
+
+export interface InfoOptions {
+  readonly settings: WorkerSettings;
+  readonly parts: WorkerParts;
+  readonly metrics: WorkerMetrics;
+  readonly isDraining: () => boolean;
+  /** Computes one token, to show that the engine answers. */
+  readonly probe: () => Promise<void>;
+}
+
+const Offset = z.looseObject({ offset: z.number() });
+
+const withheld: readonly (readonly [method: "GET" | "POST", path: string, remedy: string])[] = [
+  ["POST", "/v1/responses", "use /v1/chat/completions"],
+  ["POST", "/release_memory", "stop the worker to free its memory"],
+  ["POST", "/resume_memory", "start the worker again"],
+  ["POST", "/update_weights", "start a worker with the new model file"],
+];
+
+/** Everything that says something about this worker and changes nothing (system.md S119). */
+export function addInfoRoutes(front: FastifyInstance, options: InfoOptions): void {
+  const { settings, parts, metrics } = options;
+  const createdS = Math.floor(Date.now() / 1000);
+  const nowS = (): number => performance.now() / 1000;
+  let offsetS = 0;
+
+  front.get("/health", async (_request, reply) => {
+    const reasons = unhealthyReasons(options);
+    if (reasons.length === 0) return { status: "ok" };
+    reply.code(503).header("retry-after", "1");
+    return { status: options.isDraining() ? "draining" : "unhealthy", reasons };
+  });
+  front.get("/health/live", async () => ({ status: "alive" }));
+  front.get("/health_generate", async () => {
+    await options.probe();
+    return { status: "ok" };
+  });
+  front.get("/version", async () => ({ version: packageVersion() }));
+  front.get("/v1/models", async () => ({
+    object: "list",
+    data: [
+      {
+        id: settings.servedModelName,
+        object: "model",
+        created: createdS,
+        owned_by: "kv-transceiver",
+        max_model_len: parts.maxSeqLen,
+      },
+    ],
+  }));
+  front.get("/server_info", async () => serverInfo(options));
+  front.get("/steady_clock_offset", async () => {
+    const receivedS = nowS() + offsetS;
+    return { receive_ts: receivedS, transmit_ts: nowS() + offsetS };
+  });
+  front.post("/steady_clock_offset", async (request) => {
+    offsetS = parseRequest(Offset, parseBody(request.body as Uint8Array)).offset;
+    return { offset: offsetS };
+  });
+  // Records are kept for the last `perf_metrics_max_requests` requests, and that is 0 (S32); events come with event_buffer_max_size.
+  front.get("/perf_metrics", async () => []);
+  front.post("/kv_cache_events", async () => []);
+  front.get("/prometheus/metrics", async (_request, reply) =>
+    reply.type(metricsContentType).send(await metrics.text()),
+  );
+  front.get("/metrics", async (request, reply) =>
+    request.headers.accept?.includes("application/json") === true
+      ? iterationStatistics(parts)
+      : reply.type(metricsContentType).send(await metrics.text()),
+  );
+  for (const [method, path, remedy] of withheld) {
+    front.route({
+      method,
+      url: path,
+      handler: () => {
+        throw new KvError("NOT_PROVIDED", { what: `${method} ${path}`, why: "this worker does not have it", remedy });
+      },
+    });
+  }
+}
+
+function unhealthyReasons({ parts, isDraining }: InfoOptions): readonly string[] {
+  const transceiver = parts.transceiver.health();
+  return [
+    ...(isDraining() ? ["the worker is draining"] : []),
+    ...parts.scheduler.problems,
+    ...(transceiver.status === "unhealthy" ? transceiver.reasons : []),
+  ];
+}
+
+function serverInfo({ settings, parts }: InfoOptions) {
+  const { geometry } = parts.engine;
+  const { transceiver } = settings;
+  return {
+    kvt_protocol: KVT_PROTOCOL,
+    version: packageVersion(),
+    engine: "reference",
+    epoch: parts.transceiver.epoch,
+    instance: parts.transceiver.instance,
+    role: settings.role,
+    model: settings.servedModelName,
+    tokens_per_block: geometry.tokensPerBlock,
+    kv_cache_hash_algo: "v2_sha256_64",
+    geometry: {
+      arch: geometry.arch,
+      layers: geometry.layers,
+      kv_heads: geometry.kvHeads,
+      head_dim: geometry.headDim,
+      dtype: geometry.dtype,
+      tokens_per_block: geometry.tokensPerBlock,
+      layout: geometry.layout,
+      tp: 1,
+      pp: 1,
+      cp: 1,
+      dp: 1,
+    },
+    vector_level: geometry.vectorLevel,
+    max_seq_len: parts.maxSeqLen,
+    max_num_tokens: settings.maxNumTokens,
+    max_batch_size: settings.maxBatchSize,
+    transports: transceiver === null ? [] : ["shared_memory"],
+    transceiver_runtime: transceiver?.transceiverRuntime ?? null,
+    offer_ms: transceiver === null ? null : (transceiver.kvTransferTimeoutMs ?? OFFER_MS_WITHOUT_TIMEOUT),
+    disaggregated_params: {},
+  };
+}
+
+/** The list that trtllm-serve gives at /metrics: here always the one current state. */
+function iterationStatistics({ scheduler, transceiver }: WorkerParts) {
+  const { total, free } = transceiver.stats().blocks;
+  const { waiting, prefilling, decoding, receiving } = scheduler.load;
+  return [
+    {
+      numActiveRequests: prefilling + decoding + receiving,
+      numQueuedRequests: waiting,
+      kvCacheStats: { maxNumBlocks: total, freeNumBlocks: free, usedNumBlocks: total - free },
+    },
+  ];
+}

@@ -1,0 +1,90 @@
+import { timingSafeEqual } from "node:crypto";
+import type { FastifyInstance, FastifyRequest } from "fastify";
+import { z } from "zod";
+import { KvError } from "../errors.ts";
+import { parseBody, parseRequest } from "../openai/index.ts";
+import type { Records } from "./records.ts";
+import type { WorkerParts } from "./worker_parts.ts";
+
+export interface KvRouteOptions {
+  readonly parts: Pick<WorkerParts, "scheduler" | "transceiver">;
+  readonly records: Records;
+  /** KVT_AUTH_TOKEN; null: loopback callers only. */
+  readonly authToken: string | null;
+  readonly hasTransceiver: boolean;
+}
+
+const Release = z.looseObject({ encoded_opaque_state: z.string().max(1 << 20) });
+const Abort = z.looseObject({ request_id: z.string().min(1).max(128) });
+const TransfersQuery = z.looseObject({ request_id: z.string().max(128).optional() });
+
+/** The routes of S120. */
+export function addKvRoutes(front: FastifyInstance, options: KvRouteOptions): void {
+  const { scheduler, transceiver } = options.parts;
+
+  // No guard: the state's token is the right to do it.
+  front.post("/kv/release", async (request) => {
+    if (!options.hasTransceiver) throw new KvError("TRANSCEIVER_DISABLED", {});
+    const body = parseRequest(Release, parseBody(bytesOf(request)));
+    const outcome = transceiver.release(body.encoded_opaque_state);
+    if (outcome === "not_found") {
+      throw new KvError("NO_OFFER", {
+        peer: transceiver.instance,
+        request: String(body.ctx_request_id ?? "(of the state)"),
+      });
+    }
+    return { outcome };
+  });
+
+  front.post("/kv/abort", async (request) => {
+    guard(request, options.authToken);
+    const { request_id: id } = parseRequest(Abort, parseBody(bytesOf(request)));
+    const aborted = scheduler.abortById(id, "POST /kv/abort");
+    if (aborted === 0) throw new KvError("REQUEST_NOT_FOUND", { request: id });
+    return { aborted };
+  });
+
+  front.get("/kv/peers", async (request) => {
+    guard(request, options.authToken);
+    const { peers, bytesReceived, blocks, sends, receives } = transceiver.stats();
+    return {
+      instance: transceiver.instance,
+      epoch: transceiver.epoch,
+      bytes_received: bytesReceived,
+      blocks,
+      sends,
+      receives,
+      peers: peers.map(({ instance, epoch, endpoint, path, connected, gbPerS }) => ({
+        instance,
+        epoch,
+        endpoint,
+        transport: path,
+        connected,
+        gb_per_s: gbPerS,
+      })),
+    };
+  });
+
+  front.get("/kv/transfers", async (request) => {
+    guard(request, options.authToken);
+    return { records: options.records.of(parseRequest(TransfersQuery, request.query).request_id) };
+  });
+}
+
+const bytesOf = (request: FastifyRequest): Uint8Array =>
+  request.body instanceof Uint8Array ? request.body : new Uint8Array();
+
+/** Bearer KVT_AUTH_TOKEN when there is one, else callers on this host only. */
+function guard(request: FastifyRequest, authToken: string | null): void {
+  const what = `${request.method} ${request.routeOptions.url ?? ""}`;
+  if (authToken === null) {
+    if (isLoopback(request.socket.remoteAddress ?? "")) return;
+    throw new KvError("UNAUTHORIZED", { what });
+  }
+  const given = Buffer.from(request.headers.authorization ?? "");
+  const wanted = Buffer.from(`Bearer ${authToken}`);
+  if (given.length !== wanted.length || !timingSafeEqual(given, wanted)) throw new KvError("UNAUTHORIZED", { what });
+}
+
+const isLoopback = (address: string): boolean =>
+  address === "::1" || address.startsWith("127.") || address.startsWith("::ffff:127.");

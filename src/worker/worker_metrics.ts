@@ -1,0 +1,100 @@
+import { latencyBuckets, Metrics } from "../observability/metrics.ts";
+import type { Transceiver } from "../transceiver/api.ts";
+import type { RequestRecord, TransferRecord } from "./records.ts";
+import type { StateChange } from "./request_state.ts";
+import type { Scheduler } from "./scheduler.ts";
+
+/** What a worker counts. Names begin with `kvt_worker_`; docs/worker.md lists them. */
+export class WorkerMetrics {
+  readonly #metrics = new Metrics();
+  readonly #requests = this.#metrics.counter<"role" | "status">({
+    name: "kvt_worker_requests_total",
+    help: "Answered requests by role and HTTP status; 499: the client left.",
+    labels: ["role", "status"],
+  });
+  readonly #states = this.#metrics.counter<"from" | "to">({
+    name: "kvt_worker_request_state_changes_total",
+    help: "Edges of the request state machine that were taken.",
+    labels: ["from", "to"],
+  });
+  readonly #tokens = this.#metrics.counter<"kind">({
+    name: "kvt_worker_tokens_total",
+    help: "Prompt tokens, those of them found in the prefix cache, and output tokens of answered requests.",
+    labels: ["kind"],
+  });
+  readonly #phases = this.#metrics.histogram<"phase">({
+    name: "kvt_worker_phase_seconds",
+    help: "Time of answered requests in the queue, in prefill, waiting for the KV transfer, and decoding.",
+    labels: ["phase"],
+    buckets: latencyBuckets,
+  });
+  readonly #transferBytes = this.#metrics.counter<"direction">({
+    name: "kvt_worker_transfer_bytes_total",
+    help: "KV bytes of completed transfers.",
+    labels: ["direction"],
+  });
+  readonly #transferTime = this.#metrics.histogram<"direction">({
+    name: "kvt_worker_transfer_seconds",
+    help: "Completed transfers, from the call to the end.",
+    labels: ["direction"],
+    buckets: latencyBuckets,
+  });
+  readonly #steps = this.#metrics.histogram({
+    name: "kvt_worker_step_seconds",
+    help: "Engine steps: one token of every decoding request and chunks of prompts.",
+    buckets: latencyBuckets,
+  });
+
+  watch(parts: { readonly scheduler: Scheduler; readonly transceiver: Transceiver }): void {
+    const { scheduler, transceiver } = parts;
+    this.#metrics.gauge<"state">({
+      name: "kvt_worker_requests",
+      help: "Requests now, by what they wait for or do.",
+      labels: ["state"],
+      read: (gauge) => {
+        const { waiting, receiving, prefilling, decoding, offered } = scheduler.load;
+        const counts = { waiting, receiving, prefilling, decoding, offered };
+        for (const [state, count] of Object.entries(counts)) gauge.set({ state }, count);
+      },
+    });
+    this.#metrics.gauge<"state">({
+      name: "kvt_worker_blocks",
+      help: "KV blocks now: in the pool, free, held by the prefix cache, pinned by transfers, in quarantine.",
+      labels: ["state"],
+      read: (gauge) => {
+        const { total, free, pinned, quarantined } = transceiver.stats().blocks;
+        const counts = { total, free, pinned, quarantined, cached: scheduler.load.cachedBlocks };
+        for (const [state, count] of Object.entries(counts)) gauge.set({ state }, count);
+      },
+    });
+  }
+
+  changed({ from, to }: StateChange): void {
+    this.#states.inc({ from, to });
+  }
+
+  stepped(ms: number): void {
+    this.#steps.observe(ms / 1000);
+  }
+
+  answered(record: RequestRecord): void {
+    this.#requests.inc({ role: record.role, status: String(record.status) });
+    if (record.status !== 200) return;
+    this.#tokens.inc({ kind: "prompt" }, record.prompt_tokens);
+    this.#tokens.inc({ kind: "cached" }, record.cached_tokens);
+    this.#tokens.inc({ kind: "output" }, record.output_tokens);
+    this.#phases.observe({ phase: "queue" }, record.queue_ms / 1000);
+    if (record.role !== "generation") this.#phases.observe({ phase: "prefill" }, record.prefill_ms / 1000);
+    else this.#phases.observe({ phase: "transfer" }, record.transfer_ms / 1000);
+    if (record.role !== "context") this.#phases.observe({ phase: "decode" }, record.decode_ms / 1000);
+  }
+
+  transferred({ direction, bytes, ms }: TransferRecord): void {
+    this.#transferBytes.inc({ direction }, bytes);
+    this.#transferTime.observe({ direction }, ms / 1000);
+  }
+
+  text(): Promise<string> {
+    return this.#metrics.text();
+  }
+}

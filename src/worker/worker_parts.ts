@@ -1,0 +1,166 @@
+import { freemem } from "node:os";
+import type { WorkerSettings } from "../config/settings.ts";
+import { KvError } from "../errors.ts";
+import type { Layout } from "../kv/layout.ts";
+import type { Logger } from "../observability/log.ts";
+import { KvTransceiver } from "../transceiver/transceiver.ts";
+import { ContextIds } from "./context_ids.ts";
+import type { EngineGeometry } from "./engine.ts";
+import { ReferenceEngine } from "./reference_engine.ts";
+import { Scheduler, type SchedulerOptions } from "./scheduler.ts";
+import { ChatTemplate, type PromptReader, Tokenizer } from "./text/index.ts";
+
+/** What a worker is made of, in the order in which it is built; `close` takes it down the other way round. */
+export interface WorkerParts {
+  readonly engine: ReferenceEngine;
+  readonly transceiver: KvTransceiver;
+  readonly scheduler: Scheduler;
+  readonly reader: PromptReader;
+  readonly contextIds: ContextIds;
+  readonly maxSeqLen: number;
+  close(): Promise<void>;
+}
+
+type SchedulerHooks = Pick<SchedulerOptions, "onChange" | "onStep" | "onTransfer">;
+
+/** Without `max_tokens` a pool is never larger: several workers share a machine, and the pool is reserved, not promised. */
+const DEFAULT_POOL_BYTES_MAX = 1 << 30;
+const QUEUE_TIMEOUT_MS = 180_000;
+const STEP_LIMIT_MS = 60_000;
+
+/** @throws KvError of the engine (MODEL_*), the tokenizer (TOKENIZER_*) or the transceiver (POOL_UNAVAILABLE, ...) */
+export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: SchedulerHooks): Promise<WorkerParts> {
+  const { kvCache } = settings;
+  const undo: (() => Promise<void>)[] = [];
+  const close = async (): Promise<void> => {
+    for (const step of undo.splice(0).reverse()) await step();
+  };
+  try {
+    const engine = await ReferenceEngine.load(settings.model, {
+      kv: kvCache.dtype,
+      tokensPerBlock: kvCache.tokensPerBlock,
+    });
+    undo.push(() => engine.close());
+    const { geometry } = engine;
+    const tokenizer = Tokenizer.fromMetadata(engine.metadata);
+    const template =
+      settings.chatTemplate === null
+        ? ChatTemplate.fromMetadata(engine.metadata, tokenizer)
+        : new ChatTemplate(settings.chatTemplate, tokenizer);
+    const maxSeqLen = seqLenOf(settings, geometry);
+    const blocks = poolBlocks(settings, geometry, maxSeqLen);
+    const transceiver = await KvTransceiver.open(transceiverOptions(settings, geometry, blocks));
+    undo.push(() => transceiver.close());
+    engine.attach(transceiver.span, blocks);
+    const timeoutMs = settings.transceiver?.kvTransferTimeoutMs ?? null;
+    const zeroes = process.env.KVT_TEST_ZERO_KV === "1";
+    const scheduler = new Scheduler({
+      engine,
+      pool: transceiver.pool,
+      transfers: settings.transceiver === null ? null : transceiver,
+      limits: {
+        maxBatchSize: settings.maxBatchSize,
+        maxNumTokens: settings.maxNumTokens,
+        chunkedPrefill: settings.enableChunkedPrefill,
+        maxQueueSize: settings.maxQueueSize,
+        queueTimeoutMs: timeoutMs ?? QUEUE_TIMEOUT_MS,
+        maxSeqLen,
+        stepLimitMs: STEP_LIMIT_MS,
+      },
+      reusePrefixes: kvCache.enableBlockReuse,
+      nowMs: () => performance.now(),
+      ...hooks,
+      ...(zeroes
+        ? {
+            onReceived: ({ ids }) => {
+              for (const id of ids) {
+                new Uint8Array(transceiver.memory, id * geometry.blockBytes, geometry.blockBytes).fill(0);
+              }
+            },
+          }
+        : {}),
+    });
+    undo.push(() => scheduler.close());
+    if (zeroes) log.warn("KVT_TEST_ZERO_KV is set: received KV is zeroed, answers will be wrong");
+    const chunked = settings.enableChunkedPrefill || settings.maxNumTokens >= maxSeqLen;
+    const limit = chunked
+      ? { tokens: maxSeqLen - 1, name: "max_seq_len less one output token" }
+      : { tokens: settings.maxNumTokens, name: "max_num_tokens; enable_chunked_prefill lifts it" };
+    return {
+      engine,
+      transceiver,
+      scheduler,
+      reader: { model: settings.servedModelName, tokenizer, template, limit },
+      contextIds: new ContextIds(firstContextId()),
+      maxSeqLen,
+      close,
+    };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** Test hook: the first `ctx_request_id` that this worker issues. */
+function firstContextId(): { readonly first?: bigint } {
+  const text = process.env.KVT_TEST_CTX_REQUEST_ID;
+  return text === undefined ? {} : { first: BigInt(text) };
+}
+
+function seqLenOf({ maxSeqLen }: WorkerSettings, geometry: EngineGeometry): number {
+  if (maxSeqLen === null) return geometry.maxSeqLen;
+  if (maxSeqLen <= geometry.maxSeqLen) return maxSeqLen;
+  throw new KvError("INVALID_ARGUMENT", {
+    what: `max_seq_len ${maxSeqLen}`,
+    why: `the model was made for ${geometry.maxSeqLen} tokens`,
+  });
+}
+
+function poolBlocks(settings: WorkerSettings, geometry: EngineGeometry, maxSeqLen: number): number {
+  const { maxTokens, freeMemoryFraction } = settings.kvCache;
+  const { tokensPerBlock, blockBytes } = geometry;
+  if (maxTokens !== null) return Math.ceil(maxTokens / tokensPerBlock);
+  const useful = settings.maxBatchSize * Math.ceil(maxSeqLen / tokensPerBlock);
+  const bytes = Math.min(freemem() * freeMemoryFraction, DEFAULT_POOL_BYTES_MAX);
+  return Math.max(1, Math.min(useful, Math.floor(bytes / blockBytes)));
+}
+
+export const layoutOf = (geometry: EngineGeometry): Layout => ({
+  layers: geometry.layers,
+  kvHeads: geometry.kvHeads,
+  headDim: geometry.headDim,
+  dtype: geometry.dtype,
+  tokensPerBlock: geometry.tokensPerBlock,
+  attention: "gqa",
+});
+
+function transceiverOptions(settings: WorkerSettings, geometry: EngineGeometry, blocks: number) {
+  const { transceiver, control, lease } = settings;
+  const tls =
+    control.tls === null
+      ? {}
+      : {
+          tls: {
+            cert: control.tls.cert,
+            key: control.tls.key,
+            ...(control.tls.ca === null ? {} : { ca: control.tls.ca }),
+          },
+        };
+  return {
+    config:
+      transceiver === null
+        ? {}
+        : {
+            backend: transceiver.backend,
+            max_tokens_in_buffer: transceiver.maxTokensInBuffer,
+            kv_transfer_timeout_ms: transceiver.kvTransferTimeoutMs,
+            kv_transfer_sender_future_timeout_ms: transceiver.kvTransferSenderFutureTimeoutMs,
+          },
+    layout: layoutOf(geometry),
+    pool: { memory: "host" as const, blocks },
+    listen: { host: control.host, port: control.port, ...tls },
+    lease,
+    ...(settings.authToken === null ? {} : { authToken: settings.authToken }),
+    ...(settings.socketDir === null ? {} : { socketDir: settings.socketDir }),
+  };
+}

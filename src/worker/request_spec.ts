@@ -37,7 +37,7 @@ export function requestSpec(params: GenerationParams, sources: SpecSources): Req
   };
 }
 
-/** See docs/decisions/seed-from-request-id.md: both hops carry the same id. */
+/** See docs/decisions/012-seed-from-request-id.md: both hops carry the same id. */
 export const seedOf = (id: string): bigint => createHash("sha256").update(`kvt seed ${id}`).digest().readBigUInt64LE(0);
 
 function roleOf(params: GenerationParams, contextIds: ContextIds): RequestRole {

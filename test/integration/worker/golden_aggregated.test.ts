@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ask, type Reply } from "./client.ts";
 import { type Golden, goldens } from "./golden.ts";
 import { expectGolden } from "./golden_check.ts";
-import { type WorkerProcess, Workers } from "./worker_process.ts";
+import { type WorkerProcess, Workers, withoutReuse } from "./worker_process.ts";
 
 describe("one worker alone", () => {
   const workers = new Workers();
@@ -40,10 +40,7 @@ describe("one worker alone", () => {
     const chunked = await workers.start({
       maxNumTokens: 64,
       enableChunkedPrefill: true,
-      kvCache: {
-        ...(await import("../../../src/config/worker_settings.ts")).defaultWorkerSettings("x").kvCache,
-        enableBlockReuse: false,
-      },
+      ...withoutReuse,
     });
     const replies = await Promise.all(goldens.map((golden) => ask(chunked.url, golden.kind, golden.body)));
     for (const [index, reply] of replies.entries()) {

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import type { WorkerSettings } from "../../../src/config/settings.ts";
+import { defaultWorkerSettings } from "../../../src/config/worker_settings.ts";
 import { transceiverDefaults } from "./transceiver_defaults.ts";
 
 const root = new URL("../../../", import.meta.url).pathname;
@@ -14,6 +15,11 @@ export const tinyModel = join(root, "models/tiny.gguf");
 export type Overrides = Partial<WorkerSettings> & {
   readonly hooks?: { readonly requestReadMs?: number; readonly stallMs?: number };
 };
+
+const { kvCache } = defaultWorkerSettings(tinyModel);
+/** All blocks are free when nothing runs. */
+export const withoutReuse: Overrides = { kvCache: { ...kvCache, enableBlockReuse: false } };
+export const withPool = (maxTokens: number): Overrides => ({ kvCache: { ...kvCache, maxTokens } });
 
 export interface WorkerProcess {
   readonly url: string;

@@ -1,10 +1,10 @@
 import { describe, expect, it } from "vitest";
+import { requestIdOf } from "../../../src/openai/http_front.ts";
 import { parseBody } from "../../../src/openai/index.ts";
 import { clockOffsetS } from "../../../src/router/clock_offset.ts";
 import { readContextReply, withoutRouterFields } from "../../../src/router/context_reply.ts";
 import { firstTokenEvents } from "../../../src/router/finish_answer.ts";
 import { HopFailure, wordsOf } from "../../../src/router/hop_failure.ts";
-import { requestIdOf } from "../../../src/openai/http_front.ts";
 import { readClientBody } from "../../../src/router/routed_call.ts";
 import type { UpstreamWorker } from "../../../src/router/upstream_worker.ts";
 import { contextBody, generationBody } from "../../../src/router/upstreams/context_first.ts";

@@ -56,7 +56,8 @@ export class Deployment {
     const log = openSync(logFile, "w");
     // In our process group: a terminal's Ctrl-C and hang-up reach all of them even if we are gone.
     const child = spawn(process.execPath, [kvt, ...options.arguments], {
-      stdio: ["ignore", log, log],
+      // The channel carries nothing: its end tells the child that we are gone, even by SIGKILL.
+      stdio: ["ignore", log, log, "ipc"],
       env: { ...this.#env, KVT_SOCKET_DIR: join(this.folder, "sockets"), ...options.env },
     });
     closeSync(log);

@@ -39,8 +39,11 @@ export async function serveUntilSignal(log: Logger, start: () => Promise<Serving
     log.info({ signal }, "draining; a second signal ends at once");
     stop();
   };
+  // A parent that started us with a channel (kvt demo) and is gone, whatever ended it, wants no orphan.
+  const onOrphaned = (): void => onSignal("SIGTERM");
   process.on("SIGTERM", onSignal);
   process.on("SIGINT", onSignal);
+  process.on("disconnect", onOrphaned);
   try {
     const server = await start();
     const neverReady = new Promise<never>((_resolve, reject) => server.ready?.catch(reject));
@@ -53,5 +56,6 @@ export async function serveUntilSignal(log: Logger, start: () => Promise<Serving
   } finally {
     process.off("SIGTERM", onSignal);
     process.off("SIGINT", onSignal);
+    process.off("disconnect", onOrphaned);
   }
 }

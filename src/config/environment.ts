@@ -39,6 +39,9 @@ const ownNames = [
 
 // Known, and what they are for does not exist here yet.
 const notBuilt = new Set([
+  "KVT_CUDA_SMS",
+  "KVT_METRICS",
+  "KVT_NIXL_LIBRARY",
   "NIXL_PLUGINS_DIR",
   "TLLM_DISAGG_INSTANCE_IDX",
   "TLLM_DISAGG_RUN_REMOTE_MPI_SESSION_CLIENT",
@@ -139,7 +142,9 @@ function legacyBackend(env: Env, problems: Problems): Candidate<LegacyBackend> |
 }
 
 function listUnused(env: Env, problems: Problems): void {
-  const names = Object.keys(env).filter((name) => /^T(RT)?LLM_/.test(name) || listedToo.includes(name));
+  const names = Object.keys(env).filter(
+    (name) => /^T(RT)?LLM_/.test(name) || listedToo.includes(name) || (name.startsWith("KVT_") && notBuilt.has(name)),
+  );
   const set = names.filter((name) => text(env, name) !== undefined && !silent.has(name)).sort();
   const later = set.filter((name) => notBuilt.has(name));
   const never = set.filter((name) => !notBuilt.has(name));

@@ -33,6 +33,11 @@ export class FileSection<T extends object> {
     return new FileSection(value, this.#source, [...this.#path, key]);
   }
 
+  /** Keys with a value, in the order of the file. */
+  get keys(): (keyof T & string)[] {
+    return (Object.keys(this.#values) as (keyof T & string)[]).filter((key) => this.has(key));
+  }
+
   has(key: keyof T & string): boolean {
     return this.#values[key] !== undefined && this.#values[key] !== null;
   }

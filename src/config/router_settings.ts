@@ -169,6 +169,9 @@ function serverGroup(
     const text = `${policy} is not built yet; round_robin is the one there is`;
     router.report(problems, "not_built", "type", text);
   }
+  for (const key of router.keys) {
+    if (key !== "type") router.report(problems, "note", key, "has no effect on round_robin");
+  }
   return { servers, policy };
 }
 

@@ -127,6 +127,9 @@ describe("sections", () => {
       expect(fatal(router(type))).toEqual([expect.stringMatching(/^5:18 not_built .*is not built yet/)]);
     }
     expect(fatal(router("round_robbin"))[0]).toContain("did you mean round_robin?");
+    expect(told(resolve(router("round_robin, use_tokens: true")).problems.mild)).toEqual([
+      "5:43 note generation_servers.router.use_tokens: has no effect on round_robin",
+    ]);
   });
 });
 

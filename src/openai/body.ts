@@ -1,6 +1,6 @@
 import { parse as parseLossless } from "lossless-json";
 import { KvError } from "../errors.ts";
-import { topLevelValueSpan } from "./json_scan.ts";
+import { hasMoreStructures, topLevelValueSpan } from "./json_scan.ts";
 
 /** A JSON object as it came over HTTP; integers above 2^53 inside `disaggregated_params` and in `seed` are bigint. */
 export type JsonObject = Record<string, unknown>;
@@ -9,6 +9,11 @@ export type JsonObject = Record<string, unknown>;
 const LOSSLESS_BYTES_MAX = 1 << 20;
 /** Digits of 2^64 - 1: longer integers are no ids, and turning them into bigint costs quadratic time. */
 const ID_DIGITS_MAX = 20;
+
+/** Objects, lists and fields in a body. 64 MB of `[` would be gigabytes once parsed; 4,096 messages of 64 parts are below a million. */
+const STRUCTURES_MAX = 1 << 20;
+/** Texts too short to hold too many structures are not scanned for them. */
+const SCANNED_CHARS_MIN = STRUCTURES_MAX;
 
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
@@ -19,6 +24,9 @@ const utf8 = new TextDecoder("utf-8", { fatal: true });
  */
 export function parseBody(bytes: Uint8Array | string): JsonObject {
   const text = typeof bytes === "string" ? bytes : decodeText(bytes);
+  if (text.length > SCANNED_CHARS_MIN && hasMoreStructures(text, STRUCTURES_MAX)) {
+    throw new KvError("BAD_JSON", { why: `it holds more than ${STRUCTURES_MAX} objects, lists and fields` });
+  }
   let value: unknown;
   try {
     value = JSON.parse(text);

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { listOf } from "./lists.ts";
 
 const ID_ERROR = "must be an integer in 0 .. 2^64-1";
 
@@ -13,7 +14,7 @@ const tokenId = z.int().nonnegative();
 /** Log probabilities of one token that the context worker sampled, so that the generation worker can report them. */
 export const FirstTokenLogProbs = z.strictObject({
   logprob: z.number(),
-  top: z.array(z.strictObject({ token: tokenId, logprob: z.number() })).max(20),
+  top: listOf(z.strictObject({ token: tokenId, logprob: z.number() }), 21),
 });
 export type FirstTokenLogProbs = z.infer<typeof FirstTokenLogProbs>;
 
@@ -22,19 +23,19 @@ export type RequestType = z.infer<typeof RequestType>;
 
 const fields = {
   request_type: RequestType,
-  first_gen_tokens: z.array(tokenId).max(64).nullish(),
+  first_gen_tokens: listOf(tokenId, 64).nullish(),
   /** One entry for each of `first_gen_tokens`. */
-  first_gen_log_probs: z.array(FirstTokenLogProbs).max(64).nullish(),
+  first_gen_log_probs: listOf(FirstTokenLogProbs, 64).nullish(),
   first_gen_logits: z.null().optional(),
   ctx_request_id: Id64.nullish(),
   encoded_opaque_state: z
     .string()
     .max(1 << 20)
     .nullish(),
-  draft_tokens: z.array(tokenId).max(0).nullish(),
+  draft_tokens: listOf(tokenId, 0).nullish(),
   disagg_request_id: Id64.nullish(),
   ctx_dp_rank: z.int().nonnegative().nullish(),
-  ctx_info_endpoint: z.union([z.string(), z.array(z.string())]).nullish(),
+  ctx_info_endpoint: z.union([z.string(), listOf(z.string(), 64)]).nullish(),
   schedule_style: z.union([z.literal(0), z.literal(1)]).nullish(),
   conversation_id: z.string().max(512).nullish(),
   /** Usage of the context hop; the generation worker takes `cached_tokens` from it. */

@@ -54,7 +54,6 @@ export interface GenerationParams {
 }
 
 const COMPLETION_MAX_TOKENS = 16;
-const BIAS_ENTRIES_MAX = 1024;
 const U64 = 1n << 64n;
 
 type Shared = CompletionRequest | ChatCompletionRequest;
@@ -184,9 +183,6 @@ function checkIds(param: string, ids: readonly number[], vocabSize: number): voi
 
 function biasEntries(map: Readonly<Record<string, number>>, vocabSize: number) {
   const entries = Object.entries(map).map(([token, bias]) => ({ token: Number(token), bias }));
-  if (entries.length > BIAS_ENTRIES_MAX) {
-    throw new KvError("INVALID_REQUEST", { param: "logit_bias", why: `more than ${BIAS_ENTRIES_MAX} entries` });
-  }
   checkIds(
     "logit_bias",
     entries.map(({ token }) => token),

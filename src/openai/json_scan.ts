@@ -40,6 +40,20 @@ export function topLevelValueSpan(text: string, key: string): Span | undefined {
   return found;
 }
 
+/**
+ * Whether a JSON text holds more than `limit` objects, lists and fields: what memory and time of a parsed body go by, where a string
+ * of megabytes is one value. Numbers in lists are not counted. Of a text that is no JSON the answer means nothing.
+ */
+export function hasMoreStructures(text: string, limit: number): boolean {
+  const marks = /["[{:]/g;
+  let count = 0;
+  for (let mark = marks.exec(text); mark !== null; mark = marks.exec(text)) {
+    if (text.charCodeAt(mark.index) === QUOTE) marks.lastIndex = stringEnd(text, mark.index);
+    else if (++count > limit) return true;
+  }
+  return false;
+}
+
 function isKey(text: string, start: number, end: number, key: string): boolean {
   // An escape makes one character of up to six: longer than that is another key, and not worth unescaping.
   if (end - start - 2 > key.length * 6) return false;

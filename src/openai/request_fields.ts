@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { DisaggregatedParams } from "./disaggregated_params.ts";
 import { ignored, refused, supported } from "./fields.ts";
+import { listOf } from "./lists.ts";
 
 /** Token ids of a prompt. A plain loop: a prompt of millions of ids must not cost a schema call each. */
 export const tokenIds = z.custom<readonly number[]>(isTokenIds, "must be a list of token ids (integers from 0)");
@@ -52,7 +53,7 @@ export const samplingFields = {
   seed: supported(seed, "64-bit; the same seed gives the same text, also when prefill and decode run on two workers"),
   stop: supported(
     z
-      .union([stopString, z.array(stopString).max(STOP_STRINGS_MAX)], {
+      .union([stopString, listOf(stopString, STOP_STRINGS_MAX)], {
         error: `must be one string or up to ${STOP_STRINGS_MAX}, each of 1 to ${STOP_STRING_CHARS_MAX} characters of well-formed Unicode`,
       })
       .nullish(),
@@ -90,7 +91,7 @@ export const extraFields = {
     "no end token before that many output tokens",
   ),
   ignore_eos: supported(z.boolean().nullish(), "go on to max_tokens whatever the model says"),
-  stop_token_ids: supported(z.array(z.int().nonnegative()).max(64).nullish(), "further ids that end the answer"),
+  stop_token_ids: supported(listOf(z.int().nonnegative(), 64).nullish(), "further ids that end the answer"),
   include_stop_str_in_output: supported(z.boolean().nullish(), "keep the stop string at the end of the text"),
   skip_special_tokens: supported(z.boolean().nullish(), "default true: special tokens give no text"),
   add_special_tokens: supported(

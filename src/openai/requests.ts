@@ -1,10 +1,12 @@
 import { z } from "zod";
 import { ignored, refused, supported } from "./fields.ts";
+import { listOf } from "./lists.ts";
 import { extraFields, samplingFields, tokenIds } from "./request_fields.ts";
 
 const MAX_TOKENS_LIMIT = 1 << 30;
 const maxTokens = z.int().min(1).max(MAX_TOKENS_LIMIT).nullish();
 const MESSAGES_MAX = 4096;
+const PARTS_MAX = 1024;
 
 const isNone = (value: unknown): boolean => value === "none" || value === "auto";
 const isEmptyList = (value: unknown): boolean => Array.isArray(value) && value.length === 0;
@@ -58,7 +60,7 @@ const role = z.enum(["system", "developer", "user", "assistant"], {
 export const ChatMessage = z.strictObject({
   role: supported(role, "`developer` is read as `system`"),
   content: supported(
-    z.union([z.string(), z.array(textPart).max(1024)], { error: "must be text, or a list of text parts" }).nullish(),
+    z.union([z.string(), listOf(textPart, PARTS_MAX)], { error: "must be text, or a list of text parts" }).nullish(),
     "a string, or parts of type `text`, which are joined by line breaks",
   ),
   name: supported(z.string().max(256).nullish(), "handed to the template"),
@@ -75,7 +77,7 @@ export type ChatMessage = z.infer<typeof ChatMessage>;
 /** Body of POST /v1/chat/completions. */
 export const ChatCompletionRequest = z.strictObject({
   messages: supported(
-    z.array(ChatMessage).max(MESSAGES_MAX),
+    listOf(ChatMessage, MESSAGES_MAX),
     "text content; control tokens written in it are text (see `special_tokens_in_content`)",
   ),
   model: samplingFields.model,

@@ -1,4 +1,4 @@
-import type { z } from "zod";
+import { z } from "zod";
 import { KvError } from "../errors.ts";
 import { UNSUPPORTED } from "./fields.ts";
 
@@ -9,9 +9,33 @@ type Issue = z.core.$ZodIssue;
  * @throws KvError INVALID_REQUEST, UNSUPPORTED_PARAMETER or UNKNOWN_PARAMETER, naming the first field that is wrong
  */
 export function parseRequest<Schema extends z.ZodType>(schema: Schema, body: unknown): z.output<Schema> {
+  if (isStrict(schema)) refuseBroadObjects(body);
   const result = schema.safeParse(body);
   if (result.success) return result.data;
   throw requestError(result.error);
+}
+
+const isStrict = (schema: z.ZodType): boolean =>
+  schema instanceof z.ZodObject && schema.def.catchall instanceof z.ZodNever;
+
+/** No object of a request has more fields: `logit_bias` may have as many. */
+const FIELDS_MAX = 1024;
+
+/** A schema that meets a million unknown fields lists them all in its message: seconds of work for a small body. */
+function refuseBroadObjects(body: unknown): void {
+  const pending: unknown[] = [body];
+  while (pending.length > 0) {
+    const value = pending.pop();
+    if (typeof value !== "object" || value === null) continue;
+    const items: readonly unknown[] = Array.isArray(value) ? value : Object.values(value);
+    if (!Array.isArray(value) && items.length > FIELDS_MAX) {
+      throw new KvError("INVALID_REQUEST", {
+        param: "body",
+        why: `an object has ${items.length} fields, the limit is ${FIELDS_MAX}`,
+      });
+    }
+    for (const item of items) if (typeof item === "object") pending.push(item);
+  }
 }
 
 /** The one sentence for a client out of a schema's findings. */

@@ -132,6 +132,6 @@ describe("StopStrings", () => {
     const matcher = new StopStrings([`${"a".repeat(1023)}b`]);
     const started = performance.now();
     for (let count = 0; count < 2000; count++) matcher.push("a".repeat(100));
-    expect(performance.now() - started).toBeLessThan(2000);
+    expect(performance.now() - started).toBeLessThan(5000);
   });
 });

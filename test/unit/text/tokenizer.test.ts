@@ -101,7 +101,7 @@ describe("long texts", () => {
       expect(() => tokenizer.encode(text, { specials: true, limit })).toThrow(
         expect.objectContaining({ code: "PROMPT_TOO_LONG", status: 413 }),
       );
-      expect(performance.now() - started).toBeLessThan(2000);
+      expect(performance.now() - started).toBeLessThan(5000);
     }
   });
 

@@ -9,12 +9,19 @@ import { buildJobs, provideCmake, requireCompiler } from "./toolchain.mjs";
 
 const TEST_LIMIT_MS = 600_000;
 
+/** Settings of the sanitizers' runtimes: the first finding ends the program, and a leak is a finding. */
+export const sanitizerSettings = {
+  ASAN_OPTIONS: "detect_leaks=1:detect_stack_use_after_return=1",
+  UBSAN_OPTIONS: "print_stacktrace=1:halt_on_error=1",
+  TSAN_OPTIONS: "halt_on_error=1:second_deadlock_stack=1",
+};
+
 /**
- * @param {{ sanitize?: string, names?: string[], out?: string, env?: NodeJS.ProcessEnv }} options
+ * @param {{ sanitize?: string, names?: string[] }} options
  *   sanitize: value of -fsanitize=; names: test programs to run, without them all
  */
-export async function runCppTests({ sanitize = "", names, out, env } = {}) {
-  const folder = join(root, out ?? (sanitize === "" ? "build-tests" : `build-tests-${sanitize.split(",")[0]}`));
+export async function runCppTests({ sanitize = "", names } = {}) {
+  const folder = join(root, sanitize === "" ? "build-tests" : `build-tests-${sanitize.split(",")[0]}`);
   const kind = sanitize === "" ? "" : ` (${sanitize})`;
   const all = readdirSync(join(root, "native/test"))
     .filter((file) => file.endsWith("_test.cc"))
@@ -37,7 +44,7 @@ export async function runCppTests({ sanitize = "", names, out, env } = {}) {
   await step(`C++ tests${kind}`, async (say) => {
     for (const name of programs) {
       say(name);
-      addCounts(counts, await runProgram(join(folder, name), name, { ...process.env, ...env }));
+      addCounts(counts, await runProgram(join(folder, name), name, { ...process.env, ...sanitizerSettings }));
     }
     return { note: printCounts(counts), failed: counts.failed > 0 };
   });

@@ -1,0 +1,142 @@
+// npm run ci: everything that must hold before a change is taken. Brings the tools it needs when it runs as root in CI.
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { runCppTests, sanitizerSettings } from "./cpp_tests.mjs";
+import { checkPackage } from "./pack_check.mjs";
+import { prepare, root } from "./prepare.mjs";
+import { addCounts, closingSummary, noCounts } from "./report.mjs";
+import { main, run, seconds, step, Told } from "./steps.mjs";
+import { findCompiler, onPath } from "./toolchain.mjs";
+
+/** The version that .clang-format was written for: others format differently. */
+const CLANG_FORMAT = "14";
+const CLANG_FORMAT_PIP = "clang-format==14.0.6";
+/** C++ tests whose threads share state; the engine's and the pure ones gain nothing from ThreadSanitizer but time. */
+const THREADED_TESTS = [
+  "completion_ring_test",
+  "copy_crew_test",
+  "data_plane_test",
+  "dispatcher_test",
+  "fd_exchange_test",
+];
+/** JS tests of the addon that make sense under AddressSanitizer, which slows everything by a factor of three. */
+const SANITIZED_JS = ["test/integration/native", "test/integration/dataplane", "test/integration/engine"];
+
+const started = Date.now();
+const counts = noCounts();
+
+/** One part of the run. Its failure is told and counted, and the next part runs all the same. */
+async function lane(title, body) {
+  console.log(`\n── ${title}`);
+  try {
+    addCounts(counts, (await body()) ?? noCounts());
+  } catch (error) {
+    console.log(error instanceof Told ? error.message : error);
+    addCounts(counts, { passed: 0, failed: 1, skipped: 0, failures: [title], skips: [] });
+  }
+}
+
+async function bringTools() {
+  const wanted = [
+    findCompiler() ? "" : "g++",
+    onPath("make") || onPath("ninja") ? "" : "make",
+    onPath("python3") ? "" : "python3-pip",
+    onPath("ccache") ? "" : "ccache",
+  ];
+  const missing = wanted.filter((name) => name !== "");
+  if (missing.length > 0 && process.getuid?.() === 0 && onPath("apt-get")) {
+    await step(`apt-get install ${missing.join(" ")}`, async () => {
+      const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
+      const mayFail = missing.every((name) => name === "ccache");
+      await run("apt-get", ["update", "-q"], { env, mayFail });
+      await run("apt-get", ["install", "-y", "-q", "--no-install-recommends", ...missing], { env, mayFail });
+    });
+  }
+  if (onPath("ccache")) {
+    process.env.CMAKE_CXX_COMPILER_LAUNCHER ??= "ccache";
+    // The package is built a second time in another folder: let that hit.
+    process.env.CCACHE_BASEDIR ??= "/";
+    process.env.CCACHE_NOHASHDIR ??= "1";
+  }
+}
+
+async function findClangFormat() {
+  const system = onPath(`clang-format-${CLANG_FORMAT}`);
+  if (system) return system;
+  const folder = join(root, ".cache/clang-format");
+  const file = join(folder, "clang_format/data/bin/clang-format");
+  if (!existsSync(file)) {
+    await run("python3", [
+      "-m",
+      "pip",
+      "install",
+      "--quiet",
+      "--disable-pip-version-check",
+      "--root-user-action=ignore",
+      "--target",
+      folder,
+      CLANG_FORMAT_PIP,
+    ]);
+  }
+  return file;
+}
+
+async function checkStyle() {
+  const failures = [];
+  const part = async (title, body) => {
+    try {
+      await step(title, body);
+    } catch (error) {
+      failures.push(title);
+      console.log(error instanceof Told ? error.message : error);
+    }
+  };
+  const bin = (name) => join(root, "node_modules/.bin", name);
+  await part("biome", () => run(bin("biome"), ["check", "."], { cwd: root }));
+  await part("types", () => run(bin("tsc"), ["-p", "tsconfig.json"], { cwd: root }));
+  await part("clang-format", async () => {
+    const clangFormat = await findClangFormat();
+    const { output } = await run("git", ["ls-files", "native/*.cc", "native/*.h"], { cwd: root });
+    await run(clangFormat, ["--dry-run", "-Werror", ...output.trim().split("\n")], { cwd: root });
+  });
+  return { ...noCounts(), failed: failures.length, failures };
+}
+
+/** The addon and its JS tests under AddressSanitizer. Leaks are the C++ tests' business: V8 itself frees little when it ends. */
+async function sanitizedJs() {
+  const { buildNative } = await import("./native.mjs");
+  const { runVitest } = await import("./vitest.mjs");
+  const folder = join(root, "build-asan");
+  await buildNative({ out: join(folder, "build"), defines: ["--CDKVT_SANITIZE=address,undefined"] });
+  const runtime = async (name) => (await run(findCompiler() ?? "c++", [`-print-file-name=${name}`])).output.trim();
+  const env = {
+    // Node itself is not built with it, so the runtime must come first; libstdc++ too, or its exceptions are not intercepted.
+    LD_PRELOAD: `${await runtime("libasan.so")} ${await runtime("libstdc++.so")}`,
+    UBSAN_OPTIONS: sanitizerSettings.UBSAN_OPTIONS,
+    ASAN_OPTIONS: `${sanitizerSettings.ASAN_OPTIONS}:detect_leaks=0`,
+    KV_TRANSCEIVER_PREBUILD: folder, // where node-gyp-build looks first
+  };
+  const args = ["--project", "integration", ...SANITIZED_JS.filter((path) => existsSync(join(root, path)))];
+  return runVitest({ title: "JS tests of the addon (address, undefined)", args, env });
+}
+
+await main(async () => {
+  await bringTools();
+  await lane("build", prepare);
+  if (counts.failed > 0) {
+    console.log(closingSummary(counts));
+    return 1;
+  }
+  const { runVitest } = await import("./vitest.mjs");
+  await lane("style", checkStyle);
+  await lane("C++ tests", () => runCppTests());
+  await lane("unit tests", () => runVitest({ title: "unit tests", args: ["--project", "unit"] }));
+  await lane("integration tests", () => runVitest({ title: "integration tests", args: ["--project", "integration"] }));
+  await lane("C++ tests with AddressSanitizer", () => runCppTests({ sanitize: "address,undefined" }));
+  await lane("C++ tests with ThreadSanitizer", () => runCppTests({ sanitize: "thread", names: THREADED_TESTS }));
+  await lane("JS tests with AddressSanitizer", sanitizedJs);
+  await lane("package", checkPackage);
+  console.log(`\ntook ${seconds(Date.now() - started)}`);
+  console.log(closingSummary(counts));
+  return counts.failed > 0 ? 1 : 0;
+});

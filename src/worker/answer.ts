@@ -1,7 +1,7 @@
 import type { Ending, GenerationParams, TokenLogprob } from "../openai/index.ts";
 import type { Sample } from "./engine.ts";
 import type { Finish, TokenListener } from "./request.ts";
-import { IncrementalDetokenizer, StopStrings, type Tokenizer } from "./text/index.ts";
+import { IncrementalDetokenizer, StopStrings, type TokenBytes } from "./text/index.ts";
 
 /** What one output token adds to an answer. */
 export interface AnswerPiece {
@@ -17,16 +17,16 @@ export interface AnswerPiece {
 /** Turns the tokens of one request into pieces of text. The scheduler asks it, token by token, whether the answer ends. */
 export class Answer {
   readonly #params: GenerationParams;
-  readonly #tokenizer: Tokenizer;
+  readonly #tokens: TokenBytes;
   readonly #detokenizer: IncrementalDetokenizer;
   readonly #stops: StopStrings;
   readonly #onPiece: (piece: AnswerPiece) => void;
   #units = 0;
 
-  constructor(params: GenerationParams, tokenizer: Tokenizer, onPiece: (piece: AnswerPiece) => void) {
+  constructor(params: GenerationParams, tokens: TokenBytes, onPiece: (piece: AnswerPiece) => void) {
     this.#params = params;
-    this.#tokenizer = tokenizer;
-    this.#detokenizer = new IncrementalDetokenizer(tokenizer, { skipSpecials: params.skipSpecialTokens });
+    this.#tokens = tokens;
+    this.#detokenizer = new IncrementalDetokenizer(tokens, { skipSpecials: params.skipSpecialTokens });
     this.#stops = new StopStrings(params.stop, { include: params.includeStop });
     this.#onPiece = onPiece;
   }
@@ -61,7 +61,7 @@ export class Answer {
   }
 
   #logprob({ token, logprobs }: Sample): TokenLogprob {
-    const bytesOf = (id: number): Uint8Array => this.#tokenizer.bytesOf(id);
+    const bytesOf = (id: number): Uint8Array => this.#tokens.bytesOf(id);
     return {
       bytes: bytesOf(token),
       // A hand-off that brought none: the wire has no better word for "unknown" than a probability of nothing.

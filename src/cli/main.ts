@@ -1,4 +1,5 @@
-import { didYouMean } from "../config/nearest.ts";
+import { existsSync } from "node:fs";
+import { nearest } from "../config/nearest.ts";
 import { isKvError, KvError } from "../errors.ts";
 import { packageVersion } from "../version.ts";
 import { type Command, ExitCode, helpText, type Terminal } from "./command.ts";
@@ -11,9 +12,17 @@ interface CommandEntry {
 }
 
 const commands: Readonly<Record<string, CommandEntry>> = {
+  serve: {
+    summary: "start a worker: context, generation, or both, as each request asks",
+    load: async () => (await import("./serve.ts")).serve,
+  },
   disaggregated: {
     summary: "start the router in front of context and generation workers",
     load: async () => (await import("./disaggregated.ts")).disaggregated,
+  },
+  demo: {
+    summary: "see it work: a question whose answer sits only in the moved KV cache",
+    load: async () => (await import("./demo.ts")).demo,
   },
   client: {
     summary: "send a file of prompts to a router and write the answers to a file",
@@ -63,7 +72,7 @@ export function failureText(thrown: unknown): string {
   return `kvt: ${thrown.message}\n     ${thrown.remedy}\n`;
 }
 
-/** The command that a line starts with, and its own arguments. */
+/** The command that a line starts with, and its own arguments. A first word that is no command is a MODEL (S98). */
 function commandOf(argv: readonly string[]): { readonly entry: CommandEntry; readonly rest: readonly string[] } {
   const [first = "", ...rest] = argv;
   const entry = Object.hasOwn(commands, first) ? commands[first] : undefined;
@@ -71,8 +80,14 @@ function commandOf(argv: readonly string[]): { readonly entry: CommandEntry; rea
   const reason = Object.hasOwn(notProvided, first) ? notProvided[first] : undefined;
   if (reason)
     throw new KvError("USAGE", { what: `kvt ${first}: ${reason}`, remedy: "see kvt --help for what there is" });
-  const near = didYouMean(first, [...Object.keys(commands), ...Object.keys(notProvided)]);
-  throw new KvError("USAGE", { what: `there is no command ${first}${near}`, remedy: "see kvt --help" });
+  const near = existsSync(first) ? undefined : nearest(first, [...Object.keys(commands), ...Object.keys(notProvided)]);
+  if (near) {
+    throw new KvError("USAGE", {
+      what: `there is no command and no model ${first}`,
+      remedy: `did you mean kvt ${near}?`,
+    });
+  }
+  return { entry: commands.serve as CommandEntry, rest: argv };
 }
 
 async function dispatch(argv: readonly string[], terminal: Terminal): Promise<number> {

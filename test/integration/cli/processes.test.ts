@@ -1,0 +1,83 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { waitUntilHealthy } from "../../../src/cli/ask.ts";
+import { freePorts } from "../../../src/cli/ports.ts";
+import { buildKvt, type KvtProcess, startKvt } from "./kvt_process.ts";
+
+beforeAll(buildKvt, 120_000);
+
+const folder = mkdtempSync(join(tmpdir(), "kvt-processes-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const running: KvtProcess[] = [];
+function kvt(...argv: string[]): KvtProcess {
+  const started = startKvt(argv, { KVT_SOCKET_DIR: join(folder, "sockets") });
+  running.push(started);
+  return started;
+}
+afterEach(async () => {
+  for (const { child } of running) child.kill("SIGKILL");
+  await Promise.all(running.splice(0).map(({ ended }) => ended));
+});
+
+const model = "models/tiny.gguf";
+
+function routerFile(port: number, context: number, generation: number): string {
+  const path = join(folder, `${port}.yaml`);
+  const text = `port: ${port}\ncontext_servers: {urls: ["localhost:${context}"]}\ngeneration_servers: {urls: ["localhost:${generation}"]}\n`;
+  writeFileSync(path, text);
+  return path;
+}
+
+describe("kvt as a process", () => {
+  it("ends with 0 for help, 2 for mistakes, without a stack", async () => {
+    const help = kvt("--help");
+    expect(await help.ended).toBe(0);
+    const mistake = kvt("serve", model, "--prot", "8000");
+    expect(await mistake.ended).toBe(2);
+    expect(mistake.output()).toContain("did you mean --port?");
+    expect(mistake.output()).not.toContain("    at ");
+  });
+
+  it.each([
+    ["serve", (port: number) => ["serve", model, "--port", String(port)]],
+    ["disaggregated", (port: number) => ["disaggregated", "-c", routerFile(port, 1, 2)]],
+  ])("%s ends with 4 when its port is taken", async (_command, argv) => {
+    const server = createServer();
+    await new Promise<void>((resolve) => server.listen(0, "localhost", resolve));
+    const address = server.address();
+    const taken = kvt(...argv(typeof address === "object" && address ? address.port : 0));
+    expect(await taken.ended).toBe(4);
+    expect(taken.output()).toContain("can't listen on localhost");
+    server.close();
+  });
+
+  it("disaggregated ends with 3 when its workers do not come in time, and names them", async () => {
+    const [port = 0, context = 0, generation = 0] = await freePorts(3);
+    const router = kvt("disaggregated", "-c", routerFile(port, context, generation), "-t", "0.5");
+    expect(await router.ended).toBe(3);
+    expect(router.output()).toContain(`localhost:${context}`);
+    expect(router.output()).toContain(`localhost:${generation}`);
+  });
+
+  it.each(["SIGTERM", "SIGINT"] as const)("a worker that gets %s ends with 0", async (signal) => {
+    const [port = 0] = await freePorts(1);
+    const worker = kvt(model, "--port", String(port), "--config", "examples/basic/ctx_config.yaml");
+    expect(await waitUntilHealthy(`http://localhost:${port}`, 30_000, 50)).toBe(true);
+    expect(worker.output()).toContain("same-host path");
+    expect(worker.output()).toContain("examples/basic/ctx_config.yaml:6");
+    worker.child.kill(signal);
+    expect(await worker.ended).toBe(0);
+  });
+
+  it("a router that gets SIGTERM while it waits for its workers ends with 0", async () => {
+    const [port = 0, context = 0, generation = 0] = await freePorts(3);
+    const router = kvt("disaggregated", "-c", routerFile(port, context, generation));
+    await router.said("router listens");
+    router.child.kill("SIGTERM");
+    expect(await router.ended).toBe(0);
+  });
+});

@@ -113,8 +113,9 @@ function strings(metadata: Metadata, key: string): readonly string[] {
 }
 
 function tokenIdAt(metadata: Metadata, key: string, size: number): number | undefined {
-  const value = metadata[key];
-  if (value === undefined) return undefined;
+  const raw = metadata[key];
+  if (raw === undefined) return undefined;
+  const value = typeof raw === "bigint" ? Number(raw) : raw;
   if (typeof value !== "number" || value < 0 || value >= size) {
     throw broken(`${key} = ${shown(value)} is outside the vocabulary of ${size}`);
   }

@@ -3,12 +3,11 @@ import { existsSync } from "node:fs";
 import { promisify } from "node:util";
 import { beforeAll, expect, test } from "vitest";
 import type * as Text from "../../../src/worker/text/index.ts";
-import { readGgufMetadata } from "../../unit/text/gguf_metadata.ts";
+import { metadata } from "../../unit/text/tiny_model.ts";
 
 // The threads exist only in the built package: Node 20 runs no TypeScript in a worker thread.
 const built = new URL("../../../dist/worker/text/index.js", import.meta.url);
 const run = promisify(execFile);
-const metadata = readGgufMetadata(new URL("../../../models/tiny.gguf", import.meta.url));
 let text: typeof Text;
 
 beforeAll(async () => {

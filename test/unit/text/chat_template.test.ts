@@ -3,9 +3,8 @@ import { describe, expect, test } from "vitest";
 import { ChatCompletionRequest, CompletionRequest, chatParams, completionParams } from "../../../src/openai/index.ts";
 import { guardText } from "../../../src/worker/text/chat_template.ts";
 import { ChatTemplate, readPrompt, Tokenizer } from "../../../src/worker/text/index.ts";
-import { readGgufMetadata } from "./gguf_metadata.ts";
+import { metadata } from "./tiny_model.ts";
 
-const metadata = readGgufMetadata(new URL("../../../models/tiny.gguf", import.meta.url));
 const tokenizer = Tokenizer.fromMetadata(metadata);
 const chatMl = new ChatTemplate(String(metadata["tokenizer.chat_template"]), tokenizer);
 const control = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"];

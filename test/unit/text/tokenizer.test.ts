@@ -5,7 +5,7 @@ import type { GgufValue } from "../../../src/native/binding.ts";
 import { ChatTemplate, type TemplateMessage, Tokenizer } from "../../../src/worker/text/index.ts";
 import { PIECE_CHARS, pieces, preTokenizers } from "../../../src/worker/text/pre_tokenizers.ts";
 import { byteAlphabet } from "../../../src/worker/text/vocabulary.ts";
-import { readGgufMetadata } from "./gguf_metadata.ts";
+import { metadata } from "./tiny_model.ts";
 
 interface Golden {
   readonly prompts: readonly {
@@ -21,7 +21,6 @@ interface Golden {
 
 const models = new URL("../../../models/", import.meta.url);
 const golden = JSON.parse(readFileSync(new URL("golden.json", models), "utf8")) as Golden;
-const metadata = readGgufMetadata(new URL("tiny.gguf", models));
 const tokenizer = Tokenizer.fromMetadata(metadata);
 const template = ChatTemplate.fromMetadata(metadata, tokenizer);
 

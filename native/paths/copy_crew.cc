@@ -1,6 +1,7 @@
 #include "paths/copy_crew.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "memory/thread.h"
@@ -16,14 +17,15 @@ constexpr uint64_t kTurnBytes = uint64_t{2} << 20;
 void CopySlice(CopyTask& task, const UnitRange& units) {
   const BlockTables tables{task.transfer->source_blocks, task.transfer->target_blocks};
   RunCursor cursor(task.plan, task.transfer->tokens, tables, units);
-  Run run;
-  Run next;
-  bool more = cursor.Next(&run);
-  while (more) {
-    more = cursor.Next(&next);
-    if (more) PrefetchRun(next, task.source);
-    CopyRun(run, task.source, task.target, task.stream);
-    run = next;
+  // The run being copied, the next one, and the one after that.
+  std::array<Run, 3> runs;
+  size_t known = 0;
+  while (known < runs.size() && cursor.Next(&runs[known])) ++known;
+  while (known > 0) {
+    if (known == runs.size()) WarmRun(runs[2], task.source, task.target);
+    CopyRun(runs[0], known > 1 ? &runs[1] : nullptr, task.source, task.target, task.stream);
+    std::rotate(runs.begin(), runs.begin() + 1, runs.end());
+    if (known < runs.size() || !cursor.Next(&runs[2])) --known;
   }
   if (task.stream) FinishStream();
 }

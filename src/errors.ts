@@ -334,7 +334,7 @@ export const errors = {
     scope: "call",
     status: 500,
     message: "the memory can't be adopted as a pool: {why}",
-    remedy: "give { fd, offset, bytes } of a memfd made with MFD_ALLOW_SEALING that no other transceiver uses",
+    remedy: "give fd, offset and bytes of a memfd made with MFD_ALLOW_SEALING that no other transceiver uses",
   },
   SOCKET_DIR_REFUSED: {
     scope: "process",

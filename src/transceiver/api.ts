@@ -32,6 +32,8 @@ export interface OpenOptions {
     readonly port: number;
     readonly tls?: { readonly cert: string; readonly key: string; readonly ca?: string };
   };
+  /** Pulls that run at the same time; the others wait for their turn. Default 8. */
+  readonly maxConcurrentPulls?: number;
   readonly lease?: { readonly leaseMs?: number; readonly stallMs?: number; readonly strict?: boolean };
   /** Name of the instance in messages, metrics and the protocol; default host:pid. */
   readonly instance?: string;

@@ -1,105 +1,389 @@
 import { KvError } from "../errors.ts";
-import { type Epoch, newEpoch } from "../ids.ts";
-import { blockBytesOf, headBytesOf, type Layout, planesOf } from "../kv/layout.ts";
+import { type BlockId, type Epoch, newEpoch } from "../ids.ts";
+import { blocksFor, headBytesOf, type Layout, planesOf } from "../kv/layout.ts";
 import { BlockPool } from "../kv/pool.ts";
-import type { NativeDataPlane, NativePoolSpan } from "../native/binding.ts";
+import type { NativePoolSpan } from "../native/binding.ts";
 import { loadNative } from "../native/loader.ts";
+import { createLogger } from "../observability/log.ts";
 import type {
   CancelOutcome,
   EndedSend,
   OpenOptions,
+  ReceiveOptions,
   ReceiveTransfer,
+  SendOptions,
   SendTransfer,
   Transceiver,
   TransceiverHealth,
   TransceiverStats,
 } from "./api.ts";
+import { ControlServer, isLoopback } from "./control_server.ts";
+import { EndedSends } from "./ended_sends.ts";
+import { NativePlane } from "./native_plane.ts";
+import type { SessionObserver } from "./observer.ts";
+import { Offers } from "./offers.ts";
+import { decodeState, encodeState } from "./opaque_state.ts";
+import { type ResolvedOptions, resolveOptions } from "./open_options.ts";
+import { layoutDifferences, layoutDigest } from "./proof.ts";
+import { Pulls } from "./pulls.ts";
+import { Receivers } from "./receivers.ts";
+import { controlSocketPath } from "./socket_directory.ts";
+import { TransferCounts } from "./transfer_counts.ts";
 
-const NONE = { open: 0, leased: 0, completed: 0, failed: 0, cancelled: 0 };
+/** @internal For tests and simulations. */
+export interface TransceiverHooks {
+  readonly observer?: SessionObserver;
+}
 
-/** The pool alone: a worker that moves no KV runs on it. Sessions follow in this file. */
+/** Quarantined blocks above this share of the pool make the transceiver unhealthy (I3). */
+const QUARANTINE_BUDGET = 0.25;
+/** Blocks that KVT_CHECK fills in one call. */
+const FILL_STEP = 4096;
+
+type Phase = "open" | "draining" | "closed";
+
+/**
+ * One rank's transceiver: its pool, the offers it holds for others and the pulls it makes from others.
+ *
+ * Node stays alive from `send` and `receive` until the transfer has settled and its blocks are free; an idle transceiver does not keep it.
+ * All methods are for the thread that opened it; none of them blocks.
+ */
 export class KvTransceiver implements Transceiver {
   readonly epoch: Epoch;
-  readonly instance = `pid:${process.pid}`;
-  readonly pool: BlockPool;
+  readonly instance: string;
   readonly layout: Layout;
-  readonly endpoints = { tcp: "", unix: null };
-  readonly span: NativePoolSpan;
-  readonly memory: ArrayBuffer;
-  readonly #plane: NativeDataPlane;
+  readonly pool: BlockPool;
+  readonly #options: ResolvedOptions;
+  readonly #plane: NativePlane;
+  readonly #offers: Offers;
+  readonly #pulls: Pulls;
+  readonly #counts: TransferCounts;
+  readonly #ended: EndedSends;
+  readonly #server: ControlServer;
+  #phase: Phase = "open";
+  #closing: Promise<void> | undefined;
 
-  private constructor(options: OpenOptions, epoch: Epoch, plane: NativeDataPlane) {
+  private constructor(parts: Parts) {
+    const { options, epoch } = parts;
     this.epoch = epoch;
+    this.instance = options.instance;
     this.layout = options.layout;
-    this.#plane = plane;
-    this.pool = new BlockPool({ blocks: options.pool.blocks, blockBytes: blockBytesOf(options.layout) });
-    this.span = plane.span;
-    this.memory = plane.memory;
+    this.pool = parts.pool;
+    this.#options = options;
+    this.#plane = parts.plane;
+    this.#offers = parts.offers;
+    this.#pulls = parts.pulls;
+    this.#counts = parts.counts;
+    this.#ended = parts.ended;
+    this.#server = parts.server;
   }
 
-  static async open(options: OpenOptions): Promise<KvTransceiver> {
-    const { layout } = options;
+  /**
+   * Reserves the pool, opens the data plane and listens.
+   * @throws KvError INVALID_ARGUMENT, NOT_PROVIDED, POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED, BIND_FAILED, NATIVE_NOT_FOUND,
+   * NATIVE_BROKEN
+   */
+  static async open(options: OpenOptions, hooks: TransceiverHooks = {}): Promise<KvTransceiver> {
+    const resolved = resolveOptions(options);
     const epoch = newEpoch();
-    const plane = await loadNative().openDataPlane(
-      {
-        layout: {
-          layers: layout.layers,
-          planes: planesOf(layout),
-          heads: layout.kvHeads,
-          tokensPerBlock: layout.tokensPerBlock,
-          headBytes: headBytesOf(layout),
-        },
-        blocks: options.pool.blocks,
-        epoch,
-        check: false,
+    const { layout, check } = resolved;
+    const plane = await NativePlane.open(loadNative(), {
+      layout: {
+        layers: layout.layers,
+        planes: planesOf(layout),
+        heads: layout.kvHeads,
+        tokensPerBlock: layout.tokensPerBlock,
+        headBytes: headBytesOf(layout),
       },
-      () => {},
+      blocks: resolved.blocks,
+      socketDir: resolved.socketDir,
+      epoch,
+      check,
+      ...(resolved.adopt === undefined ? {} : { adopt: resolved.adopt }),
+    });
+    try {
+      return new KvTransceiver(await connectParts(resolved, epoch, plane, hooks));
+    } catch (error) {
+      await plane.close();
+      throw error;
+    }
+  }
+
+  get endpoints(): { readonly tcp: string; readonly unix: string | null } {
+    return this.#server.endpoints;
+  }
+
+  /** The pool for the addon's own engine. */
+  get span(): NativePoolSpan {
+    return this.#plane.native.span;
+  }
+
+  /** The pool's memory; detached by `close`. @throws for pools over 4 GiB */
+  get memory(): ArrayBuffer {
+    return this.#plane.native.memory;
+  }
+
+  get blockBytes(): number {
+    return this.#plane.native.blockBytes;
+  }
+
+  /**
+   * Offers the KV of one request to whoever holds the state. Before, during or after its prefill.
+   * @throws KvError INVALID_ARGUMENT, DRAINING, CLOSED. `done` rejects with CANCELLED, OFFER_EXPIRED, LEASE_EXPIRED, TRANSFER_TIMEOUT,
+   * RECEIVER_FAILED
+   */
+  send(options: SendOptions): SendTransfer {
+    this.#mustTakeWork();
+    const { requestId, tokens, blocks } = options;
+    this.#checkBlocks(blocks, tokens);
+    const ready = options.ready ?? tokens;
+    if (!Number.isInteger(ready) || ready < 0 || ready > tokens) {
+      throw new KvError("INVALID_ARGUMENT", { what: `ready ${ready}`, why: `the offer has ${tokens} tokens` });
+    }
+    const session = this.#offers.add({ requestId, tokens, blocks, ready });
+    const { tcp, unix } = this.endpoints;
+    const rank = { rank: this.#options.rank, epoch: this.epoch, tcp, unix, token: session.token };
+    const state = encodeState({ instance: this.instance, layout: this.layout, requestId, tokens, ranks: [rank] });
+    return {
+      requestId,
+      state,
+      done: session.done,
+      ready: (now) => session.ready(now),
+      cancel: (reason = "the sender's caller cancelled it") => session.cancel(reason),
+    };
+  }
+
+  /**
+   * Fetches what a state offers into blocks of this pool.
+   * @throws KvError BAD_STATE, LAYOUT_MISMATCH, INVALID_ARGUMENT, NOT_PROVIDED, DRAINING, CLOSED. `done` rejects with CANCELLED, NO_OFFER,
+   * GONE, BUSY, BAD_TOKEN, QUEUE_TIMEOUT, TRANSFER_TIMEOUT, SENDER_ABORTED, COPY_FAILED, PEER_UNREACHABLE, PEER_LOST, PEER_REFUSED,
+   * STALE_EPOCH, PROTOCOL, NO_PATH, LAYOUT_MISMATCH
+   */
+  receive(options: ReceiveOptions): ReceiveTransfer {
+    this.#mustTakeWork();
+    const offer = decodeState(options.state);
+    const [rank] = offer.ranks;
+    if (rank === undefined || offer.ranks.length > 1) {
+      throw new KvError("NOT_PROVIDED", {
+        what: `a state of ${offer.ranks.length} ranks`,
+        why: "pulling from several ranks is not built yet",
+        remedy: "run the context worker with one rank",
+      });
+    }
+    const fields = layoutDifferences(this.layout, offer.layout);
+    if (fields !== "") throw new KvError("LAYOUT_MISMATCH", { peer: offer.instance, fields });
+    this.#checkBlocks(options.blocks, offer.tokens);
+    const skipTokens = options.skipTokens ?? 0;
+    if (!Number.isInteger(skipTokens) || skipTokens < 0 || skipTokens > offer.tokens) {
+      const why = `the offer has ${offer.tokens} tokens`;
+      throw new KvError("INVALID_ARGUMENT", { what: `skipTokens ${skipTokens}`, why });
+    }
+    const { requestId, tokens } = offer;
+    const session = this.#pulls.start(
+      { requestId, token: rank.token, peer: offer.instance, tokens, skipTokens, blocks: options.blocks },
+      { name: offer.instance, epoch: rank.epoch, tcp: rank.tcp, unix: rank.unix },
+      options.signal,
     );
-    return new KvTransceiver(options, epoch, plane);
+    return {
+      requestId,
+      tokens,
+      done: session.done,
+      progress: session.progress,
+      cancel: (reason = "the receiver's caller cancelled it") => session.cancel(reason),
+    };
   }
 
-  send(): SendTransfer {
-    throw notProvided("send");
+  /** Ends the offer that a state of this transceiver names. @throws KvError BAD_STATE */
+  release(state: string): CancelOutcome {
+    const { requestId, ranks } = decodeState(state);
+    const own = ranks.find(({ epoch }) => epoch === this.epoch);
+    return own === undefined ? "not_found" : this.#offers.release(requestId, own.token);
   }
 
-  receive(): ReceiveTransfer {
-    throw notProvided("receive");
-  }
-
-  release(_state: string): CancelOutcome {
-    return "not_found";
-  }
-
-  async waitForSenders(): Promise<readonly EndedSend[]> {
-    return [];
+  waitForSenders(options: { readonly atLeast: number }): Promise<readonly EndedSend[]> {
+    return this.#ended.wait(options.atLeast, () => this.#offers.open);
   }
 
   stats(): TransceiverStats {
-    const { total, free } = this.pool;
+    const sessions = [...this.#offers.live];
+    const held = this.pool.total - this.pool.free;
+    const pinned = sessions.reduce((sum, session) => sum + session.pinnedBlocks, 0);
     return {
-      blocks: { total, free, held: total - free, pinned: 0, quarantined: 0 },
-      sends: NONE,
-      receives: NONE,
-      bytesReceived: 0,
-      peers: [],
-      dropped: {},
+      blocks: {
+        total: this.pool.total,
+        free: this.pool.free,
+        held,
+        pinned,
+        quarantined: this.#pulls.quarantinedBlocks,
+      },
+      sends: { open: sessions.length, leased: sessions.filter(({ leased }) => leased).length, ...this.#counts.sends },
+      receives: { open: this.#pulls.open, ...this.#counts.receives },
+      bytesReceived: this.#counts.bytesReceived,
+      peers: this.#pulls.peers,
+      dropped: this.#counts.dropped,
     };
   }
 
   health(): TransceiverHealth {
-    return { status: "ok", reasons: [] };
+    if (this.#phase !== "open") return { status: "unhealthy", reasons: [`it is ${this.#phase}`] };
+    const quarantined = this.#pulls.quarantinedBlocks;
+    if (quarantined === 0) return { status: "ok", reasons: [] };
+    const reasons = [
+      `${quarantined} of ${this.pool.total} blocks are in quarantine: reads that were given up still run`,
+    ];
+    return { status: quarantined > QUARANTINE_BUDGET * this.pool.total ? "unhealthy" : "degraded", reasons };
   }
 
-  async drain(): Promise<void> {}
+  /** Refuses new transfers and resolves when the open ones have ended; offers that are open can still be fetched. */
+  async drain(): Promise<void> {
+    if (this.#phase === "open") this.#phase = "draining";
+    await Promise.all([this.#offers.empty(), this.#pulls.empty()]);
+  }
 
-  async close(): Promise<void> {
+  /**
+   * Ends all transfers, waits until no lease that was granted runs (DONE, or the lease's end), unmaps. Idempotent; always lets Node end.
+   * Blocks and memory of this transceiver must not be used afterwards.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    this.#phase = "closed";
+    this.#plane.hold();
+    this.#pulls.cancelAll("the transceiver was closed");
+    this.#offers.cancelAll("the transceiver was closed");
+    // A receiver that was granted a lease may still read: the memory stays until it has said DONE or the lease is over.
+    await this.#offers.empty();
+    this.#pulls.closeLinks();
+    await this.#server.close();
     await this.#plane.close();
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.close();
+  #mustTakeWork(): void {
+    const what = `transceiver ${this.instance}`;
+    if (this.#phase === "closed") throw new KvError("CLOSED", { what });
+    if (this.#phase === "draining") throw new KvError("DRAINING", { what });
+  }
+
+  #checkBlocks(blocks: SendOptions["blocks"], tokens: number): void {
+    if (!Number.isSafeInteger(tokens) || tokens < 1) {
+      throw new KvError("INVALID_ARGUMENT", { what: `tokens ${tokens}`, why: "a sequence has at least one" });
+    }
+    if (blocks.pool !== this.pool) {
+      throw new KvError("INVALID_ARGUMENT", { what: "blocks", why: "they belong to another pool" });
+    }
+    const needed = blocksFor(tokens, this.layout);
+    if (blocks.ids.length < needed) {
+      const why = `${tokens} tokens need ${needed} blocks of ${this.layout.tokensPerBlock}`;
+      throw new KvError("INVALID_ARGUMENT", { what: `a hold of ${blocks.ids.length} blocks`, why });
+    }
   }
 }
 
-const notProvided = (what: string): KvError =>
-  new KvError("NOT_PROVIDED", { what, why: "transfers are being built", remedy: "use a later version" });
+interface Parts {
+  readonly options: ResolvedOptions;
+  readonly epoch: Epoch;
+  readonly plane: NativePlane;
+  readonly pool: BlockPool;
+  readonly offers: Offers;
+  readonly pulls: Pulls;
+  readonly counts: TransferCounts;
+  readonly ended: EndedSends;
+  readonly server: ControlServer;
+}
+
+async function connectParts(
+  options: ResolvedOptions,
+  epoch: Epoch,
+  plane: NativePlane,
+  hooks: TransceiverHooks,
+): Promise<Parts> {
+  const { layout, leaseMs, stallMs, queueMs, transferMs, instance, authToken: secret } = options;
+  const counts = new TransferCounts();
+  const ended = new EndedSends(plane, options.senderFutureMs);
+  const receivers = new Receivers();
+  const countDropped = (what: string): void => counts.drop(what);
+  const { observer } = hooks;
+  const offers = new Offers({
+    plane,
+    epoch,
+    limits: { leaseMs, transferMs, offerMs: queueMs },
+    write: (receiver, frame) => receivers.write(receiver, frame),
+    countDropped,
+    ended: (session, report, error) => {
+      counts.sendEnded(error);
+      const { requestId } = session;
+      ended.add({ requestId, ...(report === null ? {} : { report }), ...(error === null ? {} : { error }) });
+    },
+    observer,
+  });
+  const digest = layoutDigest(layout);
+  const pulls = new Pulls({
+    plane,
+    layout,
+    limits: { queueMs, transferMs, stallMs, strict: options.strict },
+    leaseMs,
+    maxConcurrent: options.maxConcurrentPulls,
+    reader: { rank: options.rank, tpSize: options.parallel.tpSize, ppSize: options.parallel.ppSize },
+    identity: {
+      epoch,
+      instance,
+      rank: options.rank,
+      layoutDigest: digest,
+      secret,
+      ca: options.listen.tls?.ca,
+      socketDir: options.socketDir,
+    },
+    counts,
+    observer,
+  });
+  const context = {
+    plane,
+    epoch,
+    instance,
+    layout,
+    layoutDigest: digest,
+    limits: { leaseMs, stallMs },
+    secret,
+    offers,
+    receivers,
+    countDropped,
+  };
+  const { host, port, tls } = options.listen;
+  const unix = controlSocketPath(options.socketDir, epoch);
+  const server = await ControlServer.open(context, { host, port, tls, unix });
+  if (tls === undefined && !isLoopback(host)) {
+    createLogger({ name: "transceiver" }).warn(
+      { endpoint: server.endpoints.tcp },
+      "control frames and capability tokens cross the network in the clear; set listen.tls (control.tls)",
+    );
+  }
+  return { options, epoch, plane, pool: openPool(options, plane), offers, pulls, counts, ended, server };
+}
+
+function openPool(options: ResolvedOptions, plane: NativePlane): BlockPool {
+  const { blocks, check } = options;
+  const { blockBytes } = plane.native;
+  if (!check) return new BlockPool({ blocks, blockBytes });
+  for (let from = 0; from < blocks; from += FILL_STEP) {
+    plane.fillReleased(Array.from({ length: Math.min(FILL_STEP, blocks - from) }, (_, at) => (from + at) as BlockId));
+  }
+  return new BlockPool({
+    blocks,
+    blockBytes,
+    hooks: {
+      freed: (ids) => plane.fillReleased(ids),
+      taken: (ids) => {
+        const touched = plane.findTouched(ids);
+        if (touched === undefined) return;
+        throw new KvError("INTERNAL", { where: "block pool", why: `block ${touched} was written while it was free` });
+      },
+    },
+  });
+}

@@ -1,0 +1,26 @@
+/** kv-transceiver: moves the KV cache between the workers of disaggregated LLM serving. The public API of the package. */
+export { type ErrorCode, type ErrorScope, isKvError, KvError } from "./errors.ts";
+export {
+  type BlockId,
+  type Epoch,
+  type RequestId,
+  requestId,
+  requestIdToBigInt,
+} from "./ids.ts";
+export { blockBytesOf, blocksFor, type Layout } from "./kv/layout.ts";
+export type { BlockHold, BlockPool } from "./kv/pool.ts";
+export type {
+  CancelOutcome,
+  EndedSend,
+  OpenOptions,
+  ReceiveOptions,
+  ReceiveTransfer,
+  SendOptions,
+  SendTransfer,
+  Transceiver,
+  TransceiverConfig,
+  TransceiverHealth,
+  TransceiverStats,
+  TransferReport,
+} from "./transceiver/api.ts";
+export { KvTransceiver } from "./transceiver/transceiver.ts";

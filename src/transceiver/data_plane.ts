@@ -1,0 +1,80 @@
+import type { Clock } from "../clock.ts";
+import type { BlockId } from "../ids.ts";
+
+/** One deadline. After `clear` it never fires. */
+export interface PlaneTimer {
+  clear(): void;
+}
+
+/** Told in this order; nothing is told after `drop`. */
+export interface LeaseListener {
+  /** The lease runs from before this call until `endMs`. */
+  granted(endMs: number): void;
+  over(): void;
+}
+export interface PlaneLease {
+  drop(): void;
+}
+
+export type ReadStatus = "ok" | "cancelled" | "timed_out" | "failed" | "bad_range" | "no_peer";
+export interface ReadEnd {
+  readonly status: ReadStatus;
+  readonly bytes: number;
+  readonly movingMs: number;
+  /** The clock after the poll that saw the end (I2). */
+  readonly atMs: number;
+  readonly path: string;
+}
+export interface ReadListener {
+  /** Once. */
+  ended(end: ReadEnd): void;
+  /** Once, after `ended`: nothing touches the target blocks any more (I3). */
+  quiet(): void;
+}
+export interface PlaneRead {
+  /** It ends `cancelled` unless it has ended already; `quiet` still follows. */
+  cancel(): void;
+}
+export interface ReadRequest {
+  readonly peer: PlanePeer;
+  readonly source: Uint32Array;
+  readonly target: Uint32Array;
+  readonly fromToken: number;
+  readonly toToken: number;
+  /** May be Infinity. */
+  readonly deadlineMs: number;
+}
+
+export interface ReachListener {
+  /** `failure` null: its blocks can be read. Once. */
+  reached(failure: string | null): void;
+  /** Its process is known dead; what is mapped can still be read and nobody can change it. At most once. */
+  dead(): void;
+}
+export interface PlanePeer {
+  /** Nothing is told afterwards; the mapping goes when no read uses it. */
+  release(): void;
+}
+
+/**
+ * All that the sessions need of the native data plane, in their words. NativePlane is the one implementation and the only caller of the
+ * addon's jobs, leases and timers; a simulation puts another in its place.
+ */
+export interface DataPlane extends Clock {
+  /** What a peer needs to read this pool; secret. */
+  readonly descriptor: Uint8Array;
+  reach(descriptor: Uint8Array, timeoutMs: number, listener: ReachListener): PlanePeer;
+  read(request: ReadRequest, listener: ReadListener): PlaneRead;
+  lease(durationMs: number, listener: LeaseListener): PlaneLease;
+  /** Extends those of `leases` that have not ended, in one step; `renewed` names them, once. */
+  renew(leases: readonly PlaneLease[], renewed: (held: ReadonlySet<PlaneLease>) => void): void;
+  timer(atMs: number, fire: () => void): PlaneTimer;
+  /** Counted: Node stays alive while more `hold` than `letGo` were called. */
+  hold(): void;
+  letGo(): void;
+  /** KVT_CHECK: writes the pattern of released blocks. */
+  fillReleased(ids: readonly BlockId[]): void;
+  /** KVT_CHECK: the first of `ids` whose pattern was changed. */
+  findTouched(ids: readonly BlockId[]): BlockId | undefined;
+  close(): Promise<void>;
+}

@@ -1,0 +1,162 @@
+import type { Socket } from "node:net";
+import { encodeFrame, FRAME_LIMIT, type Frame } from "./protocol.ts";
+
+/** Bytes that may wait for a peer that does not read; then the connection is given up. Reading never waits for them. */
+const WRITE_LIMIT = 16 << 20;
+const PREFIX = 4;
+
+export interface ChannelListener {
+  /** One frame without its prefix; the bytes are the listener's. */
+  frame(bytes: Uint8Array): void;
+  /** Once. `why` is for people. */
+  closed(why: string): void;
+}
+
+/** Cuts a byte stream into frames: a big-endian uint32 length, then that many bytes. */
+export class FrameSplitter {
+  #chunks: Uint8Array[] = [];
+  #buffered = 0;
+  /** Of the frame that is being collected; 0: its prefix is not complete. */
+  #wanted = 0;
+
+  /** Bytes that wait for the rest of their frame. */
+  get buffered(): number {
+    return this.#buffered;
+  }
+
+  /** @returns the frames that are complete now, or why the stream can't be read on */
+  push(chunk: Uint8Array, limit: number): readonly Uint8Array[] | string {
+    this.#chunks.push(chunk);
+    this.#buffered += chunk.length;
+    const frames: Uint8Array[] = [];
+    for (;;) {
+      if (this.#wanted === 0) {
+        if (this.#buffered < PREFIX) return frames;
+        const prefix = this.#take(PREFIX);
+        const length = new DataView(prefix.buffer, prefix.byteOffset).getUint32(0);
+        if (length === 0 || length > limit) return `a frame of ${length} bytes, the limit is ${limit}`;
+        this.#wanted = length;
+      }
+      if (this.#buffered < this.#wanted) return frames;
+      frames.push(this.#take(this.#wanted));
+      this.#wanted = 0;
+    }
+  }
+
+  #take(count: number): Uint8Array {
+    this.#buffered -= count;
+    const first = this.#chunks[0];
+    if (first !== undefined && first.length >= count) {
+      if (first.length === count) this.#chunks.shift();
+      else this.#chunks[0] = first.subarray(count);
+      return first.subarray(0, count);
+    }
+    const taken = new Uint8Array(count);
+    let filled = 0;
+    let used = 0;
+    for (const chunk of this.#chunks) {
+      const part = chunk.subarray(0, count - filled);
+      taken.set(part, filled);
+      filled += part.length;
+      if (part.length < chunk.length) {
+        this.#chunks[used] = chunk.subarray(part.length);
+        break;
+      }
+      used++;
+      if (filled === count) break;
+    }
+    this.#chunks.splice(0, used);
+    return taken;
+  }
+}
+
+/** Frames over one socket, both ways. Owns the socket; never keeps Node alive (the data plane does that while there is work). */
+export class FrameChannel {
+  readonly #socket: Socket;
+  readonly #listener: ChannelListener;
+  readonly #splitter = new FrameSplitter();
+  #closed = false;
+  #received = 0;
+  /** Largest frame, and bytes in all, that the peer may send now; raised once it is proven. */
+  #frameLimit: number;
+  #byteLimit: number;
+
+  constructor(
+    socket: Socket,
+    listener: ChannelListener,
+    limits: { readonly frame: number; readonly bytes: number } = {
+      frame: FRAME_LIMIT,
+      bytes: Number.POSITIVE_INFINITY,
+    },
+  ) {
+    this.#socket = socket;
+    this.#listener = listener;
+    this.#frameLimit = limits.frame;
+    this.#byteLimit = limits.bytes;
+    socket.setNoDelay(true);
+    socket.unref();
+    socket.on("data", (chunk: Uint8Array) => this.#read(chunk));
+    socket.on("error", (error) => this.close(error.message));
+    socket.on("close", () => this.close("the peer closed the connection"));
+    socket.on("end", () => this.close("the peer closed the connection"));
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** The peer is proven: it may send frames up to the protocol's limit. */
+  trust(): void {
+    this.#frameLimit = FRAME_LIMIT;
+    this.#byteLimit = Number.POSITIVE_INFINITY;
+  }
+
+  /** False when nobody will read it. */
+  send(frame: Frame): boolean {
+    if (this.#closed) return false;
+    const body = encodeFrame(frame);
+    const bytes = Buffer.allocUnsafe(PREFIX + body.length);
+    bytes.writeUInt32BE(body.length);
+    bytes.set(body, PREFIX);
+    this.#socket.write(bytes);
+    if (this.#socket.writableLength > WRITE_LIMIT) {
+      this.close(`the peer does not read: ${this.#socket.writableLength} bytes wait for it`);
+      return false;
+    }
+    return true;
+  }
+
+  /** Idempotent. */
+  close(why: string): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#socket.destroy();
+    this.#listener.closed(why);
+  }
+
+  /** What was written goes out first. */
+  end(why: string): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#socket.end(() => this.#socket.destroy());
+    this.#listener.closed(why);
+  }
+
+  #read(chunk: Uint8Array): void {
+    if (this.#closed) return;
+    this.#received += chunk.length;
+    if (this.#received > this.#byteLimit) {
+      this.close(`more than ${this.#byteLimit} bytes before its proof`);
+      return;
+    }
+    const frames = this.#splitter.push(chunk, this.#frameLimit);
+    if (typeof frames === "string") {
+      this.close(frames);
+      return;
+    }
+    for (const frame of frames) {
+      if (this.#closed) return;
+      this.#listener.frame(frame);
+    }
+  }
+}

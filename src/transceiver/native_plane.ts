@@ -1,0 +1,285 @@
+import { KvError } from "../errors.ts";
+import type { BlockId } from "../ids.ts";
+import {
+  completionKind,
+  jobStatus,
+  type NativeBinding,
+  type NativeDataPlane,
+  type NativeDataPlaneOptions,
+  nativePath,
+  RECORD_WORDS,
+  reachStatus,
+} from "../native/binding.ts";
+import type {
+  DataPlane,
+  LeaseListener,
+  PlaneLease,
+  PlanePeer,
+  PlaneRead,
+  PlaneTimer,
+  ReachListener,
+  ReadListener,
+  ReadRequest,
+  ReadStatus,
+} from "./data_plane.ts";
+
+const readStatusOf: Readonly<Record<number, ReadStatus>> = {
+  [jobStatus.OK]: "ok",
+  [jobStatus.CANCELLED]: "cancelled",
+  [jobStatus.TIMED_OUT]: "timed_out",
+  [jobStatus.FAILED]: "failed",
+  [jobStatus.BAD_RANGE]: "bad_range",
+  [jobStatus.NO_PEER]: "no_peer",
+};
+
+const pathNameOf: Readonly<Record<number, string>> = { [nativePath.SHARED_MEMORY]: "shared_memory" };
+
+const reachFailureOf: Readonly<Record<number, string>> = {
+  [reachStatus.OTHER_HOST]: "it is on another host",
+  [reachStatus.NO_SOCKET]: "its socket for the exchange of memory is gone or not reachable from here",
+  [reachStatus.REFUSED]: "its data plane refused the exchange of memory",
+  [reachStatus.NOT_SEALED]: "its pool is not sealed against writing",
+  [reachStatus.MAP_FAILED]: "its pool can't be mapped here (address space or memory limit)",
+  [reachStatus.TIMED_OUT]: "mapping its pool took too long",
+  [reachStatus.BAD_DESCRIPTOR]: "its descriptor is not understood",
+  [reachStatus.RELEASED]: "this side is closing",
+};
+
+interface Renewal {
+  readonly held: Set<PlaneLease>;
+  readonly renewed: (held: ReadonlySet<PlaneLease>) => void;
+}
+
+class Lease implements PlaneLease {
+  readonly id: number;
+  readonly listener: LeaseListener;
+  readonly #onDrop: (lease: Lease) => void;
+
+  constructor(id: number, listener: LeaseListener, onDrop: (lease: Lease) => void) {
+    this.id = id;
+    this.listener = listener;
+    this.#onDrop = onDrop;
+  }
+
+  drop(): void {
+    this.#onDrop(this);
+  }
+}
+
+class Peer implements PlanePeer {
+  readonly id: number;
+  readonly listener: ReachListener;
+  readonly #onRelease: (peer: Peer) => void;
+
+  constructor(id: number, listener: ReachListener, onRelease: (peer: Peer) => void) {
+    this.id = id;
+    this.listener = listener;
+    this.#onRelease = onRelease;
+  }
+
+  release(): void {
+    this.#onRelease(this);
+  }
+}
+
+/** The data plane of the addon. The only file that posts jobs, leases and timers there, and that reads its completions. */
+export class NativePlane implements DataPlane {
+  readonly #binding: NativeBinding;
+  readonly #native: NativeDataPlane;
+  readonly #reads = new Map<number, ReadListener>();
+  readonly #leases = new Map<number, Lease>();
+  readonly #peers = new Map<number, Peer>();
+  readonly #timers = new Map<number, () => void>();
+  readonly #renewals = new Map<number, Renewal>();
+  #lastId = 0;
+  #holds = 0;
+  #closing: Promise<void> | undefined;
+
+  private constructor(binding: NativeBinding, native: NativeDataPlane) {
+    this.#binding = binding;
+    this.#native = native;
+  }
+
+  /** @throws KvError POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED */
+  static async open(binding: NativeBinding, options: NativeDataPlaneOptions): Promise<NativePlane> {
+    let plane: NativePlane | undefined;
+    try {
+      // Nothing can complete before something was asked of it.
+      const native = await binding.openDataPlane(options, (batch) => {
+        if (plane !== undefined) plane.#deliver(batch);
+      });
+      plane = new NativePlane(binding, native);
+      return plane;
+    } catch (error) {
+      throw openError(error, options);
+    }
+  }
+
+  get native(): NativeDataPlane {
+    return this.#native;
+  }
+
+  get descriptor(): Uint8Array {
+    return this.#native.descriptor;
+  }
+
+  nowMs(): number {
+    return this.#binding.bootTimeMs();
+  }
+
+  reach(descriptor: Uint8Array, timeoutMs: number, listener: ReachListener): PlanePeer {
+    const peer = new Peer(++this.#lastId, listener, (released) => {
+      if (this.#peers.delete(released.id)) this.#native.releasePeer(released.id);
+    });
+    this.#peers.set(peer.id, peer);
+    this.#native.reach(peer.id, descriptor, timeoutMs);
+    return peer;
+  }
+
+  read(request: ReadRequest, listener: ReadListener): PlaneRead {
+    const id = ++this.#lastId;
+    const peer = request.peer instanceof Peer ? request.peer.id : 0;
+    this.#reads.set(id, listener);
+    const { source, target, fromToken, toToken, deadlineMs } = request;
+    this.#native.post(id, peer, source, target, fromToken, toToken, deadlineMs);
+    return {
+      cancel: () => {
+        if (this.#reads.has(id)) this.#native.cancel(id);
+      },
+    };
+  }
+
+  lease(durationMs: number, listener: LeaseListener): PlaneLease {
+    const lease = new Lease(++this.#lastId, listener, (dropped) => {
+      if (this.#leases.delete(dropped.id)) this.#native.dropLease(dropped.id);
+    });
+    this.#leases.set(lease.id, lease);
+    this.#native.grant(lease.id, durationMs);
+    return lease;
+  }
+
+  renew(leases: readonly PlaneLease[], renewed: (held: ReadonlySet<PlaneLease>) => void): void {
+    const seq = ++this.#lastId;
+    const ids = leases.flatMap((lease) => (lease instanceof Lease && this.#leases.has(lease.id) ? [lease.id] : []));
+    this.#renewals.set(seq, { held: new Set(), renewed });
+    this.#native.renew(seq, Float64Array.from(ids));
+  }
+
+  timer(atMs: number, fire: () => void): PlaneTimer {
+    const id = ++this.#lastId;
+    this.#timers.set(id, fire);
+    this.#native.setTimer(id, Math.max(0, atMs));
+    return {
+      clear: () => {
+        if (this.#timers.delete(id)) this.#native.clearTimer(id);
+      },
+    };
+  }
+
+  hold(): void {
+    if (this.#holds++ === 0) this.#native.ref();
+  }
+
+  letGo(): void {
+    if (--this.#holds === 0) this.#native.unref();
+  }
+
+  fillReleased(ids: readonly BlockId[]): void {
+    this.#native.fillReleased(Uint32Array.from(ids));
+  }
+
+  findTouched(ids: readonly BlockId[]): BlockId | undefined {
+    const touched = this.#native.findTouched(Uint32Array.from(ids));
+    return touched < 0 ? undefined : (touched as BlockId);
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#native.close();
+    return this.#closing;
+  }
+
+  #deliver(batch: Float64Array): void {
+    const thrown: unknown[] = [];
+    for (let at = 0; at < batch.length; at += RECORD_WORDS) {
+      try {
+        this.#completed(batch.subarray(at, at + RECORD_WORDS));
+      } catch (error) {
+        // A defect in one session must not swallow the completions of the others.
+        thrown.push(error);
+      }
+    }
+    if (thrown.length > 0) throw thrown[0];
+  }
+
+  #completed(record: Float64Array): void {
+    const [kind = 0, id = 0, status = 0, bytes = 0, , movingUs = 0, atMs = 0, extra = 0] = record;
+    switch (kind) {
+      case completionKind.JOB:
+        this.#reads.get(id)?.ended({
+          status: readStatusOf[status] ?? "failed",
+          bytes,
+          movingMs: movingUs / 1000,
+          atMs,
+          path: pathNameOf[extra] ?? "unknown",
+        });
+        break;
+      case completionKind.JOB_QUIET:
+        this.#take(this.#reads, id)?.quiet();
+        break;
+      case completionKind.GRANTED:
+        this.#leases.get(id)?.listener.granted(atMs);
+        break;
+      case completionKind.RENEWED: {
+        const lease = this.#leases.get(id);
+        if (lease) this.#renewals.get(extra)?.held.add(lease);
+        break;
+      }
+      case completionKind.RENEW_END: {
+        const renewal = this.#take(this.#renewals, id);
+        renewal?.renewed(renewal.held);
+        break;
+      }
+      case completionKind.LEASE_OVER:
+        this.#take(this.#leases, id)?.listener.over();
+        break;
+      case completionKind.TIMER:
+        this.#take(this.#timers, id)?.();
+        break;
+      case completionKind.REACHED: {
+        const peer = this.#peers.get(id);
+        if (status !== reachStatus.OK) this.#peers.delete(id);
+        peer?.listener.reached(status === reachStatus.OK ? null : (reachFailureOf[status] ?? `status ${status}`));
+        break;
+      }
+      case completionKind.PEER_DEAD:
+        this.#peers.get(id)?.listener.dead();
+        break;
+      // LEASE_DROPPED: who dropped it asked for no answer.
+    }
+  }
+
+  #take<Value>(map: Map<number, Value>, id: number): Value | undefined {
+    const value = map.get(id);
+    map.delete(id);
+    return value;
+  }
+}
+
+function openError(error: unknown, options: NativeDataPlaneOptions): unknown {
+  if (!(error instanceof Error) || !("code" in error)) return error;
+  const { layers, planes, heads, tokensPerBlock, headBytes } = options.layout;
+  const bytes = layers * planes * heads * tokensPerBlock * headBytes * options.blocks;
+  const why = error.message;
+  switch (error.code) {
+    case "POOL_UNAVAILABLE":
+      return new KvError("POOL_UNAVAILABLE", { bytes, why }, { cause: error });
+    case "MEMORY_REFUSED":
+      return new KvError("MEMORY_REFUSED", { why }, { cause: error });
+    case "SOCKET_DIR_REFUSED":
+      return new KvError("SOCKET_DIR_REFUSED", { why }, { cause: error });
+    case "INVALID_ARGUMENT":
+      return new KvError("INVALID_ARGUMENT", { what: "options of the data plane", why }, { cause: error });
+    default:
+      return error;
+  }
+}

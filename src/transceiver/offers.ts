@@ -1,0 +1,179 @@
+import { KvError } from "../errors.ts";
+import type { CapabilityToken, Epoch, RequestId, TransferId } from "../ids.ts";
+import type { BlockHold } from "../kv/pool.ts";
+import type { CancelOutcome, TransferReport } from "./api.ts";
+import type { DataPlane, PlaneLease } from "./data_plane.ts";
+import type { SessionObserver } from "./observer.ts";
+import { equalTokens } from "./proof.ts";
+import type { FrameOf, SenderFrame } from "./protocol.ts";
+import { refusals, type SenderLimits, SenderSession } from "./sender_session.ts";
+import { type Refusal, type SenderEffect, type SenderEvent, type SenderState, senderTable } from "./sender_table.ts";
+import { cellOf } from "./transition.ts";
+
+/** Ended offers that are remembered, so that a late PULL hears GONE and a late cancel `already_complete`. */
+const REMEMBERED = 1024;
+
+export interface OffersOptions {
+  readonly plane: DataPlane;
+  readonly epoch: Epoch;
+  readonly limits: SenderLimits;
+  readonly write: (receiver: Epoch, frame: SenderFrame) => boolean;
+  readonly countDropped: (what: string) => void;
+  readonly ended: (session: SenderSession, report: TransferReport | null, error: KvError | null) => void;
+  readonly observer: SessionObserver | undefined;
+}
+
+/** All offers of this side: finds the session that a frame of a proven receiver is about. */
+export class Offers {
+  readonly #options: OffersOptions;
+  readonly #live = new Map<RequestId, SenderSession>();
+  readonly #remembered = new Map<RequestId, SenderSession>();
+  readonly #byTransfer = new Map<TransferId, SenderSession>();
+  readonly #whenEmpty = new Set<() => void>();
+  #draining = false;
+
+  constructor(options: OffersOptions) {
+    this.#options = options;
+  }
+
+  get live(): Iterable<SenderSession> {
+    return this.#live.values();
+  }
+
+  get open(): number {
+    return this.#live.size;
+  }
+
+  /** @throws KvError INVALID_ARGUMENT when an offer of this request is open */
+  add(offer: { requestId: RequestId; tokens: number; blocks: BlockHold; ready: number }): SenderSession {
+    if (this.#live.has(offer.requestId)) {
+      const why = "an offer with this id is open already";
+      throw new KvError("INVALID_ARGUMENT", { what: `request ${offer.requestId}`, why });
+    }
+    this.#remembered.delete(offer.requestId);
+    const { ended, ...options } = this.#options;
+    const session = new SenderSession(
+      {
+        ...options,
+        bound: (bound, before, now) => {
+          if (before !== null) this.#byTransfer.delete(before);
+          this.#byTransfer.set(now, bound);
+        },
+        ended: (over, report, error) => {
+          this.#forget(over);
+          ended(over, report, error);
+          if (this.#live.size === 0) for (const tell of this.#whenEmpty) tell();
+        },
+      },
+      offer,
+    );
+    this.#live.set(offer.requestId, session);
+    return session;
+  }
+
+  /** The token of a live offer, for a proof. */
+  tokenOf(request: RequestId): CapabilityToken | undefined {
+    return this.#live.get(request)?.token;
+  }
+
+  /** The holder of an offer's token ends it. */
+  release(request: RequestId, token: CapabilityToken): CancelOutcome {
+    const session = this.#live.get(request) ?? this.#remembered.get(request);
+    if (session === undefined || !equalTokens(session.token, token)) return "not_found";
+    return session.cancel("released by the holder of its state");
+  }
+
+  /** Ends those that nobody reads; a granted one ends with its receiver's DONE or its lease. PULLs are refused from now on. */
+  cancelAll(why: string): void {
+    this.#draining = true;
+    for (const session of [...this.#live.values()]) session.cancel(why);
+  }
+
+  /** Resolves when no offer is open. */
+  empty(): Promise<void> {
+    if (this.#live.size === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      const tell = (): void => {
+        this.#whenEmpty.delete(tell);
+        resolve();
+      };
+      this.#whenEmpty.add(tell);
+    });
+  }
+
+  /** HELLO of a receiver epoch: what it does not name it reads no more. */
+  hello(receiver: Epoch, live: readonly TransferId[]): void {
+    const named = new Set(live);
+    for (const session of [...this.#live.values()]) {
+      const { transferId } = session;
+      if (session.receiver === receiver && transferId !== null && !named.has(transferId)) session.helloWithout();
+    }
+  }
+
+  pull(receiver: Epoch, frame: FrameOf<"PULL">, sameLayout: boolean): void {
+    const session = this.#live.get(frame.requestId) ?? this.#remembered.get(frame.requestId);
+    const { transferId, token } = frame;
+    if (session !== undefined) {
+      session.pull({ receiver, transferId, token, sameLayout, draining: this.#draining });
+      return;
+    }
+    const event: SenderEvent = this.#draining ? "pullDraining" : "pull";
+    const { effects } = cellOf<SenderState, SenderEvent, SenderEffect>("sender", senderTable, "NONE", event);
+    for (const effect of effects) {
+      const head = { se: this.#options.epoch, re: receiver, transferId, retryAfterMs: 0 };
+      this.#options.write(receiver, { type: "REFUSE", ...head, ...refusals[effect as Refusal] });
+    }
+  }
+
+  /** Extension and answer are one step of the data plane: only ids still held after it are named. */
+  renew(receiver: Epoch, frame: FrameOf<"RENEW">): void {
+    const extending: PlaneLease[] = [];
+    const sessions: SenderSession[] = [];
+    for (const id of new Set(frame.ids)) {
+      const session = this.#matching(receiver, id);
+      if (session === undefined) continue;
+      sessions.push(session);
+      session.renew(extending);
+    }
+    const leases = sessions.map((session) => session.lease);
+    const answer = (held: readonly TransferId[]): void => {
+      const head = { se: this.#options.epoch, re: receiver };
+      this.#options.write(receiver, { type: "RENEWED", ...head, seq: frame.seq, ids: [...held], waiting: [] });
+    };
+    if (extending.length === 0) {
+      answer([]);
+      return;
+    }
+    this.#options.plane.renew(extending, (extended) => {
+      const held: TransferId[] = [];
+      for (const [index, session] of sessions.entries()) {
+        const lease = leases[index] ?? null;
+        // A session that has another lease by now was granted anew, which its receiver learns by GRANT.
+        if (lease !== null && extended.has(lease) && session.lease === lease) session.renewed(held);
+      }
+      answer(held);
+    });
+  }
+
+  done(receiver: Epoch, frame: FrameOf<"DONE">): void {
+    const session = this.#matching(receiver, frame.transferId);
+    if (session === undefined) this.#options.countDropped("DONE of no session");
+    else session.receiverDone(frame);
+  }
+
+  #matching(receiver: Epoch, id: TransferId): SenderSession | undefined {
+    const session = this.#byTransfer.get(id);
+    return session?.receiver === receiver ? session : undefined;
+  }
+
+  #forget(session: SenderSession): void {
+    this.#live.delete(session.requestId);
+    if (session.transferId !== null) this.#byTransfer.delete(session.transferId);
+    this.#remembered.set(session.requestId, session);
+    if (this.#remembered.size <= REMEMBERED) return;
+    for (const oldest of this.#remembered.keys()) {
+      this.#remembered.delete(oldest);
+      break;
+    }
+  }
+}

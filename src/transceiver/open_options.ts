@@ -1,0 +1,126 @@
+import { hostname } from "node:os";
+import { z } from "zod";
+import { KvError } from "../errors.ts";
+import { Layout } from "../kv/layout.ts";
+import type { OpenOptions } from "./api.ts";
+import { defaultSocketDir } from "./socket_directory.ts";
+
+const DEFAULT_LEASE_MS = 10_000;
+const DEFAULT_TRANSFER_MS = 60_000;
+const DEFAULT_SENDER_FUTURE_MS = 1_000;
+const DEFAULT_PULLS = 8;
+
+const millis = z.number().positive().max(8_640_000_000);
+const index = z.int().min(0).max(65535);
+
+const Options = z.strictObject({
+  config: z
+    .strictObject({
+      backend: z.enum(["DEFAULT", "UCX", "NIXL"]).nullable().optional(),
+      max_tokens_in_buffer: z.int().positive().nullable().optional(),
+      kv_transfer_timeout_ms: millis.nullable().optional(),
+      kv_transfer_sender_future_timeout_ms: millis.nullable().optional(),
+    })
+    .optional(),
+  layout: Layout,
+  parallel: z
+    .strictObject({ tpRank: index, tpSize: index.min(1), ppRank: index, ppSize: index.min(1) })
+    .refine(({ tpRank, tpSize, ppRank, ppSize }) => tpRank < tpSize && ppRank < ppSize, "a rank must be below its size")
+    .optional(),
+  pool: z.union([
+    z.strictObject({ memory: z.literal("host"), blocks: z.int().min(1).max(0xffffffff) }),
+    z.strictObject({
+      adopt: z
+        .array(z.strictObject({ fd: z.int().min(0), offset: z.int().min(0), bytes: z.int().min(1) }))
+        .length(1, "one region is supported"),
+      blocks: z.int().min(1).max(0xffffffff),
+    }),
+  ]),
+  listen: z
+    .strictObject({
+      host: z.string().min(1),
+      port: z.int().min(0).max(65535),
+      tls: z.strictObject({ cert: z.string(), key: z.string(), ca: z.string().optional() }).optional(),
+    })
+    .optional(),
+  lease: z
+    .strictObject({ leaseMs: millis.min(50).optional(), stallMs: millis.optional(), strict: z.boolean().optional() })
+    .optional(),
+  maxConcurrentPulls: z.int().min(1).max(4096).optional(),
+  instance: z.string().min(1).max(256).optional(),
+  authToken: z.string().min(1).optional(),
+  socketDir: z.string().startsWith("/").optional(),
+});
+
+/** Every option checked and with its default. */
+export interface ResolvedOptions {
+  readonly layout: Layout;
+  readonly parallel: {
+    readonly tpRank: number;
+    readonly tpSize: number;
+    readonly ppRank: number;
+    readonly ppSize: number;
+  };
+  readonly rank: number;
+  readonly blocks: number;
+  readonly adopt: { readonly fd: number; readonly offset: number; readonly bytes: number } | undefined;
+  readonly listen: {
+    readonly host: string;
+    readonly port: number;
+    readonly tls: { readonly cert: string; readonly key: string; readonly ca?: string | undefined } | undefined;
+  };
+  readonly leaseMs: number;
+  readonly stallMs: number;
+  readonly strict: boolean;
+  /** kv_transfer_timeout_ms; null: no bound. */
+  readonly transferMs: number | null;
+  /** Limit of queue waits and of an offer that nobody fetches. */
+  readonly queueMs: number;
+  readonly senderFutureMs: number;
+  readonly maxConcurrentPulls: number;
+  readonly instance: string;
+  readonly authToken: string | undefined;
+  readonly socketDir: string;
+  /** KVT_CHECK=1: blocks are filled while they are free, and looked at when they are taken. */
+  readonly check: boolean;
+}
+
+/** @throws KvError INVALID_ARGUMENT, which names the option; NOT_PROVIDED for backend NIXL */
+export function resolveOptions(options: OpenOptions, environment: NodeJS.ProcessEnv = process.env): ResolvedOptions {
+  const parsed = Options.safeParse(options);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    const what = issue === undefined || issue.path.length === 0 ? "options" : `options.${issue.path.join(".")}`;
+    throw new KvError("INVALID_ARGUMENT", { what, why: issue?.message ?? "not valid" });
+  }
+  const { layout, pool, lease, config, listen, ...rest } = parsed.data;
+  if (config?.backend === "NIXL") {
+    throw new KvError("NOT_PROVIDED", {
+      what: "backend NIXL",
+      why: "this version moves KV over the same-host path only",
+      remedy: "use backend DEFAULT, with both workers on one host",
+    });
+  }
+  const parallel = rest.parallel ?? { tpRank: 0, tpSize: 1, ppRank: 0, ppSize: 1 };
+  const timeout = config?.kv_transfer_timeout_ms;
+  const leaseMs = lease?.leaseMs ?? DEFAULT_LEASE_MS;
+  return {
+    layout,
+    parallel,
+    rank: parallel.ppRank * parallel.tpSize + parallel.tpRank,
+    blocks: pool.blocks,
+    adopt: "adopt" in pool ? pool.adopt[0] : undefined,
+    listen: { host: listen?.host ?? "127.0.0.1", port: listen?.port ?? 0, tls: listen?.tls },
+    leaseMs,
+    stallMs: lease?.stallMs ?? 2 * leaseMs,
+    strict: lease?.strict ?? false,
+    transferMs: timeout === undefined ? DEFAULT_TRANSFER_MS : timeout,
+    queueMs: timeout ?? DEFAULT_TRANSFER_MS,
+    senderFutureMs: config?.kv_transfer_sender_future_timeout_ms ?? DEFAULT_SENDER_FUTURE_MS,
+    maxConcurrentPulls: rest.maxConcurrentPulls ?? DEFAULT_PULLS,
+    instance: rest.instance ?? `${hostname()}:${process.pid}`,
+    authToken: rest.authToken ?? (environment.KVT_AUTH_TOKEN || undefined),
+    socketDir: rest.socketDir ?? defaultSocketDir(environment),
+    check: environment.KVT_CHECK === "1",
+  };
+}

@@ -1,0 +1,460 @@
+import { KvError } from "../errors.ts";
+import type { CapabilityToken, RequestId, TransferId } from "../ids.ts";
+import type { Layout } from "../kv/layout.ts";
+import type { DataPlane, PlanePeer, PlaneTimer } from "./data_plane.ts";
+import { type DialFailure, type DialIdentity, type DialTarget, dial } from "./dial.ts";
+import type { ChannelListener, FrameChannel } from "./frame_channel.ts";
+import { renewalPeriodMs } from "./lease_view.ts";
+import { layoutDifferences } from "./proof.ts";
+import { decodeSenderFrame, type FrameOf, IDS_LIMIT, type ReceiverFrame, type SenderFrame } from "./protocol.ts";
+
+/** Periods without a byte from the sender after which it counts as lost. */
+const SILENT_PERIODS = 3;
+/** Tries to connect, and the pause before each but the first. */
+const DIAL_PAUSES_MS = [0, 50, 200];
+/** Copying a large pool's page tables takes seconds; a stopped sender is noticed by its silence long before. */
+const REACH_TIMEOUT_MS = 60_000;
+
+/** A receiver's session as its link sees it. */
+export interface LinkUser {
+  readonly offer: { readonly requestId: RequestId; readonly token: CapabilityToken };
+  /** The attempt that the sender may hold a lease for, named in RENEW. */
+  readonly renewing: TransferId | null;
+  /** The attempt that this side still uses or may still read, named in HELLO. */
+  readonly live: TransferId | null;
+  linkUp(): void;
+  linkLost(error: KvError): void;
+  linkFailed(error: KvError): void;
+  staleEpoch(error: KvError): void;
+  senderDead(error: KvError): void;
+  granted(frame: FrameOf<"GRANT">): void;
+  refused(frame: FrameOf<"REFUSE">): void;
+  ready(frame: FrameOf<"READY">): void;
+  aborted(frame: FrameOf<"ABORT">): void;
+  renewed(writtenMs: number): void;
+  leaseLost(): void;
+  /** Once a renewal period. */
+  tick(nowMs: number): void;
+}
+
+export interface LinkSurroundings {
+  readonly plane: DataPlane;
+  readonly identity: DialIdentity;
+  readonly layout: Layout;
+  readonly ownLeaseMs: number;
+  countDropped(what: string): void;
+  /** The link holds nothing any more. */
+  unused(link: PeerLink): void;
+}
+
+interface Renewal {
+  readonly seq: number;
+  readonly writtenMs: number;
+  readonly ids: readonly TransferId[];
+}
+
+interface UntoldEnd {
+  readonly frame: FrameOf<"DONE">;
+  readonly offer: LinkUser["offer"];
+  /** The sender's lease is over then, and with it whatever this could tell. */
+  readonly untilMs: number;
+}
+
+type LinkState = "down" | "dialling" | "reaching" | "up" | "gone";
+
+/**
+ * The one connection to one epoch of one sender, its mapping, and the renewals of all pulls over it. Dials while there is something to
+ * pull, and again after a loss.
+ */
+export class PeerLink implements ChannelListener {
+  readonly target: DialTarget;
+  readonly #around: LinkSurroundings;
+  readonly #users = new Set<LinkUser>();
+  readonly #byTransfer = new Map<TransferId, LinkUser>();
+  #untold: UntoldEnd[] = [];
+  #state: LinkState = "down";
+  #channel: FrameChannel | null = null;
+  #peer: PlanePeer | null = null;
+  #mapped = false;
+  #leaseMs: number;
+  /** Counts up for the sender's epoch: it drops an older connection for a newer one. */
+  #connection = 0;
+  #seq = 0;
+  #renewal: Renewal | null = null;
+  #renewAgain = false;
+  #ticker: PlaneTimer | null = null;
+  #lastTickMs = 0;
+  #heardMs = 0;
+  #pings = 0;
+  /** Why this epoch of the sender can never be used again. */
+  #end: { readonly error: KvError; readonly kind: "stale" | "dead" | "closed" } | null = null;
+
+  constructor(target: DialTarget, around: LinkSurroundings) {
+    this.target = target;
+    this.#around = around;
+    this.#leaseMs = around.ownLeaseMs;
+  }
+
+  get up(): boolean {
+    return this.#state === "up";
+  }
+
+  get peer(): PlanePeer | null {
+    return this.#peer;
+  }
+
+  join(user: LinkUser): void {
+    this.#users.add(user);
+    this.#startTicking();
+    if (this.#end !== null) this.#tellEnd(user);
+    else if (this.#state === "up") user.linkUp();
+    else if (this.#state === "down") void this.#dial();
+  }
+
+  leave(user: LinkUser): void {
+    this.#users.delete(user);
+    for (const [id, owner] of this.#byTransfer) if (owner === user) this.#byTransfer.delete(id);
+    this.#rest();
+  }
+
+  /** Writes a PULL; its answers go to `user`. @returns the clock before the write: the base of the view */
+  pull(user: LinkUser, frame: Omit<FrameOf<"PULL">, "type" | "se" | "re">): number {
+    const writtenMs = this.#around.plane.nowMs();
+    this.#byTransfer.set(frame.transferId, user);
+    this.#send({ type: "PULL", ...this.#epochs(), ...frame });
+    return writtenMs;
+  }
+
+  /** Tells the sender that this attempt reads no more; kept for the next connection when there is none now. */
+  done(offer: LinkUser["offer"], transferId: TransferId, status: FrameOf<"DONE">["status"], bytes: number): void {
+    const frame: FrameOf<"DONE"> = { type: "DONE", ...this.#epochs(), transferId, status, bytes };
+    if (this.#state === "up" && this.#send(frame)) return;
+    if (this.#end !== null) return;
+    const { plane } = this.#around;
+    this.#untold.push({ frame, offer, untilMs: plane.nowMs() + this.#leaseMs });
+    if (this.#state === "down") void this.#dial();
+  }
+
+  /** Asks now whether the leases are still held; the answer decides about late reads. */
+  renewNow(): void {
+    if (this.#state !== "up") return;
+    if (this.#renewal !== null) {
+      this.#renewAgain = true;
+      return;
+    }
+    const ids: TransferId[] = [];
+    for (const user of this.#users) {
+      const id = user.renewing;
+      if (id !== null && ids.length < IDS_LIMIT) ids.push(id);
+    }
+    if (ids.length === 0) return;
+    this.#renewal = { seq: ++this.#seq, writtenMs: this.#around.plane.nowMs(), ids };
+    this.#send({ type: "RENEW", ...this.#epochs(), seq: this.#renewal.seq, ids });
+  }
+
+  close(): void {
+    this.#untold = [];
+    this.#finish("closed", new KvError("CLOSED", { what: "this transceiver" }));
+  }
+
+  // --- frames -------------------------------------------------------------------------------------------------------------
+
+  frame(bytes: Uint8Array): void {
+    this.#heardMs = this.#around.plane.nowMs();
+    const decoded = decodeSenderFrame(bytes);
+    if (decoded.ok) {
+      this.#take(decoded.frame);
+      return;
+    }
+    this.#send({
+      type: "ERROR",
+      code: decoded.unknown ? "UNKNOWN_TYPE" : "PROTOCOL",
+      text: decoded.why.slice(0, 1024),
+    });
+    if (!decoded.unknown) this.#channel?.close(`it broke the protocol: ${decoded.why}`);
+  }
+
+  closed(why: string): void {
+    this.#lost(why);
+  }
+
+  #take(frame: SenderFrame): void {
+    if (frame.type === "ERROR") {
+      this.#around.countDropped(`ERROR ${frame.code}`);
+      return;
+    }
+    if (frame.type === "CHALLENGE" || frame.type === "WELCOME") {
+      this.#channel?.close(`it broke the protocol: ${frame.type} after the handshake`);
+      return;
+    }
+    if (frame.type === "STALE_EPOCH") {
+      if (frame.se !== this.target.epoch) this.#stale(frame.se);
+      return;
+    }
+    if (frame.se !== this.target.epoch || frame.re !== this.#around.identity.epoch) {
+      this.#around.countDropped("frame of another epoch");
+      return;
+    }
+    switch (frame.type) {
+      case "GRANT":
+        this.#userOf(frame)?.granted(frame);
+        break;
+      case "REFUSE":
+        this.#userOf(frame)?.refused(frame);
+        break;
+      case "READY":
+        this.#userOf(frame)?.ready(frame);
+        break;
+      case "ABORT":
+        this.#userOf(frame)?.aborted(frame);
+        break;
+      case "RENEWED":
+        this.#renewed(frame);
+        break;
+      case "PING":
+        this.#send({ type: "PONG", ...this.#epochs(), n: frame.n });
+        break;
+      case "PONG":
+        break;
+    }
+  }
+
+  #userOf(frame: { readonly type: string; readonly transferId: TransferId }): LinkUser | undefined {
+    const user = this.#byTransfer.get(frame.transferId);
+    if (user === undefined) this.#around.countDropped(`${frame.type} of no attempt`);
+    return user;
+  }
+
+  #renewed(frame: FrameOf<"RENEWED">): void {
+    const renewal = this.#renewal;
+    if (renewal === null || renewal.seq !== frame.seq) {
+      this.#around.countDropped("RENEWED not asked for");
+      return;
+    }
+    this.#renewal = null;
+    const held = new Set(frame.ids);
+    const waiting = new Set(frame.waiting);
+    for (const id of renewal.ids) {
+      const user = this.#byTransfer.get(id);
+      // Ended, or on to another attempt, since the RENEW was written.
+      if (user?.renewing !== id) continue;
+      if (held.has(id)) user.renewed(renewal.writtenMs);
+      else if (!waiting.has(id)) user.leaseLost();
+    }
+    if (!this.#renewAgain) return;
+    this.#renewAgain = false;
+    this.renewNow();
+  }
+
+  // --- connection ---------------------------------------------------------------------------------------------------------
+
+  async #dial(): Promise<void> {
+    this.#state = "dialling";
+    let failure: DialFailure | null = null;
+    for (const pause of DIAL_PAUSES_MS) {
+      if (pause > 0) await this.#pause(pause);
+      if (!this.#wanted || this.#end !== null) break;
+      const asking = this.#asking();
+      failure = await dial({
+        plane: this.#around.plane,
+        identity: this.#around.identity,
+        target: this.target,
+        timeoutMs: Math.max(1000, this.#leaseMs / 2),
+        connection: ++this.#connection,
+        live: this.#live(),
+        offer: asking?.offer,
+        welcomed: (channel, welcome) => this.#welcomed(channel, welcome),
+      });
+      // Welcomed, or lost again already: then another dial runs.
+      if (failure === null) return;
+      if (failure.refused) {
+        // The proof of this one offer was refused; others may know better.
+        const refused = asking?.user;
+        if (refused === undefined) this.#untold = [];
+        else refused.linkFailed(failure.error);
+        if (!this.#wanted) break;
+      }
+    }
+    if (this.#end !== null) return;
+    this.#state = "down";
+    if (failure !== null) {
+      this.#untold = [];
+      for (const user of [...this.#users]) user.linkFailed(failure.error);
+    }
+    this.#rest();
+  }
+
+  get #wanted(): boolean {
+    return this.#users.size > 0 || this.#untold.length > 0;
+  }
+
+  #asking(): { readonly user: LinkUser | undefined; readonly offer: LinkUser["offer"] } | undefined {
+    for (const user of this.#users) return { user, offer: user.offer };
+    const untold = this.#untold[0];
+    return untold === undefined ? undefined : { user: undefined, offer: untold.offer };
+  }
+
+  #live(): TransferId[] {
+    const live = [...this.#users].flatMap((user) => user.live ?? []);
+    return [...live, ...this.#untold.map(({ frame }) => frame.transferId)].slice(0, IDS_LIMIT);
+  }
+
+  #pause(ms: number): Promise<void> {
+    const { plane } = this.#around;
+    return new Promise((resolve) => {
+      plane.timer(plane.nowMs() + ms, resolve);
+    });
+  }
+
+  #welcomed(channel: FrameChannel, welcome: FrameOf<"WELCOME">): ChannelListener {
+    const { plane, layout } = this.#around;
+    this.#channel = channel;
+    this.#heardMs = plane.nowMs();
+    if (this.#end !== null) {
+      channel.close("this side has closed");
+    } else if (welcome.se !== this.target.epoch) {
+      this.#stale(welcome.se);
+    } else {
+      const fields = layoutDifferences(layout, welcome.layout);
+      if (fields !== "") {
+        this.#failAll(new KvError("LAYOUT_MISMATCH", { peer: this.target.name, fields }));
+      } else {
+        this.#leaseMs = welcome.limits.leaseMs;
+        if (this.#mapped) this.#isUp();
+        else this.#reach(welcome.descriptor);
+      }
+    }
+    return this;
+  }
+
+  #reach(descriptor: Uint8Array): void {
+    this.#state = "reaching";
+    this.#peer?.release();
+    this.#peer = this.#around.plane.reach(descriptor, REACH_TIMEOUT_MS, {
+      reached: (why) => {
+        if (why === null) {
+          this.#mapped = true;
+          if (this.#state === "reaching") this.#isUp();
+        } else {
+          this.#peer = null;
+          this.#failAll(new KvError("NO_PATH", { peer: this.target.name, why }));
+        }
+      },
+      dead: () => {
+        const { name, epoch } = this.target;
+        const ms = Math.round(this.#around.plane.nowMs() - this.#heardMs);
+        this.#finish("dead", new KvError("PEER_LOST", { peer: name, epoch, ms }));
+      },
+    });
+  }
+
+  #isUp(): void {
+    this.#state = "up";
+    const now = this.#around.plane.nowMs();
+    for (const { frame, untilMs } of this.#untold.splice(0)) if (untilMs > now) this.#send(frame);
+    for (const user of [...this.#users]) if (this.#users.has(user)) user.linkUp();
+    this.renewNow();
+    this.#rest();
+  }
+
+  /** The connection is gone; the mapping and the leases are not. */
+  #lost(why: string): void {
+    this.#channel = null;
+    // A cut voids the renewal that was outstanding.
+    this.#renewal = null;
+    this.#renewAgain = false;
+    if (this.#end !== null) return;
+    this.#state = "down";
+    const { name, epoch } = this.target;
+    const ms = Math.round(this.#around.plane.nowMs() - this.#heardMs);
+    const error = new KvError("PEER_LOST", { peer: name, epoch, ms }, { cause: new Error(why) });
+    if (!this.#mapped) {
+      this.#peer?.release();
+      this.#peer = null;
+    }
+    for (const user of [...this.#users]) if (this.#users.has(user)) user.linkLost(error);
+    if (this.#state === "down" && this.#wanted) void this.#dial();
+    else this.#rest();
+  }
+
+  /** Nothing can be pulled from this sender as it is; a later pull may dial again. */
+  #failAll(error: KvError): void {
+    for (const user of [...this.#users]) user.linkFailed(error);
+    this.#untold = [];
+    this.#channel?.close(error.message);
+  }
+
+  #stale(now: string): void {
+    const { name, epoch } = this.target;
+    this.#untold = [];
+    this.#finish("stale", new KvError("STALE_EPOCH", { peer: `${name} (now epoch ${now})`, epoch }));
+  }
+
+  #finish(kind: "stale" | "dead" | "closed", error: KvError): void {
+    if (this.#end !== null) return;
+    this.#end = { kind, error };
+    this.#state = "gone";
+    for (const user of [...this.#users]) if (this.#users.has(user)) this.#tellEnd(user);
+    // What was written, a DONE perhaps, still goes out.
+    this.#channel?.end(error.message);
+    this.#rest();
+  }
+
+  #tellEnd(user: LinkUser): void {
+    if (this.#end === null) return;
+    const { kind, error } = this.#end;
+    if (kind === "dead") user.senderDead(error);
+    else if (kind === "stale") user.staleEpoch(error);
+    else user.linkFailed(error);
+  }
+
+  /** An idle link stays connected, for the next pull; one without connection or future lets its mapping go. */
+  #rest(): void {
+    if (this.#users.size > 0) return;
+    this.#ticker?.clear();
+    this.#ticker = null;
+    if (this.#untold.length > 0 || (this.#state !== "down" && this.#state !== "gone")) return;
+    this.#peer?.release();
+    this.#peer = null;
+    this.#mapped = false;
+    this.#around.unused(this);
+  }
+
+  // --- liveness -----------------------------------------------------------------------------------------------------------
+
+  #startTicking(): void {
+    if (this.#ticker !== null) return;
+    this.#lastTickMs = this.#around.plane.nowMs();
+    this.#scheduleTick();
+  }
+
+  #scheduleTick(): void {
+    const { plane } = this.#around;
+    this.#ticker = plane.timer(plane.nowMs() + renewalPeriodMs(this.#leaseMs), () => this.#tick());
+  }
+
+  #tick(): void {
+    const now = this.#around.plane.nowMs();
+    const period = renewalPeriodMs(this.#leaseMs);
+    // This process was stopped or busy: what the sender wrote meanwhile is still unread, so its silence proves nothing yet.
+    if (now - this.#lastTickMs > 2 * period) this.#heardMs = now;
+    this.#lastTickMs = now;
+    this.#scheduleTick();
+    for (const user of [...this.#users]) if (this.#users.has(user)) user.tick(now);
+    if (this.#channel === null) return;
+    if (now - this.#heardMs > SILENT_PERIODS * period) {
+      this.#channel.close(`silent for ${Math.round(now - this.#heardMs)} ms`);
+      return;
+    }
+    this.renewNow();
+    if (this.#renewal === null) this.#send({ type: "PING", ...this.#epochs(), n: ++this.#pings });
+  }
+
+  #epochs() {
+    return { se: this.target.epoch, re: this.#around.identity.epoch };
+  }
+
+  #send(frame: ReceiverFrame): boolean {
+    return this.#channel?.send(frame) ?? false;
+  }
+}

@@ -1,0 +1,171 @@
+import { DecodeError, decode, encode } from "@msgpack/msgpack";
+import { z } from "zod";
+import { Layout } from "../kv/layout.ts";
+import {
+  blocksField,
+  bytesField,
+  countField,
+  digestField,
+  epochField,
+  millisField,
+  nonceField,
+  proofField,
+  requestIdField,
+  textField,
+  tokenField,
+  transferIdField,
+} from "./wire_fields.ts";
+
+/** Rises when a frame changes in a way that an older peer would misread; new optional fields don't raise it. */
+export const PROTOCOL_VERSION = 1;
+/** Largest frame after its length prefix. */
+export const FRAME_LIMIT = 1 << 20;
+/** Transfers that one RENEW or HELLO may name. */
+export const IDS_LIMIT = 4096;
+
+/** What a refused PULL is told; the receiver raises the KvError of the same code (LAYOUT: LAYOUT_MISMATCH). */
+export const refuseCodes = ["GONE", "BUSY", "BAD_TOKEN", "LAYOUT", "NO_OFFER", "QUEUE_TIMEOUT", "DRAINING"] as const;
+export type RefuseCode = (typeof refuseCodes)[number];
+
+/** Why the sender ended a transfer. A code that this version does not know reads as FAILED. */
+export const abortCodes = ["CANCELLED", "TRANSFER_TIMEOUT", "LEASE_EXPIRED", "FAILED"] as const;
+export type AbortCode = (typeof abortCodes)[number];
+
+/** How the receiver ended an attempt; `ok` is the only one after which it may be COMPLETE. */
+export const doneStatuses = ["ok", "cancelled", "timed_out", "failed"] as const;
+export type DoneStatus = (typeof doneStatuses)[number];
+
+export const peerErrors = ["BAD_PROOF", "NO_OFFER", "VERSION", "PROTOCOL", "UNKNOWN_TYPE", "BUSY"] as const;
+
+/** Epochs of sender and receiver as the writer knows them; a frame that names others moves nothing (I6). */
+const epochs = { se: epochField, re: epochField };
+const transfer = { ...epochs, transferId: transferIdField };
+const ids = z.array(transferIdField).max(IDS_LIMIT);
+
+/** Every frame and its fields (docs/protocol.md). `z.object` drops fields that it does not know. */
+export const frameFields = {
+  CHALLENGE: z.object({ version: countField, nonce: nonceField, secret: z.boolean() }),
+  HELLO: z.object({
+    ...epochs,
+    version: countField,
+    instance: textField,
+    rank: countField,
+    layoutDigest: digestField,
+    connection: countField,
+    live: ids,
+    nonce: nonceField,
+    /** "uid" on a unix socket, "secret", or the 16 hex digits of a request id whose token keys the proof. */
+    key: z.string().max(32),
+    proof: proofField,
+  }),
+  WELCOME: z.object({
+    ...epochs,
+    instance: textField,
+    layout: Layout,
+    /** Empty when the layouts differ: nothing could be read with it. */
+    descriptor: bytesField.refine((raw) => raw.length <= 4096, "must be at most 4096 bytes"),
+    limits: z.object({ leaseMs: millisField.min(1), stallMs: millisField }),
+    proof: proofField,
+  }),
+  STALE_EPOCH: z.object({ ...epochs, transferId: transferIdField.optional() }),
+  PULL: z.object({
+    ...transfer,
+    requestId: requestIdField,
+    token: tokenField,
+    from: countField,
+    to: countField,
+    reader: z.object({ rank: countField, tpSize: countField, ppSize: countField }),
+    paths: z.array(z.string().max(64)).max(16),
+  }),
+  GRANT: z.object({
+    ...transfer,
+    /** The last RENEW heard for this pull, 0: none. */
+    seq: countField,
+    leaseMs: millisField.min(1),
+    path: z.string().max(64),
+    blocks: blocksField,
+    ready: countField,
+  }),
+  REFUSE: z.object({
+    ...transfer,
+    code: z.enum(refuseCodes).catch("GONE"),
+    retryAfterMs: millisField,
+    text: textField,
+  }),
+  READY: z.object({ ...transfer, tokens: countField }),
+  RENEW: z.object({ ...epochs, seq: countField, ids }),
+  RENEWED: z.object({ ...epochs, seq: countField, ids, waiting: ids }),
+  DONE: z.object({ ...transfer, status: z.enum(doneStatuses).catch("failed"), bytes: countField }),
+  ABORT: z.object({ ...transfer, code: z.enum(abortCodes).catch("FAILED"), text: textField }),
+  PING: z.object({ ...epochs, n: countField }),
+  PONG: z.object({ ...epochs, n: countField }),
+  ERROR: z.object({ code: z.enum(peerErrors).catch("PROTOCOL"), text: textField }),
+} as const;
+
+export type FrameType = keyof typeof frameFields;
+export type FrameOf<Type extends FrameType> = { readonly type: Type } & Readonly<z.output<(typeof frameFields)[Type]>>;
+export type Frame = { [Type in FrameType]: FrameOf<Type> }[FrameType];
+
+/** Who may write what; a frame that comes the wrong way breaks the protocol. */
+const receiverFrames = ["HELLO", "PULL", "RENEW", "DONE", "PING", "PONG", "ERROR"] as const satisfies FrameType[];
+const senderFrames = [
+  "CHALLENGE",
+  "WELCOME",
+  "STALE_EPOCH",
+  "GRANT",
+  "REFUSE",
+  "READY",
+  "RENEWED",
+  "ABORT",
+  "PING",
+  "PONG",
+  "ERROR",
+] as const satisfies FrameType[];
+export type ReceiverFrame = Extract<Frame, { type: (typeof receiverFrames)[number] }>;
+export type SenderFrame = Extract<Frame, { type: (typeof senderFrames)[number] }>;
+
+export type Decoded<F extends Frame> =
+  | { readonly ok: true; readonly frame: F }
+  /** `unknown`: a type of a newer version, answered and otherwise ignored. */
+  | { readonly ok: false; readonly unknown: boolean; readonly why: string };
+
+/** The frame without its length prefix. */
+export function encodeFrame(frame: Frame): Uint8Array {
+  const schema: z.ZodType = frameFields[frame.type];
+  return encode({ type: frame.type, ...(z.encode(schema, frame) as object) });
+}
+
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+function decodeOf<F extends Frame>(types: readonly string[], bytes: Uint8Array): Decoded<F> {
+  let value: unknown;
+  try {
+    value = decode(bytes);
+  } catch (error) {
+    if (error instanceof DecodeError || error instanceof RangeError) {
+      return { ok: false, unknown: false, why: `no msgpack: ${error.message}` };
+    }
+    throw error;
+  }
+  if (!isRecord(value) || typeof value.type !== "string") {
+    return { ok: false, unknown: false, why: "no map with a type" };
+  }
+  const { type } = value;
+  if (!Object.hasOwn(frameFields, type)) {
+    return { ok: false, unknown: true, why: `unknown type ${JSON.stringify(type.slice(0, 64))}` };
+  }
+  if (!types.includes(type)) return { ok: false, unknown: false, why: `${type} comes from the other side only` };
+  const parsed = frameFields[type as FrameType].safeParse(value);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    const place = issue === undefined || issue.path.length === 0 ? "" : `.${issue.path.join(".")}`;
+    return { ok: false, unknown: false, why: `${type}${place}: ${issue?.message ?? "not valid"}` };
+  }
+  return { ok: true, frame: { type, ...parsed.data } as F };
+}
+
+/** What a receiver wrote, read by the sender. */
+export const decodeReceiverFrame = (bytes: Uint8Array): Decoded<ReceiverFrame> => decodeOf(receiverFrames, bytes);
+/** What a sender wrote, read by the receiver. */
+export const decodeSenderFrame = (bytes: Uint8Array): Decoded<SenderFrame> => decodeOf(senderFrames, bytes);

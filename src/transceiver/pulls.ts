@@ -1,0 +1,136 @@
+import type { Epoch } from "../ids.ts";
+import type { Layout } from "../kv/layout.ts";
+import type { TransceiverStats } from "./api.ts";
+import type { DataPlane } from "./data_plane.ts";
+import type { DialIdentity, DialTarget } from "./dial.ts";
+import type { SessionObserver } from "./observer.ts";
+import { PeerLink } from "./peer_link.ts";
+import { PullTurns } from "./pull_turns.ts";
+import { type ReceiverLimits, ReceiverSession, type WantedOffer } from "./receiver_session.ts";
+import type { TransferCounts } from "./transfer_counts.ts";
+
+export interface PullsOptions {
+  readonly plane: DataPlane;
+  readonly layout: Layout;
+  readonly limits: ReceiverLimits;
+  readonly leaseMs: number;
+  readonly maxConcurrent: number;
+  readonly reader: { readonly rank: number; readonly tpSize: number; readonly ppSize: number };
+  readonly identity: DialIdentity;
+  readonly counts: TransferCounts;
+  readonly observer: SessionObserver | undefined;
+}
+
+interface KnownPeer {
+  readonly link: PeerLink;
+  gbPerS: number | null;
+}
+
+/** All pulls of this side and the links they use: one for each epoch of each sender. */
+export class Pulls {
+  readonly #options: PullsOptions;
+  readonly #turns: PullTurns<ReceiverSession>;
+  readonly #sessions = new Set<ReceiverSession>();
+  readonly #peers = new Map<Epoch, KnownPeer>();
+  readonly #whenEmpty = new Set<() => void>();
+
+  constructor(options: PullsOptions) {
+    this.#options = options;
+    this.#turns = new PullTurns(options.maxConcurrent);
+  }
+
+  get open(): number {
+    return this.#sessions.size;
+  }
+
+  get quarantinedBlocks(): number {
+    let blocks = 0;
+    for (const session of this.#sessions) blocks += session.quarantinedBlocks;
+    return blocks;
+  }
+
+  get peers(): TransceiverStats["peers"] {
+    return [...this.#peers.values()].map(({ link, gbPerS }) => ({
+      instance: link.target.name,
+      epoch: link.target.epoch,
+      endpoint: link.target.unix ?? link.target.tcp,
+      path: "shared_memory",
+      connected: link.up,
+      gbPerS,
+    }));
+  }
+
+  start(offer: WantedOffer, target: DialTarget, signal: AbortSignal | undefined): ReceiverSession {
+    const { plane, limits, reader, observer, counts } = this.#options;
+    const aborted = (): void => {
+      session.cancel("its signal was aborted");
+    };
+    const session: ReceiverSession = new ReceiverSession(
+      {
+        plane,
+        limits,
+        reader,
+        observer,
+        turns: this.#turns,
+        link: () => this.#linkTo(target),
+        settled: (_session, report, error) => {
+          signal?.removeEventListener("abort", aborted);
+          counts.receiveEnded(report, error);
+          const peer = this.#peers.get(target.epoch);
+          if (report !== null && peer !== undefined) peer.gbPerS = report.gbPerS;
+        },
+        released: (over) => {
+          this.#sessions.delete(over);
+          if (this.#sessions.size === 0) for (const tell of this.#whenEmpty) tell();
+        },
+      },
+      offer,
+    );
+    this.#sessions.add(session);
+    if (signal?.aborted === true) {
+      aborted();
+      return session;
+    }
+    signal?.addEventListener("abort", aborted, { once: true });
+    this.#turns.join(session);
+    return session;
+  }
+
+  cancelAll(why: string): void {
+    for (const session of [...this.#sessions]) session.cancel(why);
+  }
+
+  /** Resolves when no pull is open and none of its reads can touch a block. */
+  empty(): Promise<void> {
+    if (this.#sessions.size === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      const tell = (): void => {
+        this.#whenEmpty.delete(tell);
+        resolve();
+      };
+      this.#whenEmpty.add(tell);
+    });
+  }
+
+  closeLinks(): void {
+    for (const { link } of [...this.#peers.values()]) link.close();
+  }
+
+  #linkTo(target: DialTarget): PeerLink {
+    const known = this.#peers.get(target.epoch);
+    if (known !== undefined) return known.link;
+    const { plane, layout, identity, leaseMs, counts } = this.#options;
+    const link = new PeerLink(target, {
+      plane,
+      identity,
+      layout,
+      ownLeaseMs: leaseMs,
+      countDropped: (what) => counts.drop(what),
+      unused: (unused) => {
+        if (this.#peers.get(target.epoch)?.link === unused) this.#peers.delete(target.epoch);
+      },
+    });
+    this.#peers.set(target.epoch, { link, gbPerS: null });
+    return link;
+  }
+}

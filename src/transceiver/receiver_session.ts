@@ -1,0 +1,444 @@
+import { isKvError, KvError } from "../errors.ts";
+import {
+  attemptOf,
+  type BlockId,
+  type CapabilityToken,
+  newTransferId,
+  nextAttempt,
+  type RequestId,
+  type TransferId,
+} from "../ids.ts";
+import type { BlockHold } from "../kv/pool.ts";
+import type { CancelOutcome, TransferReport } from "./api.ts";
+import type { DataPlane, PlaneTimer, ReadEnd } from "./data_plane.ts";
+import { LeaseView } from "./lease_view.ts";
+import type { SessionObserver } from "./observer.ts";
+import type { LinkUser, PeerLink } from "./peer_link.ts";
+import { Pieces } from "./pieces.ts";
+import { Progress } from "./progress.ts";
+import type { DoneStatus, FrameOf } from "./protocol.ts";
+import type { PullTurns } from "./pull_turns.ts";
+import {
+  type ReceiverEffect,
+  type ReceiverEvent,
+  type ReceiverState,
+  receiverTable,
+  renewingStates,
+} from "./receiver_table.ts";
+import { refusedError } from "./refused_error.ts";
+import { Settled } from "./settled.ts";
+import { cellOf } from "./transition.ts";
+
+const ATTEMPTS = 3;
+
+export interface ReceiverLimits {
+  /** Waiting for a turn, a connection and a GRANT. */
+  readonly queueMs: number;
+  /** From GRANT; null: no bound of its own. */
+  readonly transferMs: number | null;
+  /** Reads that were posted and make no progress. */
+  readonly stallMs: number;
+  readonly strict: boolean;
+}
+
+export interface ReceiverSurroundings {
+  readonly plane: DataPlane;
+  readonly limits: ReceiverLimits;
+  readonly turns: PullTurns<ReceiverSession>;
+  readonly reader: { readonly rank: number; readonly tpSize: number; readonly ppSize: number };
+  /** The link to the offer's sender, made when it is first wanted. */
+  link(): PeerLink;
+  /** The outcome is told; blocks may still be in quarantine. */
+  settled(session: ReceiverSession, report: TransferReport | null, error: KvError | null): void;
+  /** The blocks are given back. */
+  released(session: ReceiverSession): void;
+  readonly observer: SessionObserver | undefined;
+}
+
+export interface WantedOffer {
+  readonly requestId: RequestId;
+  readonly token: CapabilityToken;
+  readonly peer: string;
+  readonly tokens: number;
+  readonly skipTokens: number;
+  readonly blocks: BlockHold;
+}
+
+/** One pull: runs the receiver's table and carries out its effects. */
+export class ReceiverSession implements LinkUser {
+  readonly offer: WantedOffer;
+  readonly progress = new Progress();
+  readonly #around: ReceiverSurroundings;
+  readonly #blocks: BlockHold;
+  readonly #settled = new Settled<TransferReport>();
+  readonly #startedMs: number;
+  #state: ReceiverState = "QUEUED";
+  #transferId: TransferId = newTransferId();
+  #link: PeerLink | null = null;
+  #pulledMs = 0;
+  #grantedMs: number | null = null;
+  #view: LeaseView | null = null;
+  #source: Uint32Array = new Uint32Array(0);
+  #announced = 0;
+  #pieces: Pieces;
+  #deadlineMs = Number.POSITIVE_INFINITY;
+  #movingMs = 0;
+  #path = "none";
+  #progressMs = 0;
+  #retryAtMs = 0;
+  #queueEndsMs = 0;
+  #queueTimer: PlaneTimer | null = null;
+  #transferTimer: PlaneTimer | null = null;
+  #retryTimer: PlaneTimer | null = null;
+  // What the event at hand carries; the table's effects read it.
+  #error: KvError | null = null;
+  #grant: FrameOf<"GRANT"> | null = null;
+  #confirmedMs = 0;
+  #outcome: DoneStatus | null = null;
+
+  constructor(around: ReceiverSurroundings, offer: WantedOffer) {
+    this.#around = around;
+    this.offer = offer;
+    this.#blocks = offer.blocks.share();
+    this.#startedMs = around.plane.nowMs();
+    this.#pieces = new Pieces(offer.skipTokens);
+    around.plane.hold();
+    this.#startQueueTimer();
+  }
+
+  get state(): ReceiverState {
+    return this.#state;
+  }
+
+  get done(): Promise<TransferReport> {
+    return this.#settled.promise;
+  }
+
+  /** Held only because a transport may still touch them. */
+  get quarantinedBlocks(): number {
+    return this.#state === "DRAIN" ? this.#blocks.ids.length : 0;
+  }
+
+  cancel(why: string): CancelOutcome {
+    if (this.#outcome !== null) return "already_complete";
+    this.#fail("cancel", new KvError("CANCELLED", { transfer: this.#transferId, why }));
+    // TypeScript can't see that the state has changed.
+    return (this.#state as ReceiverState) === "END" ? "cancelled" : "in_flight";
+  }
+
+  // --- LinkUser -----------------------------------------------------------------------------------------------------------
+
+  get renewing(): TransferId | null {
+    return renewingStates.has(this.#state) ? this.#transferId : null;
+  }
+
+  get live(): TransferId | null {
+    const reading = this.#state === "RETRY" && this.#pieces.unquiet > 0;
+    return reading || renewingStates.has(this.#state) ? this.#transferId : null;
+  }
+
+  turn(): void {
+    this.#dispatch("turn");
+  }
+
+  linkUp(): void {
+    this.#dispatch("linkUp");
+  }
+
+  linkLost(error: KvError): void {
+    // Direct reads that are all posted may finish inside the view (lease-model.md section 3).
+    const all = this.#state === "READ" && this.#pieces.posted === this.offer.tokens;
+    this.#fail(all ? "linkLostAllPosted" : "linkLost", error);
+  }
+
+  linkFailed(error: KvError): void {
+    this.#fail("linkFailed", error);
+  }
+
+  staleEpoch(error: KvError): void {
+    this.#fail("staleEpoch", error);
+  }
+
+  senderDead(error: KvError): void {
+    this.#fail("senderDead", error);
+  }
+
+  granted(frame: FrameOf<"GRANT">): void {
+    if (this.#state !== "PULL" || frame.transferId !== this.#transferId) return;
+    this.#grant = frame;
+    this.#dispatch("granted");
+    this.#grant = null;
+  }
+
+  refused(frame: FrameOf<"REFUSE">): void {
+    if (this.#state !== "PULL" || frame.transferId !== this.#transferId) return;
+    this.#retryAtMs = this.#around.plane.nowMs() + frame.retryAfterMs;
+    const inTime = frame.code === "BUSY" && this.#retryAtMs < this.#queueEndsMs;
+    this.#fail(inTime ? "refusedBusy" : "refused", refusedError(frame, this.offer));
+  }
+
+  ready(frame: FrameOf<"READY">): void {
+    if (this.#state !== "READ" || frame.transferId !== this.#transferId) return;
+    if (frame.tokens <= this.#announced) return;
+    this.#announced = Math.min(frame.tokens, this.offer.tokens);
+    this.#dispatch("ready");
+  }
+
+  aborted(frame: FrameOf<"ABORT">): void {
+    const awaited = this.#state === "PULL" || this.#state === "READ";
+    if (!awaited || frame.transferId !== this.#transferId) return;
+    const why = `${frame.code}: ${frame.text}`;
+    this.#fail("aborted", new KvError("SENDER_ABORTED", { transfer: this.#transferId, why }));
+  }
+
+  renewed(writtenMs: number): void {
+    this.#confirmedMs = writtenMs;
+    this.#dispatch("renewed");
+  }
+
+  leaseLost(): void {
+    this.#fail("leaseLost", new KvError("GONE", { request: this.offer.requestId, peer: this.offer.peer }));
+  }
+
+  tick(nowMs: number): void {
+    const reading = this.#state === "READ" || this.#state === "FINISH" || this.#state === "ORPHAN";
+    if (!reading || this.#pieces.running === 0) return;
+    const { stallMs } = this.#around.limits;
+    if (nowMs - this.#progressMs < stallMs) return;
+    const why = `no progress for ${stallMs} ms (stallMs)`;
+    this.#fail("stalled", new KvError("COPY_FAILED", { transfer: this.#transferId, path: this.#path, why }));
+  }
+
+  // --- the table ----------------------------------------------------------------------------------------------------------
+
+  #fail(event: ReceiverEvent, error: KvError): void {
+    this.#error = error;
+    this.#dispatch(event);
+  }
+
+  #dispatch(event: ReceiverEvent): void {
+    const from = this.#state;
+    const cell = cellOf<ReceiverState, ReceiverEvent, ReceiverEffect>("receiver", receiverTable, from, event);
+    this.#state = cell.next;
+    this.#around.observer?.({ role: "receiver", requestId: this.offer.requestId, from, event, to: cell.next });
+    for (const effect of cell.effects) this.#effects[effect]();
+  }
+
+  readonly #effects: Readonly<Record<ReceiverEffect, () => void>> = {
+    joinLink: () => {
+      this.#link = this.#around.link();
+      this.#link.join(this);
+    },
+    nextAttempt: () => {
+      this.#transferId = nextAttempt(this.#transferId);
+    },
+    pull: () => {
+      const { tokens, skipTokens, requestId, token } = this.offer;
+      this.#pieces = new Pieces(skipTokens);
+      this.#announced = skipTokens;
+      // The clock is read before the frame is written (I2).
+      this.#pulledMs = this.#mustLink().pull(this, {
+        transferId: this.#transferId,
+        requestId,
+        token,
+        from: skipTokens,
+        to: tokens,
+        reader: this.#around.reader,
+        paths: ["shared_memory"],
+      });
+    },
+    takeGrant: () => {
+      const grant = this.#grant as FrameOf<"GRANT">;
+      const { plane, limits } = this.#around;
+      this.#grantedMs ??= plane.nowMs();
+      this.#progressMs = plane.nowMs();
+      this.#view = new LeaseView(grant.leaseMs, limits.strict, this.#pulledMs);
+      this.#source = Uint32Array.from(grant.blocks);
+      this.#announced = Math.min(Math.max(grant.ready, this.#announced), this.offer.tokens);
+      this.#path = grant.path;
+    },
+    postReads: () => this.#postReads(),
+    takeBase: () => {
+      this.#view?.confirmed(this.#confirmedMs);
+      const accepted = this.#pieces.acceptEndedBefore(this.#confirmedMs);
+      if (accepted) this.#accepted();
+      else if (this.#pieces.late > 0) this.#mustLink().renewNow();
+    },
+    renewNow: () => this.#mustLink().renewNow(),
+    acceptOrphans: () => {
+      this.#pieces.acceptEndedBefore(Number.POSITIVE_INFINITY);
+      this.#checkOrphan();
+    },
+    checkOrphan: () => this.#checkOrphan(),
+    voidAttempt: () => this.#pieces.cancel(),
+    tryAgain: () => this.#tryAgain(),
+    // Still running unless the attempt that is void was granted.
+    startQueueTimer: () => {
+      if (this.#queueTimer === null) this.#startQueueTimer();
+    },
+    stopQueueTimer: () => {
+      this.#queueTimer?.clear();
+      this.#queueTimer = null;
+    },
+    startTransferTimer: () => {
+      // A later attempt runs in the time of the first.
+      if (this.#transferTimer === null) this.#startTransferTimer();
+    },
+    restartTransferTimer: () => this.#startTransferTimer(),
+    tellProgress: () => this.progress.advance(this.#pieces.leading),
+    complete: () => {
+      this.progress.advance(this.offer.tokens);
+      this.#settle("ok", this.#report(), null);
+    },
+    fail: () => {
+      const error = this.#error ?? new KvError("INTERNAL", { where: "receiver session", why: "no cause" });
+      this.#settle(statusOf(error), null, error);
+    },
+    writeDone: () => {
+      const status = this.#outcome ?? "failed";
+      this.#link?.done(this.offer, this.#transferId, status, this.#pieces.bytes);
+    },
+    drain: () => {
+      this.#around.turns.leave(this);
+      this.#link?.leave(this);
+      this.#pieces.cancel();
+      if (this.#pieces.unquiet === 0) this.#dispatch("quiet");
+    },
+    release: () => {
+      this.#blocks.release();
+      this.#around.released(this);
+      this.#around.plane.letGo();
+    },
+  };
+
+  #mustLink(): PeerLink {
+    if (this.#link === null) throw new KvError("INTERNAL", { where: "receiver session", why: "no link" });
+    return this.#link;
+  }
+
+  /** Reads what is announced and not asked for yet, in one job. */
+  #postReads(): void {
+    const { tokens } = this.offer;
+    const fromToken = this.#pieces.posted;
+    const peer = this.#link?.peer;
+    if (this.#announced > fromToken && peer) {
+      const { plane } = this.#around;
+      const piece = this.#pieces.post(this.#announced, plane.nowMs());
+      if (this.#pieces.running === 1) this.#progressMs = piece.postedMs;
+      const toToken = piece.toToken;
+      const target = Uint32Array.from(this.#blocks.ids as readonly BlockId[]);
+      const request = { peer, source: this.#source, target, fromToken, toToken, deadlineMs: this.#deadlineMs };
+      const pieces = this.#pieces;
+      piece.read = plane.read(request, {
+        ended: (end) => {
+          pieces.ended(piece, end.atMs, end.bytes);
+          if (pieces === this.#pieces && !pieces.void) this.#readEnded(piece.postedMs, end, () => pieces.accept(piece));
+        },
+        quiet: () => {
+          pieces.quiet();
+          this.#dispatch("readQuiet");
+        },
+      });
+    }
+    if (this.#pieces.accepted(tokens)) this.#dispatch("allAccepted");
+  }
+
+  #readEnded(postedMs: number, end: ReadEnd, accept: () => void): void {
+    this.#progressMs = end.atMs;
+    this.#movingMs += end.movingMs;
+    this.#path = end.path;
+    if (end.status === "ok") {
+      const sure = this.#state === "ORPHAN" || this.#view?.accepts(postedMs, end.atMs) === true;
+      if (!sure) {
+        this.#error = new KvError("PEER_LOST", {
+          peer: this.offer.peer,
+          epoch: this.#link?.target.epoch ?? "?",
+          ms: Math.round(end.atMs - this.#pulledMs),
+        });
+        this.#dispatch("pieceLate");
+        return;
+      }
+      accept();
+      this.#accepted();
+    } else if (end.status === "timed_out") {
+      this.#fail("transferTimer", this.#timeout());
+    } else {
+      const why = `the read ended ${end.status}`;
+      this.#fail("readFailed", new KvError("COPY_FAILED", { transfer: this.#transferId, path: end.path, why }));
+    }
+  }
+
+  #accepted(): void {
+    this.#dispatch(this.#pieces.accepted(this.offer.tokens) ? "allAccepted" : "pieceAccepted");
+  }
+
+  #checkOrphan(): void {
+    if (this.#pieces.accepted(this.offer.tokens)) this.#dispatch("allAccepted");
+    else if (this.#pieces.running === 0) this.#dispatch("orphanShort");
+  }
+
+  #tryAgain(): void {
+    const now = this.#around.plane.nowMs();
+    if (attemptOf(this.#transferId) + 1 >= ATTEMPTS) {
+      this.#dispatch("exhausted");
+    } else if (now < this.#retryAtMs) {
+      this.#retryTimer?.clear();
+      this.#retryTimer = this.#around.plane.timer(this.#retryAtMs, () => this.#dispatch("retryTimer"));
+    } else if (this.#pieces.unquiet === 0 && this.#link?.up === true) {
+      // Old reads could overwrite what the new attempt reads, so they are all quiet before it starts.
+      this.#dispatch("canPull");
+    }
+  }
+
+  #startQueueTimer(): void {
+    const { plane, limits } = this.#around;
+    this.#queueEndsMs = plane.nowMs() + limits.queueMs;
+    this.#queueTimer = plane.timer(this.#queueEndsMs, () =>
+      this.#fail("queueTimer", new KvError("QUEUE_TIMEOUT", { transfer: this.#transferId, ms: limits.queueMs })),
+    );
+  }
+
+  #startTransferTimer(): void {
+    const { plane, limits } = this.#around;
+    if (limits.transferMs === null) return;
+    this.#transferTimer?.clear();
+    this.#deadlineMs = plane.nowMs() + limits.transferMs;
+    this.#transferTimer = plane.timer(this.#deadlineMs, () => this.#fail("transferTimer", this.#timeout()));
+  }
+
+  #timeout(): KvError {
+    return new KvError("TRANSFER_TIMEOUT", { transfer: this.#transferId, ms: this.#around.limits.transferMs ?? 0 });
+  }
+
+  #report(): TransferReport {
+    const now = this.#around.plane.nowMs();
+    const { bytes, count } = this.#pieces;
+    return {
+      requestId: this.offer.requestId,
+      bytes,
+      blocks: this.#blocks.ids.length,
+      tokens: this.offer.tokens,
+      ms: now - this.#startedMs,
+      queueMs: (this.#grantedMs ?? now) - this.#startedMs,
+      movingMs: this.#movingMs,
+      gbPerS: this.#movingMs > 0 ? bytes / this.#movingMs / 1e6 : 0,
+      path: this.#path,
+      chunks: count,
+      attempts: attemptOf(this.#transferId) + 1,
+    };
+  }
+
+  #settle(outcome: DoneStatus, report: TransferReport | null, error: KvError | null): void {
+    this.#outcome = outcome;
+    for (const timer of [this.#queueTimer, this.#transferTimer, this.#retryTimer]) timer?.clear();
+    if (report !== null) this.#settled.resolve(report);
+    else if (error !== null) this.#settled.reject(error);
+    this.progress.end(error);
+    this.#around.settled(this, report, error);
+  }
+}
+
+function statusOf(error: KvError): DoneStatus {
+  if (isKvError(error, "CANCELLED")) return "cancelled";
+  return isKvError(error, "TRANSFER_TIMEOUT") || isKvError(error, "QUEUE_TIMEOUT") ? "timed_out" : "failed";
+}

@@ -1,0 +1,189 @@
+import type { Cell, TransitionTable } from "./transition.ts";
+
+/**
+ * The receiver's session (lease-model.md section 3), for reads that go straight into its blocks.
+ * QUEUED waits for a turn · CONNECTING waits for the link to the sender · PULL asked, no answer yet · READ granted · FINISH granted, the
+ * connection is gone, all reads are posted: they may end inside the view · ORPHAN the sender is known dead, nobody can change its blocks ·
+ * RETRY waits until a new attempt may start · DRAIN the outcome is told, reads may still touch the blocks (I3) · END blocks given back.
+ */
+export const receiverStates = [
+  "QUEUED",
+  "CONNECTING",
+  "PULL",
+  "READ",
+  "FINISH",
+  "ORPHAN",
+  "RETRY",
+  "DRAIN",
+  "END",
+] as const;
+export type ReceiverState = (typeof receiverStates)[number];
+
+export const receiverEvents = [
+  "turn",
+  // The link.
+  "linkUp",
+  "linkLost",
+  "linkLostAllPosted",
+  "linkFailed",
+  "staleEpoch",
+  "senderDead",
+  // Frames of this attempt.
+  "granted",
+  "ready",
+  "renewed",
+  "leaseLost",
+  "refused",
+  "refusedBusy",
+  "aborted",
+  // Reads of this attempt, judged by the view after the poll that saw their end; `readQuiet` comes for those of every attempt.
+  "pieceAccepted",
+  "allAccepted",
+  "pieceLate",
+  "readFailed",
+  "readQuiet",
+  "quiet",
+  "orphanShort",
+  // A new attempt.
+  "retryTimer",
+  "canPull",
+  "exhausted",
+  // The caller and the timers.
+  "cancel",
+  "queueTimer",
+  "transferTimer",
+  "stalled",
+] as const;
+export type ReceiverEvent = (typeof receiverEvents)[number];
+
+export type ReceiverEffect =
+  | "joinLink"
+  | "pull"
+  | "nextAttempt"
+  | "takeGrant"
+  | "postReads"
+  | "takeBase"
+  | "renewNow"
+  | "acceptOrphans"
+  | "checkOrphan"
+  | "voidAttempt"
+  | "tryAgain"
+  | "startQueueTimer"
+  | "stopQueueTimer"
+  | "startTransferTimer"
+  | "restartTransferTimer"
+  | "tellProgress"
+  | "complete"
+  | "fail"
+  | "writeDone"
+  | "drain"
+  | "release";
+
+const to = (next: ReceiverState, ...effects: ReceiverEffect[]): Cell<ReceiverState, ReceiverEffect> => ({
+  next,
+  effects,
+});
+
+/** The caller has its answer at once; `drain` leaves link and queue and ends when no read can touch the blocks. */
+const failQuietly = to("DRAIN", "fail", "drain");
+/** The sender knows this attempt, so it hears that we read no more. */
+const failAloud = to("DRAIN", "fail", "writeDone", "drain");
+const completeNow = to("DRAIN", "complete", "writeDone", "drain");
+const again = to("RETRY", "voidAttempt", "startQueueTimer", "tryAgain");
+
+export const receiverTable = {
+  QUEUED: {
+    turn: to("CONNECTING", "joinLink"),
+    cancel: failQuietly,
+    queueTimer: failQuietly,
+  },
+  CONNECTING: {
+    linkUp: to("PULL", "pull"),
+    linkLost: to("CONNECTING"),
+    linkFailed: failQuietly,
+    staleEpoch: failQuietly,
+    senderDead: failQuietly,
+    cancel: failQuietly,
+    queueTimer: failQuietly,
+  },
+  PULL: {
+    granted: to("READ", "takeGrant", "stopQueueTimer", "startTransferTimer", "postReads"),
+    renewed: to("PULL"),
+    leaseLost: failAloud,
+    refused: failQuietly,
+    refusedBusy: again,
+    aborted: failAloud,
+    linkLost: again,
+    staleEpoch: failQuietly,
+    senderDead: failQuietly,
+    cancel: failAloud,
+    queueTimer: failAloud,
+    transferTimer: failAloud,
+  },
+  READ: {
+    ready: to("READ", "restartTransferTimer", "postReads"),
+    renewed: to("READ", "takeBase"),
+    leaseLost: failAloud,
+    aborted: failAloud,
+    linkLost: again,
+    linkLostAllPosted: to("FINISH"),
+    staleEpoch: failQuietly,
+    senderDead: to("ORPHAN", "acceptOrphans"),
+    pieceAccepted: to("READ", "tellProgress"),
+    allAccepted: completeNow,
+    pieceLate: to("READ", "renewNow"),
+    readFailed: failAloud,
+    readQuiet: to("READ"),
+    cancel: failAloud,
+    transferTimer: failAloud,
+    stalled: failAloud,
+  },
+  FINISH: {
+    linkUp: to("READ"),
+    linkLost: to("FINISH"),
+    // Without a link the view alone decides, until it has passed.
+    linkFailed: to("FINISH"),
+    staleEpoch: to("FINISH"),
+    senderDead: to("ORPHAN", "acceptOrphans"),
+    pieceAccepted: to("FINISH", "tellProgress"),
+    allAccepted: completeNow,
+    pieceLate: again,
+    readFailed: failAloud,
+    readQuiet: to("FINISH"),
+    cancel: failAloud,
+    transferTimer: failAloud,
+    stalled: failAloud,
+  },
+  ORPHAN: {
+    pieceAccepted: to("ORPHAN", "tellProgress", "checkOrphan"),
+    allAccepted: completeNow,
+    orphanShort: failQuietly,
+    readFailed: failQuietly,
+    readQuiet: to("ORPHAN"),
+    cancel: failQuietly,
+    transferTimer: failQuietly,
+    stalled: failQuietly,
+  },
+  RETRY: {
+    linkUp: to("RETRY", "tryAgain"),
+    linkLost: to("RETRY"),
+    linkFailed: failQuietly,
+    staleEpoch: failQuietly,
+    senderDead: failQuietly,
+    readQuiet: to("RETRY", "tryAgain"),
+    retryTimer: to("RETRY", "tryAgain"),
+    canPull: to("PULL", "nextAttempt", "pull"),
+    exhausted: failAloud,
+    cancel: failAloud,
+    queueTimer: failAloud,
+    transferTimer: failAloud,
+  },
+  DRAIN: {
+    readQuiet: to("DRAIN", "drain"),
+    quiet: to("END", "release"),
+  },
+  END: {},
+} as const satisfies TransitionTable<ReceiverState, ReceiverEvent, ReceiverEffect>;
+
+/** Ids of these stand in RENEW: the sender may hold a lease for them. */
+export const renewingStates: ReadonlySet<ReceiverState> = new Set<ReceiverState>(["PULL", "READ", "FINISH"]);

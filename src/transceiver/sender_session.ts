@@ -1,0 +1,385 @@
+import { KvError } from "../errors.ts";
+import { attemptOf, type CapabilityToken, type Epoch, newToken, type RequestId, type TransferId } from "../ids.ts";
+import type { BlockHold } from "../kv/pool.ts";
+import type { CancelOutcome, TransferReport } from "./api.ts";
+import type { DataPlane, PlaneLease, PlaneTimer } from "./data_plane.ts";
+import type { SessionObserver } from "./observer.ts";
+import { equalTokens } from "./proof.ts";
+import type { AbortCode, FrameOf, RefuseCode, SenderFrame } from "./protocol.ts";
+import {
+  leasedStates,
+  type Refusal,
+  type SenderEffect,
+  type SenderEvent,
+  type SenderState,
+  senderTable,
+} from "./sender_table.ts";
+import { Settled } from "./settled.ts";
+import { cellOf } from "./transition.ts";
+
+export interface SenderLimits {
+  readonly leaseMs: number;
+  /** kv_transfer_timeout_ms; null: no bound of its own. */
+  readonly transferMs: number | null;
+  /** How long an offer that nobody fetches stays pinned after its prefill. */
+  readonly offerMs: number;
+}
+
+/** What a session needs of the house around it. */
+export interface SenderSurroundings {
+  readonly plane: DataPlane;
+  readonly epoch: Epoch;
+  readonly limits: SenderLimits;
+  /** To the current connection of a receiver epoch; false: there is none, the frame is lost. */
+  write(receiver: Epoch, frame: SenderFrame): boolean;
+  countDropped(what: string): void;
+  bound(session: SenderSession, before: TransferId | null, now: TransferId): void;
+  ended(session: SenderSession, report: TransferReport | null, error: KvError | null): void;
+  readonly observer: SessionObserver | undefined;
+}
+
+/** Who asks: a PULL of one receiver epoch. */
+export interface PullAsked {
+  readonly receiver: Epoch;
+  readonly transferId: TransferId;
+  readonly token: CapabilityToken;
+  readonly sameLayout: boolean;
+  readonly draining: boolean;
+}
+
+export const refusals: Readonly<Record<Refusal, { readonly code: RefuseCode; readonly text: string }>> = {
+  refuseNoOffer: { code: "NO_OFFER", text: "no such offer is held here" },
+  refuseGone: { code: "GONE", text: "the offer has ended" },
+  refuseBusy: { code: "BUSY", text: "leased to another receiver" },
+  refuseBadToken: { code: "BAD_TOKEN", text: "the token is not this offer's" },
+  refuseLayout: { code: "LAYOUT", text: "the KV layouts differ" },
+  refuseDraining: { code: "DRAINING", text: "this side is closing" },
+};
+
+interface Reader {
+  readonly receiver: Epoch;
+  readonly transferId: TransferId;
+}
+
+const sameTransfer = (left: TransferId, right: TransferId): boolean => left.slice(0, 32) === right.slice(0, 32);
+
+/** One offer and its reader: runs the sender's table and carries out its effects. */
+export class SenderSession {
+  readonly requestId: RequestId;
+  readonly tokens: number;
+  readonly token: CapabilityToken = newToken();
+  readonly #around: SenderSurroundings;
+  readonly #blocks: BlockHold;
+  readonly #settled = new Settled<TransferReport>();
+  readonly #startedMs: number;
+  #state: SenderState = "NONE";
+  #ready: number;
+  #reader: Reader | null = null;
+  #lease: PlaneLease | null = null;
+  #leaseEndsMs = 0;
+  #grantedMs = 0;
+  #attempts = 0;
+  #offerEndsMs = Number.POSITIVE_INFINITY;
+  #offerTimer: PlaneTimer | null = null;
+  #transferTimer: PlaneTimer | null = null;
+  #cause: KvError | null = null;
+  #abortCode: AbortCode = "CANCELLED";
+  // What the event at hand carries; the table's effects read it.
+  #asking: Reader | null = null;
+  #doneFrame: FrameOf<"DONE"> | null = null;
+  #extending: PlaneLease[] | null = null;
+  #held: TransferId[] | null = null;
+
+  constructor(
+    around: SenderSurroundings,
+    offer: { requestId: RequestId; tokens: number; blocks: BlockHold; ready: number },
+  ) {
+    this.#around = around;
+    this.requestId = offer.requestId;
+    this.tokens = offer.tokens;
+    this.#blocks = offer.blocks.share();
+    this.#ready = offer.ready;
+    this.#startedMs = around.plane.nowMs();
+    this.#dispatch("send");
+    if (offer.ready === offer.tokens) this.#dispatch("prefillEnded");
+  }
+
+  get state(): SenderState {
+    return this.#state;
+  }
+
+  get leased(): boolean {
+    return leasedStates.has(this.#state);
+  }
+
+  get receiver(): Epoch | null {
+    return this.#reader?.receiver ?? null;
+  }
+
+  get transferId(): TransferId | null {
+    return this.#reader?.transferId ?? null;
+  }
+
+  get lease(): PlaneLease | null {
+    return this.#lease;
+  }
+
+  get pinnedBlocks(): number {
+    return this.#blocks.released ? 0 : this.#blocks.ids.length;
+  }
+
+  get done(): Promise<TransferReport> {
+    return this.#settled.promise;
+  }
+
+  /** Tokens [0, n) are visible. Monotone; less than before is ignored. */
+  ready(tokens: number): void {
+    if (!Number.isInteger(tokens) || tokens < 0 || tokens > this.tokens) {
+      const why = `the offer has ${this.tokens} tokens`;
+      throw new KvError("INVALID_ARGUMENT", { what: `ready(${tokens}) of request ${this.requestId}`, why });
+    }
+    if (tokens <= this.#ready) return;
+    this.#ready = tokens;
+    this.#dispatch(tokens === this.tokens ? "prefillEnded" : "progress");
+  }
+
+  cancel(why: string): CancelOutcome {
+    if (this.#state === "END") return "already_complete";
+    const transfer = this.#reader?.transferId ?? `of request ${this.requestId}`;
+    this.#dispatchWithCause("cancel", new KvError("CANCELLED", { transfer, why }), "CANCELLED");
+    return this.state === "END" ? "cancelled" : "in_flight";
+  }
+
+  pull(asked: PullAsked): void {
+    this.#asking = asked;
+    this.#dispatch(this.#classify(asked));
+    this.#asking = null;
+  }
+
+  /** A RENEW that names this attempt; its lease is put on `extending` if it may go on. */
+  renew(extending: PlaneLease[]): void {
+    this.#extending = extending;
+    this.#dispatch("renew");
+    this.#extending = null;
+  }
+
+  /** The data plane has extended the lease; the id goes on `held` if the receiver may be told so. */
+  renewed(held: TransferId[]): void {
+    this.#held = held;
+    this.#dispatch("renewed");
+    this.#held = null;
+  }
+
+  receiverDone(frame: FrameOf<"DONE">): void {
+    this.#doneFrame = frame;
+    this.#dispatch("done");
+    this.#doneFrame = null;
+  }
+
+  /** The receiver's epoch said HELLO and reads this attempt no more. */
+  helloWithout(): void {
+    this.#dispatch("helloWithout");
+  }
+
+  #classify(asked: PullAsked): SenderEvent {
+    if (!equalTokens(asked.token, this.token)) return "pullBadToken";
+    if (asked.draining) return "pullDraining";
+    if (!asked.sameLayout) return "pullLayout";
+    const reader = this.#reader;
+    const again = reader?.receiver === asked.receiver && sameTransfer(reader.transferId, asked.transferId);
+    if (!again) return this.leased ? "pullOther" : "pull";
+    if (attemptOf(asked.transferId) <= attemptOf(reader.transferId)) return "pullRepeated";
+    return this.leased ? "pullHigher" : "pull";
+  }
+
+  #dispatchWithCause(event: SenderEvent, cause: KvError, code: AbortCode): void {
+    // The first cause stays: a second cancel of an ending session explains nothing.
+    this.#cause ??= cause;
+    if (this.#cause === cause) this.#abortCode = code;
+    this.#dispatch(event);
+  }
+
+  #dispatch(event: SenderEvent): void {
+    const from = this.#state;
+    const { next, effects } = cellOf<SenderState, SenderEvent, SenderEffect>("sender", senderTable, from, event);
+    this.#state = next;
+    this.#around.observer?.({ role: "sender", requestId: this.requestId, from, event, to: next });
+    for (const effect of effects) this.#effects[effect]();
+  }
+
+  readonly #effects: Readonly<Record<SenderEffect, () => void>> = {
+    // The hold was shared in the constructor: before the caller could release its own.
+    pin: () => this.#around.plane.hold(),
+    bindReader: () => {
+      const asking = this.#asking as Reader;
+      const before = this.transferId;
+      this.#reader = { receiver: asking.receiver, transferId: asking.transferId };
+      this.#attempts++;
+      this.#around.bound(this, before, asking.transferId);
+    },
+    grantLease: () => {
+      const { plane, limits } = this.#around;
+      this.#leaseEndsMs = plane.nowMs() + limits.leaseMs;
+      this.#lease = plane.lease(limits.leaseMs, {
+        granted: (endMs) => {
+          this.#leaseEndsMs = endMs;
+          this.#dispatch("granted");
+        },
+        over: () => {
+          this.#lease = null;
+          this.#dispatch("leaseOver");
+        },
+      });
+    },
+    extendLease: () => {
+      if (this.#lease !== null) this.#extending?.push(this.#lease);
+    },
+    confirmHeld: () => {
+      this.#leaseEndsMs = this.#around.plane.nowMs() + this.#around.limits.leaseMs;
+      if (this.#reader !== null) this.#held?.push(this.#reader.transferId);
+    },
+    dropLease: () => {
+      this.#lease?.drop();
+      this.#lease = null;
+    },
+    writeGrant: () => {
+      this.#grantedMs = this.#around.plane.nowMs();
+      this.#write((head) => ({
+        type: "GRANT",
+        ...head,
+        seq: 0,
+        leaseMs: this.#around.limits.leaseMs,
+        path: "shared_memory",
+        blocks: this.#blocks.ids,
+        ready: this.#ready,
+      }));
+    },
+    writeReady: () => this.#write((head) => ({ type: "READY", ...head, tokens: this.#ready })),
+    writeAbort: () => {
+      const expired = this.#cause === null;
+      const code = expired ? "LEASE_EXPIRED" : this.#abortCode;
+      const text = this.#cause?.message ?? "the lease ended";
+      this.#write((head) => ({ type: "ABORT", ...head, code, text: text.slice(0, 1024) }));
+    },
+    startOfferTimer: () => this.#startOfferTimer(this.#offerEndsMs),
+    noteOfferEnd: () => {
+      this.#offerEndsMs = this.#around.plane.nowMs() + this.#around.limits.offerMs;
+    },
+    stopOfferTimer: () => {
+      this.#offerTimer?.clear();
+      this.#offerTimer = null;
+    },
+    // At least one lease is left for the receiver's retry (lease-model.md section 4).
+    resumeOfferTimer: () => {
+      const { plane, limits } = this.#around;
+      this.#startOfferTimer(Math.max(this.#offerEndsMs, plane.nowMs() + limits.leaseMs));
+    },
+    startTransferTimer: () => this.#startTransferTimer(),
+    restartTransferTimer: () => this.#startTransferTimer(),
+    stopTransferTimer: () => {
+      this.#transferTimer?.clear();
+      this.#transferTimer = null;
+    },
+    noteCause: () => {
+      if (this.#cause !== null) return;
+      const ms = this.#around.limits.transferMs ?? 0;
+      this.#cause = new KvError("TRANSFER_TIMEOUT", { transfer: this.#name(), ms });
+      this.#abortCode = "TRANSFER_TIMEOUT";
+    },
+    settleByReceiver: () => this.#settleByReceiver(),
+    settleCause: () =>
+      this.#settle(null, this.#cause ?? new KvError("CANCELLED", { transfer: this.#name(), why: "ended" })),
+    settleOfferExpired: () =>
+      this.#settle(null, new KvError("OFFER_EXPIRED", { request: this.requestId, ms: this.#around.limits.offerMs })),
+    settleLeaseExpired: () => {
+      const ms = Math.round(this.#around.plane.nowMs() - this.#grantedMs);
+      this.#settle(null, new KvError("LEASE_EXPIRED", { transfer: this.#name(), ms }));
+    },
+    countDropped: () => this.#around.countDropped(`sender in ${this.#state}`),
+    refuseNoOffer: () => this.#refuse("refuseNoOffer"),
+    refuseGone: () => this.#refuse("refuseGone"),
+    refuseBusy: () => this.#refuse("refuseBusy"),
+    refuseBadToken: () => this.#refuse("refuseBadToken"),
+    refuseLayout: () => this.#refuse("refuseLayout"),
+    refuseDraining: () => this.#refuse("refuseDraining"),
+  };
+
+  #name(): string {
+    return this.#reader?.transferId ?? `of request ${this.requestId}`;
+  }
+
+  #write(build: (head: { se: Epoch; re: Epoch; transferId: TransferId }) => SenderFrame): void {
+    if (this.#reader === null) return;
+    const { receiver, transferId } = this.#reader;
+    this.#around.write(receiver, build({ se: this.#around.epoch, re: receiver, transferId }));
+  }
+
+  #refuse(refusal: Refusal): void {
+    const asking = this.#asking;
+    if (asking === null) return;
+    const left = Math.max(0, Math.ceil(this.#leaseEndsMs - this.#around.plane.nowMs()));
+    const { code, text } = refusals[refusal];
+    const { receiver, transferId } = asking;
+    const retryAfterMs = code === "BUSY" ? left : 0;
+    const head = { se: this.#around.epoch, re: receiver, transferId };
+    this.#around.write(receiver, { type: "REFUSE", ...head, code, retryAfterMs, text });
+  }
+
+  #startOfferTimer(atMs: number): void {
+    this.#offerTimer?.clear();
+    // Infinity: the prefill runs, and whoever computes it ends the offer.
+    this.#offerTimer = Number.isFinite(atMs)
+      ? this.#around.plane.timer(atMs, () => this.#dispatch("offerTimer"))
+      : null;
+  }
+
+  #startTransferTimer(): void {
+    const { plane, limits } = this.#around;
+    this.#transferTimer?.clear();
+    if (limits.transferMs === null) return;
+    this.#transferTimer = plane.timer(plane.nowMs() + limits.transferMs, () => this.#dispatch("transferTimer"));
+  }
+
+  #settleByReceiver(): void {
+    const done = this.#doneFrame;
+    if (done?.status === "ok") {
+      this.#settle(this.#report(done.bytes), null);
+      return;
+    }
+    const transfer = this.#name();
+    const why = `the receiver ended it: ${done?.status ?? "unknown"}`;
+    const error =
+      this.#cause ??
+      (done?.status === "cancelled"
+        ? new KvError("CANCELLED", { transfer, why: "the receiver cancelled it" })
+        : new KvError("RECEIVER_FAILED", { transfer, why }));
+    this.#settle(null, error);
+  }
+
+  #report(bytes: number): TransferReport {
+    const now = this.#around.plane.nowMs();
+    const movingMs = now - this.#grantedMs;
+    return {
+      requestId: this.requestId,
+      bytes,
+      blocks: this.#blocks.ids.length,
+      tokens: this.tokens,
+      ms: now - this.#startedMs,
+      queueMs: this.#grantedMs - this.#startedMs,
+      movingMs,
+      gbPerS: movingMs > 0 ? bytes / movingMs / 1e6 : 0,
+      path: "shared_memory",
+      chunks: 1,
+      attempts: this.#attempts,
+    };
+  }
+
+  /** The only place that gives the blocks back. */
+  #settle(report: TransferReport | null, error: KvError | null): void {
+    this.#blocks.release();
+    if (report !== null) this.#settled.resolve(report);
+    else if (error !== null) this.#settled.reject(error);
+    this.#around.ended(this, report, error);
+    this.#around.plane.letGo();
+  }
+}

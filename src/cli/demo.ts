@@ -123,6 +123,9 @@ class Demo {
       body: { ...this.#body(hidden), stream: true, stream_options: { include_usage: true } },
       signal: this.#signal,
       onText: (text) => stdout.write(this.#paint.green(text)),
+    }).catch((thrown: unknown) => {
+      this.#line();
+      throw thrown;
     });
     this.#line(`  ${this.#paint.dim(`(first word after ${Math.round(reply.firstTextMs)} ms, streamed)`)}\n`);
     if (!reply.text.includes(hidden.key)) {

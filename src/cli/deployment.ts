@@ -8,7 +8,7 @@ import { waitUntilHealthy } from "./ask.ts";
 import { packageFile } from "./package_files.ts";
 
 const kvt = packageFile("bin/kvt.js");
-const HEALTH_PERIOD_MS = 50;
+const HEALTH_PERIOD_MS = 100;
 const GRACE_MS = 10_000;
 const LOG_TAIL_BYTES = 2_000;
 

@@ -1,0 +1,97 @@
+import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { ask, waitUntilHealthy } from "../../src/cli/ask.ts";
+import { freePorts } from "../../src/cli/ports.ts";
+import { buildKvt, type KvtProcess, startKvt } from "../integration/cli/kvt_process.ts";
+
+beforeAll(buildKvt, 120_000);
+
+let running: KvtProcess | undefined;
+afterEach(async () => {
+  running?.child.kill("SIGKILL");
+  await running?.ended;
+});
+
+function demo(argv: readonly string[] = [], env: Readonly<Record<string, string>> = {}): KvtProcess {
+  running = startKvt(["demo", ...argv], env);
+  return running;
+}
+
+const pidsIn = (output: string): number[] => [...output.matchAll(/pid (\d+)/g)].map(([, pid]) => Number(pid));
+
+const isAlive = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+// Seven processes start in the first of these, on whatever machine the tests run.
+describe("kvt demo", { timeout: 180_000 }, () => {
+  it("answers from the moved cache, shows the transfer, proves it twice, and leaves no process", async () => {
+    const { ended, output } = demo();
+    expect([await ended, output()]).toEqual([0, expect.any(String)]);
+    const text = output();
+    const [, key = "none"] = /The pass key is (\d{5})\. Remember it\./.exec(text) ?? [];
+    expect(text).toMatch(new RegExp(`Answer +The pass key is ${key}\\.`));
+    expect(text).toMatch(/prefill +[\d.]+ ms .* 1,\d{3} tokens by context [12] \(pid \d+\)/);
+    expect(text).toMatch(
+      /transfer +[\d.]+ ms .* \d+ blocks, [\d.]+ MB moved in \d+ µs: [\d.]+ GB\/s over shared_memory/,
+    );
+    expect(text).toMatch(/decode +[\d.]+ ms .* \d+ tokens by generation \(pid \d+\)/);
+    expect(text).toContain("gives the same answer");
+    const [, empty = key] = /had the moved cache been empty, the answer were: (.*)/.exec(text) ?? [];
+    expect(empty).not.toContain(key);
+    expect(text).toContain("All 7 processes have ended.");
+    expect(text).not.toContain("\x1b[");
+    expect(pidsIn(text).length).toBeGreaterThanOrEqual(4);
+    expect(pidsIn(text).filter(isAlive)).toEqual([]);
+  });
+
+  it("that is interrupted ends all its processes", async () => {
+    const { child, ended, output, said } = demo();
+    await said("processes ready in");
+    child.kill("SIGINT");
+    expect(await ended).toBe(1);
+    expect(output()).toContain("processes have ended.");
+    expect(pidsIn(output()).filter(isAlive)).toEqual([]);
+  });
+
+  it("that is killed leaves no process either", async () => {
+    const { child, ended, output, said } = demo();
+    await said("processes ready in");
+    const pids = pidsIn(output());
+    child.kill("SIGKILL");
+    await ended;
+    await vi.waitUntil(() => !pids.some(isAlive), { timeout: 20_000, interval: 50 });
+  });
+
+  it("that fails says why, with the log of the process that failed, and leaves no process", async () => {
+    const { ended, output } = demo([], { KVT_PATH: "nixl_direct" });
+    expect(await ended).toBe(1);
+    expect(output()).toContain("ended while it was starting (2)");
+    expect(output()).toContain("the path nixl_direct is not built yet");
+    expect(output()).toContain("All 4 processes have ended.");
+  });
+
+  it("with --keep stays up at the ports given, prints commands, and ends with SIGTERM", async () => {
+    const [port = 0] = await freePorts(1);
+    const { child, ended, output, said } = demo(["--keep", "--port", String(port)]);
+    await said("stays up");
+    await said("/cluster_info");
+    expect(output()).toContain(`curl http://localhost:${port}/v1/completions`);
+    const server = `http://localhost:${port}`;
+    expect(await waitUntilHealthy(server, 5_000, 50)).toBe(true);
+    const body = {
+      model: "tiny",
+      prompt: "The pass key is 12345. Remember it. The pass key is",
+      max_tokens: 6,
+      temperature: 0,
+    };
+    expect((await ask({ server, endpoint: "completions", body })).text).toContain("12345");
+    child.kill("SIGTERM");
+    expect(await ended).toBe(0);
+    expect(pidsIn(output()).filter(isAlive)).toEqual([]);
+  });
+});

@@ -1,0 +1,203 @@
+#include "engine/engine.h"
+
+#include <fstream>
+#include <thread>
+
+#include "check.h"
+#include "engine/engine_thread.h"
+#include "gguf_builder.h"
+
+using namespace kvt::engine;
+
+namespace {
+
+constexpr const char* kTiny = KVT_MODELS_DIR "/tiny.gguf";
+constexpr uint32_t kBlocks = 8;
+const std::atomic<bool> kRunOn{false};
+
+// The tiny model over a pool whose surroundings are watched.
+struct Fixture {
+  explicit Fixture(uint32_t threads = 1) {
+    EngineOptions options;
+    options.threads = threads;
+    engine = std::move(*Engine::Load(kTiny, options));
+    const size_t block = engine->layout().BlockBytes();
+    memory = AlignedBytes((kBlocks + 2) * block);
+    std::fill(memory.data(), memory.data() + (kBlocks + 2) * block, std::byte{0x5a});
+    auto span = std::make_shared<kvt::PoolSpan>();
+    *span = {memory.data() + block, kBlocks * block, block, kBlocks, nullptr};
+    CHECK(!engine->CheckPool(*span, kBlocks));
+    engine->Attach(span, kBlocks);
+  }
+
+  bool SurroundingsUntouched() const {
+    const size_t block = engine->layout().BlockBytes();
+    for (size_t i = 0; i < block; ++i) {
+      if (memory.data()[i] != std::byte{0x5a} || memory.data()[(kBlocks + 1) * block + i] != std::byte{0x5a})
+        return false;
+    }
+    return true;
+  }
+
+  std::string PrefillFailure(const std::vector<uint32_t>& tokens, uint32_t start,
+                             const std::vector<uint32_t>& table, const Sampling& sampling = {}) {
+    auto result = engine->Prefill(tokens, start, table, &sampling, kRunOn);
+    return result ? "" : result.failure().why;
+  }
+
+  AlignedBytes memory;
+  std::unique_ptr<Engine> engine;
+};
+
+bool Has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST("tokens, positions and blocks out of range are refused and touch nothing") {
+  Fixture f;
+  const std::vector<uint32_t> table = {0, 1, 2};
+  CHECK_EQ(f.PrefillFailure({1, 2, 3}, 0, table), "");
+  CHECK(Has(f.PrefillFailure({768}, 0, table), "token 768"));
+  CHECK(Has(f.PrefillFailure({4294967295u}, 0, table), "token 4294967295"));
+  CHECK(Has(f.PrefillFailure({}, 0, table), "no tokens"));
+  CHECK(Has(f.PrefillFailure({1}, 96, table), "3 blocks"));
+  CHECK(Has(f.PrefillFailure({1}, 2048, table), "position 2048"));
+  CHECK(Has(f.PrefillFailure({1}, 4294967295u, table), "position 4294967295"));
+  CHECK(Has(f.PrefillFailure({1}, 40, {0, 8}), "block 8"));
+  CHECK(Has(f.PrefillFailure({1}, 40, {4294967295u, 0}), "block 4294967295"));
+  Sampling bad;
+  bad.banned = {768};
+  CHECK(Has(f.PrefillFailure({1}, 0, table, bad), "banned"));
+  DecodeRow row;
+  row.token = 1;
+  row.position = 32;
+  row.table = {7};
+  const DecodeRow rows[] = {row};
+  CHECK(Has(f.engine->Decode(rows, kRunOn).failure().why, "1 blocks"));
+  CHECK(f.SurroundingsUntouched());
+}
+
+TEST("a full pool, first and last block included, is written inside its bounds") {
+  Fixture f;
+  std::vector<uint32_t> tokens(kBlocks * 32);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<uint32_t>(i * 7 % 768);
+  CHECK_EQ(f.PrefillFailure(tokens, 0, {7, 0, 6, 1, 5, 2, 4, 3}), "");
+  CHECK(f.SurroundingsUntouched());
+}
+
+TEST("a call is cancelled between layers and the next one is not") {
+  Fixture f;
+  const std::atomic<bool> cancelled{true};
+  const std::vector<uint32_t> tokens = {1, 2, 3};
+  auto result = f.engine->Prefill(tokens, 0, {0}, nullptr, cancelled);
+  CHECK(!result);
+  CHECK(result.failure().fault == Fault::kCancelled);
+  CHECK_EQ(f.PrefillFailure(tokens, 0, {0}), "");
+}
+
+TEST("garbage in the blocks gives garbage tokens of the vocabulary") {
+  Fixture f;
+  const size_t block = f.engine->layout().BlockBytes();
+  std::fill(f.memory.data() + block, f.memory.data() + 2 * block, std::byte{0xff});  // NaN
+  DecodeRow row;
+  row.token = 5;
+  row.position = 20;
+  row.table = {0};
+  row.sampling.temperature = 1;
+  const DecodeRow rows[] = {row};
+  auto samples = f.engine->Decode(rows, kRunOn);
+  CHECK(samples);
+  CHECK((*samples)[0].token < 768);
+}
+
+TEST("a pool with other blocks, too few or unaligned, is refused") {
+  Fixture f;
+  const size_t block = f.engine->layout().BlockBytes();
+  const kvt::PoolSpan right = {f.memory.data(), kBlocks * block, block, kBlocks, nullptr};
+  const auto refused = [&](kvt::PoolSpan span, uint32_t blocks) {
+    return f.engine->CheckPool(span, blocks).has_value();
+  };
+  CHECK(!refused(right, kBlocks));
+  CHECK(refused(right, kBlocks + 1));
+  CHECK(refused(right, 0));
+  kvt::PoolSpan other = right;
+  other.block_bytes += 64;
+  CHECK(refused(other, 1));
+  other = right;
+  other.bytes = block;
+  CHECK(refused(other, 2));
+  other = right;
+  other.data += 4;
+  CHECK(refused(other, 1));
+  other.data = nullptr;
+  CHECK(refused(other, 1));
+}
+
+TEST("calls before a pool is attached are refused") {
+  auto engine = std::move(*Engine::Load(kTiny, {}));
+  auto result = engine->Prefill(std::vector<uint32_t>{1}, 0, {0}, nullptr, kRunOn);
+  CHECK(Has(result.failure().why, "no pool"));
+}
+
+TEST("options out of range are refused") {
+  EngineOptions options;
+  options.threads = 0;
+  CHECK(Has(Engine::Load(kTiny, options).failure().why, "threads"));
+  options = {};
+  options.tokens_per_block = 0;
+  CHECK(Has(Engine::Load(kTiny, options).failure().why, "tokensPerBlock"));
+}
+
+TEST("what would change the numbers and is not implemented is refused by name") {
+  using kvt::test::GgufBuilder;
+  const auto why = [](const GgufBuilder& file) {
+    Result<GgufContents> contents = ParseGguf(file.bytes().data(), file.bytes().size());
+    CHECK(contents);
+    return ReadLlamaConfig(*contents).failure().why;
+  };
+  const auto architecture = [](const char* name, uint64_t keys) {
+    return GgufBuilder().Header(0, keys).Text("general.architecture").Put(8u).Text(name);
+  };
+  CHECK(Has(why(architecture("qwen2", 1)), "`qwen2`"));
+  CHECK(Has(why(architecture("llama", 2).Text("llama.rope.scaling.type").Put(8u).Text("yarn")), "`yarn`"));
+  CHECK(Has(why(architecture("llama", 2).Key("llama.expert_count", 8)), "llama.expert_count"));
+  CHECK(Has(why(architecture("llama", 2).Key("llama.attention.sliding_window", 4096)), "sliding_window"));
+  CHECK(Has(why(architecture("llama", 2).Key("llama.block_count", 0)), "llama.block_count"));
+  CHECK(Has(why(architecture("llama", 1)), "llama.block_count"));
+}
+
+TEST("the thread pool covers every item once, whatever the count") {
+  for (const uint32_t threads : {1u, 2u, 5u}) {
+    ThreadPool pool(threads);
+    for (size_t count = 0; count < 40; ++count) {
+      std::vector<int> seen(count);
+      pool.Split(count, 1, [&](uint32_t, size_t begin, size_t end) {
+        for (size_t i = begin; i < end; ++i) ++seen[i];
+      });
+      CHECK_EQ(seen, std::vector<int>(count, 1));
+    }
+  }
+}
+
+TEST("the engine's thread runs tasks in order and drops those that wait when it stops") {
+  EngineThread thread;
+  std::vector<int> order;
+  std::atomic<bool> started{false};
+  std::atomic<bool> released{false};
+  thread.Post([&] { order.push_back(1); });
+  thread.Post([&] {
+    started = true;
+    started.notify_one();
+    released.wait(false);
+    order.push_back(2);
+  });
+  started.wait(false);
+  std::thread stopper([&] { thread.Stop(); });
+  while (thread.Post([&] { order.push_back(3); })) std::this_thread::yield();
+  released = true;
+  released.notify_one();
+  stopper.join();
+  CHECK_EQ(order, (std::vector<int>{1, 2}));
+}
+
+KVT_TEST_MAIN

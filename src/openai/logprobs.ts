@@ -2,6 +2,8 @@
 export interface TokenLogprob {
   readonly bytes: Uint8Array;
   readonly logprob: number;
+  /** A special token that gives no text while special tokens are skipped. */
+  readonly hidden?: boolean;
   /** Likeliest first. */
   readonly top: readonly { readonly bytes: Uint8Array; readonly logprob: number }[];
 }
@@ -46,9 +48,9 @@ export function completionLogprobs(tokens: readonly TokenLogprob[], tops: number
   const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   const offsets: number[] = [];
   let at = offset;
-  for (const { bytes } of tokens) {
+  for (const { bytes, hidden } of tokens) {
     offsets.push(at);
-    at += decoder.decode(bytes, { stream: true }).length;
+    if (!hidden) at += decoder.decode(bytes, { stream: true }).length;
   }
   return {
     tokens: tokens.map(({ bytes }) => tokenText(bytes)),

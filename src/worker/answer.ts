@@ -64,6 +64,7 @@ export class Answer {
     const bytesOf = (id: number): Uint8Array => this.#tokens.bytesOf(id);
     return {
       bytes: bytesOf(token),
+      hidden: this.#params.skipSpecialTokens && this.#tokens.isSpecial(token),
       // A hand-off that brought none: the wire has no better word for "unknown" than a probability of nothing.
       logprob: logprobs?.logprob ?? Number.NEGATIVE_INFINITY,
       top: (logprobs?.top ?? []).map((entry) => ({ bytes: bytesOf(entry.token), logprob: entry.logprob })),

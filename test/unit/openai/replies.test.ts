@@ -195,6 +195,13 @@ describe("log probabilities", () => {
     expect(completionLogprobs(tokens, 0, 0).top_logprobs).toBeNull();
   });
 
+  test("a skipped special token moves no offset", () => {
+    const hidden = { bytes: bytes("<|im_start|>"), logprob: -1, hidden: true, top: [] };
+    expect(completionLogprobs([hidden, ...tokens.slice(0, 1), hidden, ...tokens.slice(3)], 0, 0).text_offset).toEqual([
+      0, 0, 2, 2,
+    ]);
+  });
+
   test("chat: token, bytes and as many alternatives as asked for", () => {
     expect(chatLogprobs(tokens.slice(0, 2), 1).content).toEqual([
       {

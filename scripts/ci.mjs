@@ -1,4 +1,4 @@
-// npm run ci: everything that must hold before a change is taken. Brings the tools it needs when it runs as root in CI.
+// npm run ci [-- PART...]: everything that must hold before a change is taken. As root it brings the tools it needs.
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { runCppTests, sanitizerSettings } from "./cpp_tests.mjs";
@@ -120,22 +120,32 @@ async function sanitizedJs() {
   return runVitest({ title: "JS tests of the addon (address, undefined)", args, env });
 }
 
+const vitest = async (title, project) =>
+  (await import("./vitest.mjs")).runVitest({ title, args: ["--project", project] });
+
+const lanes = {
+  style: ["style", checkStyle],
+  cpp: ["C++ tests", () => runCppTests()],
+  unit: ["unit tests", () => vitest("unit tests", "unit")],
+  integration: ["integration tests", () => vitest("integration tests", "integration")],
+  asan: ["C++ tests with AddressSanitizer", () => runCppTests({ sanitize: "address,undefined" })],
+  tsan: ["C++ tests with ThreadSanitizer", () => runCppTests({ sanitize: "thread", names: THREADED_TESTS })],
+  "asan-js": ["JS tests with AddressSanitizer", sanitizedJs],
+  package: ["package", checkPackage],
+};
+
 await main(async () => {
+  const chosen = process.argv.slice(2);
+  const unknown = chosen.filter((name) => !Object.hasOwn(lanes, name));
+  if (unknown.length > 0)
+    throw new Told(`No such part: ${unknown.join(", ")}. There are: ${Object.keys(lanes).join(", ")}.`);
   await bringTools();
   await lane("build", prepare);
-  if (counts.failed > 0) {
-    console.log(closingSummary(counts));
-    return 1;
+  if (counts.failed === 0) {
+    for (const [name, [title, body]] of Object.entries(lanes)) {
+      if (chosen.length === 0 || chosen.includes(name)) await lane(title, body);
+    }
   }
-  const { runVitest } = await import("./vitest.mjs");
-  await lane("style", checkStyle);
-  await lane("C++ tests", () => runCppTests());
-  await lane("unit tests", () => runVitest({ title: "unit tests", args: ["--project", "unit"] }));
-  await lane("integration tests", () => runVitest({ title: "integration tests", args: ["--project", "integration"] }));
-  await lane("C++ tests with AddressSanitizer", () => runCppTests({ sanitize: "address,undefined" }));
-  await lane("C++ tests with ThreadSanitizer", () => runCppTests({ sanitize: "thread", names: THREADED_TESTS }));
-  await lane("JS tests with AddressSanitizer", sanitizedJs);
-  await lane("package", checkPackage);
   console.log(`\ntook ${seconds(Date.now() - started)}`);
   console.log(closingSummary(counts));
   return counts.failed > 0 ? 1 : 0;

@@ -66,7 +66,9 @@ export function run(command, args, { cwd, env, onLine, show = verbose, mayFail =
       clearTimeout(timer);
       if (code === 0 || mayFail) return resolve({ code: code ?? 1, signal, output });
       const tail = show ? "" : `\n${output.trimEnd().split("\n").slice(-TAIL_LINES).join("\n")}`;
-      reject(new Told(`\`${[command, ...args].join(" ")}\` ended with ${signal ?? `code ${code}`}${tail}`));
+      const line = [command, ...args].join(" ");
+      const shown = line.length > 300 ? `${line.slice(0, 300)} …` : line;
+      reject(new Told(`\`${shown}\` ended with ${signal ?? `code ${code}`}${tail}`));
     });
   });
 }

@@ -13,7 +13,8 @@ constexpr size_t kReachesAtOnce = 8;
 constexpr uint64_t kSliceBytes = uint64_t{256} << 10;
 // Larger jobs don't fit the caches of whoever reads them next, so they are written past them.
 constexpr uint64_t kStreamBytesMin = uint64_t{4} << 20;
-// Cheaper jobs run on the owner's thread: waking a copy thread costs as much (docs/decisions/015-small-jobs.md).
+// Cheaper jobs run on the owner's thread: waking a copy thread costs as much
+// (docs/decisions/015-small-jobs.md).
 constexpr double kHereMicrosMax = 40;
 
 constexpr double kFixedMicros = 2;

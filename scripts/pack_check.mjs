@@ -13,18 +13,28 @@ import { main, run, step, Told } from "./steps.mjs";
 const CURRENT_NODE = `node-${process.platform}-${process.arch}`;
 const ROUTER_LIMIT_MS = 20_000;
 
-/** Runs in the user's folder: the whole public way from import to an open transceiver. */
+/** Runs in the user's folder: the public way from import to blocks that moved. */
 const LOAD_TEST = `
 import assert from "node:assert/strict";
-import * as api from "kv-transceiver";
-const { loadNative } = await import(new URL("node_modules/kv-transceiver/dist/native/loader.js", import.meta.url));
-assert.equal(loadNative(), loadNative());
-const kv = await api.KvTransceiver.open({
+import { KvTransceiver, requestId } from "kv-transceiver";
+const options = {
   layout: { layers: 2, kvHeads: 1, headDim: 16, dtype: "f32", tokensPerBlock: 32, attention: "mha" },
   pool: { memory: "host", blocks: 4 },
-});
-await kv.close();
-console.log("opened and closed on " + process.version);
+};
+const context = await KvTransceiver.open(options);
+const generation = await KvTransceiver.open(options);
+new Uint8Array(context.memory).fill(7);
+const from = context.pool.allocate(2);
+const to = generation.pool.allocate(2);
+const sending = context.send({ requestId: requestId(1n), tokens: 64, blocks: from });
+const report = await generation.receive({ state: sending.state, blocks: to }).done;
+await sending.done;
+assert.ok(report.bytes > 0);
+const moved = new Uint8Array(generation.memory).filter((byte) => byte === 7).length;
+assert.equal(moved, report.bytes);
+for (const hold of [from, to]) hold.release();
+await Promise.all([context.close(), generation.close()]);
+console.log(report.bytes + " bytes moved on Node " + process.version);
 `;
 
 export async function checkPackage() {
@@ -46,8 +56,10 @@ export async function checkPackage() {
     await check("install from source, with an empty home and no nodedir", () =>
       install(fromSource, tarball, bareHome(place)),
     );
-    await check("import, load and open", () => loadTest(fromSource, process.execPath));
-    await check(`import, load and open on a current Node`, async () => loadTest(fromSource, await currentNode(place)));
+    await check("import, open and move blocks", () => loadTest(fromSource, process.execPath));
+    await check(`import, open and move blocks on a current Node`, async () =>
+      loadTest(fromSource, await currentNode(place)),
+    );
     const scriptless = join(place, "scriptless");
     const env = { ...bareHome(place), PATH: pathOfNodeOnly(place) };
     await check("install without scripts", () => install(scriptless, tarball, bareHome(place), ["--ignore-scripts"]));

@@ -1,6 +1,7 @@
 import { Template } from "@huggingface/jinja";
 import { KvError } from "../../errors.ts";
 import type { GgufValue } from "../../native/binding.ts";
+import { ControlTokens } from "./special_tokens.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 export interface TemplateMessage {
@@ -25,7 +26,7 @@ export interface RenderedChat {
 }
 
 /** Unicode noncharacters: no text for exchange holds them, and a template treats them as any letter. */
-const guards = Array.from({ length: 32 }, (_, at) => String.fromCharCode(0xfdd0 + at));
+const guardCharacters = Array.from({ length: 32 }, (_, at) => String.fromCharCode(0xfdd0 + at));
 
 /**
  * The model's chat template. Text of messages can't forge control tokens: a guard character is put into whatever looks like one,
@@ -36,13 +37,13 @@ export class ChatTemplate {
   readonly #source: string;
   readonly #template: Template | undefined;
   readonly #broken: unknown;
-  readonly #control: readonly string[];
+  readonly #control: ControlTokens;
   readonly #tokens: Readonly<Record<string, string>>;
 
   /** A template that can't be parsed is kept: /v1/completions needs none, and chat answers with the reason. */
   constructor(source: string, tokenizer: Tokenizer) {
     this.#source = source;
-    this.#control = tokenizer.controlTexts;
+    this.#control = new ControlTokens(tokenizer.controlTexts);
     const { tokens, bosId, eosIds } = tokenizer.vocabulary;
     const nameOf = (id: number | undefined): string => (id === undefined ? "" : (tokens[id] ?? ""));
     this.#tokens = { bos_token: nameOf(bosId), eos_token: nameOf(eosIds[0]) };
@@ -62,7 +63,7 @@ export class ChatTemplate {
   /** @throws KvError CHAT_TEMPLATE_FAILED with the template's own words, INVALID_REQUEST */
   render(messages: readonly TemplateMessage[], options: RenderOptions): RenderedChat {
     const guard = options.specialsInContent ? undefined : this.#chooseGuard(messages, options.values ?? {});
-    const shield = (text: string): string => (guard === undefined ? text : guardText(text, this.#control, guard));
+    const shield = (text: string): string => (guard === undefined ? text : this.#control.guard(text, guard));
     const values = Object.fromEntries(
       Object.entries(options.values ?? {}).map(([name, value]) => [
         name,
@@ -98,11 +99,10 @@ export class ChatTemplate {
   #chooseGuard(messages: readonly TemplateMessage[], values: NonNullable<RenderOptions["values"]>): string {
     const texts = [
       this.#source,
-      ...this.#control,
       ...messages.flatMap(({ content, name, reasoning_content }) => [content, name ?? "", reasoning_content ?? ""]),
       ...Object.values(values).filter((value) => typeof value === "string"),
     ];
-    const free = guards.find((guard) => texts.every((text) => !text.includes(guard)));
+    const free = guardCharacters.find((guard) => texts.every((text) => !text.includes(guard)));
     if (free !== undefined) return free;
     throw new KvError("INVALID_REQUEST", {
       param: "messages",
@@ -116,26 +116,4 @@ const WHY_CHARS_MAX = 300;
 function failed(error: unknown): KvError {
   const why = error instanceof Error ? error.message : String(error);
   return new KvError("CHAT_TEMPLATE_FAILED", { why: why.slice(0, WHY_CHARS_MAX) }, { cause: error });
-}
-
-/**
- * Puts `guard` into every control token of the text, into a beginning of one at the text's end, and into an end of one at the text's
- * start, so that neither the text alone nor the text among other text holds a control token.
- */
-export function guardText(text: string, control: readonly string[], guard: string): string {
-  const places = new Set<number>();
-  for (const token of control) {
-    for (let at = text.indexOf(token); at !== -1; at = text.indexOf(token, at + 1)) places.add(at + 1);
-    for (let length = 1; length < token.length && length <= text.length; length++) {
-      if (text.endsWith(token.slice(0, length))) places.add(text.length - length + 1);
-      if (text.startsWith(token.slice(token.length - length))) places.add(length - 1);
-    }
-  }
-  let guarded = "";
-  let from = 0;
-  for (const place of [...places].sort((a, b) => a - b)) {
-    guarded += text.slice(from, place) + guard;
-    from = place;
-  }
-  return guarded + text.slice(from);
 }

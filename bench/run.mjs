@@ -5,6 +5,7 @@ import { parseArgs } from "node:util";
 /** Each exports `run(add, say)`: `add(case, metric, value, unit)` makes a row, `say(text)` prints what a reader of the log wants. */
 const suites = {
   transfer: () => import("./transfer/suite.mjs"),
+  router: () => import("./router/suite.mjs"),
 };
 
 const { values } = parseArgs({ options: { only: { type: "string" }, json: { type: "string" } } });

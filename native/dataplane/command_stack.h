@@ -41,15 +41,15 @@ class CommandStack {
   CommandStack(const CommandStack&) = delete;
   CommandStack& operator=(const CommandStack&) = delete;
 
-  // True when the stack was empty: only then does the consumer need a wake-up.
-  bool Push(Command command) {
+  void Push(Command command) {
     Node* node = new Node{std::move(command), nullptr};
     Node* below = top_.load(std::memory_order_relaxed);
     do {
       node->below = below;
-    } while (!top_.compare_exchange_weak(below, node, std::memory_order_release, std::memory_order_relaxed));
-    return below == nullptr;
+    } while (!top_.compare_exchange_weak(below, node, std::memory_order_seq_cst, std::memory_order_relaxed));
   }
+
+  bool empty() const { return top_.load(std::memory_order_seq_cst) == nullptr; }
 
   std::vector<Command> TakeAll() {
     Node* node = top_.exchange(nullptr, std::memory_order_acquire);

@@ -15,6 +15,8 @@
 namespace kvt {
 namespace {
 
+constexpr uint32_t kUnsignalledMax = 256;
+
 bool FillRandom(std::span<uint8_t> bytes) {
   return getrandom(bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size());
 }
@@ -52,7 +54,19 @@ void DataPlane::Stop() {
 }
 
 void DataPlane::Submit(Command command) {
-  if (commands_.Push(std::move(command))) wake_->Signal();
+  const Command::Kind kind = command.kind;
+  const BootNanos when = command.when;
+  commands_.Push(std::move(command));
+  // After the push: the owner looks at the commands once more after it has set armed_, so that one of the two
+  // always sees the other.
+  if (NeedsOwner(kind, when) && !signalled_.exchange(true)) wake_->Signal();
+}
+
+bool DataPlane::NeedsOwner(Command::Kind kind, BootNanos when) {
+  const bool idle = kind == Command::Kind::kClearTimer ||
+                    (kind == Command::Kind::kSetTimer && when >= armed_.load(std::memory_order_seq_cst));
+  // Bounded: commands that nobody takes are memory that nobody gives back.
+  return !idle || unsignalled_.fetch_add(1, std::memory_order_relaxed) >= kUnsignalledMax;
 }
 
 size_t DataPlane::Take(std::span<Record> records) {
@@ -112,8 +126,11 @@ void DataPlane::Serve() {
   Dispatcher dispatcher(path_.get(), &statistics_);
   for (;;) {
     // What ended is seen before what is due: a job that is complete is not called late by a slow owner.
+    // Commands come before timers, so that a timer which was cleared in time stays silent; leases look at the
+    // clock themselves.
     DrainPath(&dispatcher);
-    dispatcher.Expire(BootNow());
+    signalled_.store(false);
+    unsignalled_.store(0, std::memory_order_relaxed);
     bool worked = false;
     for (Command& command : commands_.TakeAll()) {
       dispatcher.Apply(std::move(command), BootNow());
@@ -123,9 +140,11 @@ void DataPlane::Serve() {
     if (stopping) dispatcher.Apply(Command{}, BootNow());
     // Small jobs are complete when they have been posted.
     if (worked) DrainPath(&dispatcher);
+    dispatcher.Expire(BootNow());
     const bool delivered = Flush(&dispatcher);
     if (dispatcher.closing() && dispatcher.quiet() && (delivered || stopping)) return;
-    Sleep(dispatcher.Next());
+    Arm(dispatcher.Next());
+    if (commands_.empty()) Sleep();
   }
 }
 
@@ -149,25 +168,27 @@ bool DataPlane::Flush(Dispatcher* dispatcher) {
   return completions.empty();
 }
 
-void DataPlane::Sleep(BootNanos until) {
-  if (until != armed_) {
-    itimerspec when{};
-    if (until != kNever) {
-      // Zero would disarm the timer; what was due at zero is due now.
-      const BootNanos at = until > 0 ? until : 1;
-      when.it_value.tv_sec = at / 1'000'000'000;
-      when.it_value.tv_nsec = at % 1'000'000'000;
-    }
-    timerfd_settime(timer_.get(), TFD_TIMER_ABSTIME, &when, nullptr);
-    armed_ = until;
+void DataPlane::Arm(BootNanos until) {
+  if (until == armed_.load(std::memory_order_relaxed)) return;
+  itimerspec when{};
+  if (until != kNever) {
+    // Zero would disarm the timer; what was due at zero is due now.
+    const BootNanos at = until > 0 ? until : 1;
+    when.it_value.tv_sec = at / 1'000'000'000;
+    when.it_value.tv_nsec = at % 1'000'000'000;
   }
+  timerfd_settime(timer_.get(), TFD_TIMER_ABSTIME, &when, nullptr);
+  armed_.store(until, std::memory_order_seq_cst);
+}
+
+void DataPlane::Sleep() {
   pollfd polled[] = {{wake_->get(), POLLIN, 0}, {timer_.get(), POLLIN, 0}};
   poll(polled, 2, -1);
   if (polled[0].revents != 0) wake_->Clear();
   if (polled[1].revents != 0) {
     uint64_t expirations = 0;
     [[maybe_unused]] const ssize_t got = read(timer_.get(), &expirations, sizeof expirations);
-    armed_ = kNever;
+    armed_.store(kNever, std::memory_order_seq_cst);
   }
 }
 

@@ -61,7 +61,8 @@ class DataPlane {
   const Error& error() const { return error_; }
   const Options& options() const { return options_; }
 
-  // JS thread; never blocks.
+  // JS thread; never blocks. A timer that is cleared, or due later than the owner sleeps anyway, costs no
+  // wake-up: each transfer sets and clears some, and almost none ever fires.
   void Submit(Command command);
   size_t Take(std::span<Record> records);
   bool HasCompletions() const { return ring_.Size() > 0; }
@@ -75,13 +76,18 @@ class DataPlane {
   void Serve();
   void DrainPath(Dispatcher* dispatcher);
   bool Flush(Dispatcher* dispatcher);
-  void Sleep(BootNanos until);
+  bool NeedsOwner(Command::Kind kind, BootNanos when);
+  void Arm(BootNanos until);
+  void Sleep();
 
   Options options_;
   const std::function<void()> notify_;
   const std::shared_ptr<EventFd> wake_;
   FileDescriptor timer_;
-  BootNanos armed_ = kNever;
+  // When the sleeping owner wakes by itself.
+  std::atomic<BootNanos> armed_{kNever};
+  std::atomic<bool> signalled_{false};
+  std::atomic<uint32_t> unsignalled_{0};
   CommandStack commands_;
   CompletionRing ring_;
   Statistics statistics_;

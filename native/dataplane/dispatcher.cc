@@ -170,6 +170,7 @@ void Dispatcher::OnQuiet(const PathEvent& event, BootNanos now) {
 }
 
 void Dispatcher::Grant(uint64_t lease, BootNanos duration, BootNanos now) {
+  ExpireLeases(now);
   const BootNanos end = Later(now, duration);
   leases_.Set(lease, end);
   lease_durations_[lease] = duration;

@@ -167,6 +167,23 @@ TEST("leases and timers of a sleeping owner end by themselves, and none too earl
   CHECK(plane.Next(CompletionKind::kLeaseOver)[6] >= end);
 }
 
+TEST("timers that need no wake-up when they are set fire in time, and cleared ones never") {
+  const Directory directory;
+  Plane plane(directory.path);
+  for (uint64_t round = 0; round < 4; ++round) {
+    const BootNanos now = BootNow();
+    const uint64_t early = 3 * round;
+    plane.Do(Command::Kind::kSetTimer, early, now + Millis(60));
+    plane.Do(Command::Kind::kSetTimer, early + 1, now + Millis(100));
+    plane.Do(Command::Kind::kSetTimer, early + 2, now + Millis(80));
+    plane.Do(Command::Kind::kClearTimer, early);
+    plane.Do(Command::Kind::kClearTimer, early + 2);
+    const Record fired = plane.Next(CompletionKind::kTimer);
+    CHECK_EQ(fired[1], static_cast<double>(early + 1));
+    CHECK(fired[6] >= ToMillis(now + Millis(100)));
+  }
+}
+
 TEST("more completions than the ring holds all arrive when nobody reads for a while") {
   const Directory directory;
   Plane plane(directory.path);

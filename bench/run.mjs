@@ -1,6 +1,7 @@
 // npm run bench -- [--only SUITE] [--json FILE]: runs the suites below and prints their rows as a table.
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { prepare } from "../scripts/prepare.mjs";
 
 /** Each exports `run(add, say)`: `add(case, metric, value, unit)` makes a row, `say(text)` prints what a reader of the log wants. */
 const suites = {
@@ -14,6 +15,8 @@ if (values.only !== undefined && !(values.only in suites)) {
   process.exit(1);
 }
 
+// The cases run what is built, addon and dist/.
+await prepare();
 const rows = [];
 for (const [suite, load] of Object.entries(suites)) {
   if (values.only !== undefined && values.only !== suite) continue;

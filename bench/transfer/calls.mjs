@@ -1,0 +1,153 @@
+// Cases through KvTransceiver, from JS call to JS resolution: receive-one-block, eight-receives, loop-delay, open-loop.
+import { fork } from "node:child_process";
+import { once } from "node:events";
+import { monitorEventLoopDelay, performance } from "node:perf_hooks";
+import { setTimeout as sleep } from "node:timers/promises";
+import { KvTransceiver } from "../../dist/index.js";
+import { quantile } from "../statistics.mjs";
+
+const MiB = 2 ** 20;
+/** SmolLM2-135M in bf16 with blocks of 4 tokens: 92,160 bytes a block, 46 blocks are 4 MiB. */
+const layout = { layers: 30, kvHeads: 3, headDim: 64, dtype: "bf16", tokensPerBlock: 4, attention: "gqa" };
+const BLOCKS = 4096;
+const BATCH = 50;
+
+class Pair {
+  static async open(socketDir) {
+    const pair = new Pair();
+    pair.child = fork(new URL("./sender.mjs", import.meta.url), [JSON.stringify([layout, BLOCKS, socketDir])]);
+    await once(pair.child, "message");
+    pair.child.on("message", (message) => {
+      if (message.states !== undefined) pair.#waiting.shift()(message.states);
+    });
+    pair.kv = await KvTransceiver.open({
+      layout,
+      pool: { memory: "host", blocks: BLOCKS },
+      socketDir,
+      maxConcurrentPulls: 64,
+    });
+    return pair;
+  }
+
+  /** The sender answers offers in the order in which they were asked for. */
+  offers(count, tokens) {
+    this.child.send({ offer: { count, tokens } });
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  #waiting = [];
+
+  /** One receive into fresh blocks; microseconds from the call to the promise's resolution. */
+  async receive(state, tokens) {
+    const blocks = this.kv.pool.allocate(Math.ceil(tokens / layout.tokensPerBlock));
+    const start = performance.now();
+    const report = await this.kv.receive({ state, blocks }).done;
+    const us = (performance.now() - start) * 1000;
+    blocks.release();
+    return { us, report };
+  }
+
+  async close() {
+    await this.kv.close();
+    this.child.disconnect();
+  }
+}
+
+function addLatencies(add, name, us) {
+  add(name, "call_us_p50", quantile(us, 0.5), "µs");
+  add(name, "call_us_p99", quantile(us, 0.99), "µs");
+  add(name, "call_us_max", Math.max(...us), "µs");
+}
+
+async function receiveOneBlock(pair, add, say) {
+  const us = [];
+  for (let batch = 0; batch < 22; batch++) {
+    const states = await pair.offers(BATCH, layout.tokensPerBlock);
+    for (const state of states) {
+      const { us: one } = await pair.receive(state, layout.tokensPerBlock);
+      // The first batches connect, map the pool and warm up both JS engines.
+      if (batch >= 2) us.push(one);
+    }
+  }
+  say(`receive-one-block: ${pair.kv.blockBytes} bytes, ${us.length} calls, one at a time`);
+  addLatencies(add, "receive-one-block", us);
+}
+
+/** `call_gb_per_s`: 8 receives of 4 MiB in flight. */
+async function eightReceives(pair, add) {
+  const tokens = Math.round((4 * MiB) / pair.kv.blockBytes) * layout.tokensPerBlock;
+  const states = await pair.offers(64, tokens);
+  let bytes = 0;
+  const lane = async () => {
+    for (let state = states.pop(); state !== undefined; state = states.pop()) {
+      bytes += (await pair.receive(state, tokens)).report.bytes;
+    }
+  };
+  const start = performance.now();
+  await Promise.all(Array.from({ length: 8 }, lane));
+  add("eight-receives", "call_gb_per_s", bytes / (performance.now() - start) / 1e6, "GB/s");
+}
+
+async function delayDuring(work) {
+  const histogram = monitorEventLoopDelay({ resolution: 1 });
+  histogram.enable();
+  await work();
+  histogram.disable();
+  return { p99: histogram.percentile(99) / 1e6, max: histogram.max / 1e6 };
+}
+
+/** 64 receives of 4 MiB always in flight, each started by itself: the sender's part of a lane is told over IPC as it goes. */
+async function loopDelay(pair, add) {
+  const tokens = Math.round((4 * MiB) / pair.kv.blockBytes) * layout.tokensPerBlock;
+  const idle = await delayDuring(() => sleep(2_000));
+  let running = true;
+  let moved = 0;
+  const lane = async () => {
+    while (running) {
+      const [state] = await pair.offers(1, tokens);
+      await pair.receive(state, tokens);
+      moved++;
+    }
+  };
+  const lanes = [];
+  for (let index = 0; index < 64; index++) {
+    lanes.push(lane());
+    await sleep(5);
+  }
+  const busy = await delayDuring(() => sleep(4_000));
+  running = false;
+  await Promise.all(lanes);
+  add("loop-delay", "transfers", moved, "");
+  add("loop-delay", "idle_ms_p99", idle.p99, "ms");
+  add("loop-delay", "delay_ms_p99", Math.max(0, busy.p99 - idle.p99), "ms");
+  add("loop-delay", "delay_ms_max", busy.max, "ms");
+}
+
+/** A receive each 5 ms, whether or not the one before has ended, while the sender tokenises. */
+async function openLoop(pair, add, say) {
+  const states = await pair.offers(400, layout.tokensPerBlock);
+  pair.child.send({ tokenize: true });
+  const [{ tokenizing }] = await once(pair.child, "message");
+  say(`open-loop: the sender tokenises ${tokenizing} tokens at a time`);
+  const running = [];
+  const start = performance.now();
+  for (const [index, state] of states.entries()) {
+    const due = start + index * 5;
+    if (performance.now() < due) await sleep(due - performance.now());
+    // From when it was due: a late start is part of what a caller waits.
+    const late = Math.max(0, performance.now() - due) * 1000;
+    running.push(pair.receive(state, layout.tokensPerBlock).then(({ us }) => us + late));
+  }
+  const us = await Promise.all(running);
+  pair.child.send({ tokenize: false });
+  addLatencies(add, "open-loop", us);
+}
+
+export async function runCalls(add, say, socketDir) {
+  const pair = await Pair.open(socketDir);
+  await receiveOneBlock(pair, add, say);
+  await eightReceives(pair, add);
+  await loopDelay(pair, add);
+  await openLoop(pair, add, say);
+  await pair.close();
+}

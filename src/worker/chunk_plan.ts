@@ -10,7 +10,6 @@ export interface ChunkBudget {
   readonly budget: number;
   /** Tokens of it that decoding takes. */
   readonly rows: number;
-  readonly chunked: boolean;
   /** Smallest useful chunk: below it a call costs more than it computes. */
   readonly minimum: number;
 }
@@ -21,7 +20,6 @@ export interface ChunkBudget {
  */
 export function planPrefill(prefilling: readonly WorkerRequest[], budget: ChunkBudget): Chunk[] {
   if (prefilling.length === 0) return [];
-  if (!budget.chunked) return wholePrompts(prefilling, budget.budget);
   // Decoding never takes it all: a prompt that waits for blocks' sake makes no progress otherwise.
   let left = Math.max(budget.budget - budget.rows, Math.min(budget.minimum, budget.budget));
   const share = Math.max(Math.floor(left / prefilling.length), Math.min(budget.minimum, left));
@@ -36,19 +34,6 @@ export function planPrefill(prefilling: readonly WorkerRequest[], budget: ChunkB
     }
   }
   return [...given].map(([request, tokens]) => ({ request, tokens }));
-}
-
-/** Without chunking the budget counts prompts alone: next to decoding rows the longest legal prompt would never fit. */
-function wholePrompts(prefilling: readonly WorkerRequest[], budget: number): Chunk[] {
-  const chunks: Chunk[] = [];
-  let left = budget;
-  for (const request of prefilling) {
-    const tokens = remaining(request);
-    if (tokens > left) break;
-    chunks.push({ request, tokens });
-    left -= tokens;
-  }
-  return chunks;
 }
 
 const remaining = (request: WorkerRequest): number => request.promptTokens - request.computedTokens;

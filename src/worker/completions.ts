@@ -73,12 +73,24 @@ interface Call {
 export class Completions {
   readonly #options: CompletionsOptions;
   readonly #strangers = new Set<string>();
+  #running = 0;
+  #settledWaiters: (() => void)[] = [];
 
   constructor(options: CompletionsOptions) {
     this.#options = options;
   }
 
+  /** Resolves when every request that came in has its answer handed to the connection. */
+  async settled(): Promise<void> {
+    if (this.#running > 0) await new Promise<void>((resolve) => this.#settledWaiters.push(resolve));
+  }
+
   async serve(kind: Kind, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
+    this.#running++;
+    reply.raw.once("close", () => {
+      this.#running--;
+      if (this.#running === 0) for (const resolve of this.#settledWaiters.splice(0)) resolve();
+    });
     const gone = new AbortController();
     // Socket close, not a poll (trtllm-protocol.md section 5.7).
     const onClose = (): void => {

@@ -14,13 +14,15 @@ export type TransferPort = Pick<Transceiver, "send" | "receive" | "release">;
 export interface SchedulerLimits {
   /** Requests that hold blocks at the same time. */
   readonly maxBatchSize: number;
-  /** Tokens computed in one step. */
-  readonly maxNumTokens: number;
-  /** Off: a prompt is computed in one call, so it may not be longer than `maxNumTokens`. */
-  readonly chunkedPrefill: boolean;
+  /** Tokens computed in one step: bounds how long a token of another request, and an abort, wait for a prompt. */
+  readonly stepTokens: number;
+  /** Longest prompt that is computed here (`max_num_tokens` unless prefill is chunked). */
+  readonly maxPromptTokens: number;
   readonly maxQueueSize: number;
   /** A request that waited this long for blocks is given up (ADMISSION_TIMEOUT). */
   readonly queueTimeoutMs: number;
+  /** The same for generation requests: their KV is not offered for longer. */
+  readonly offerMs: number;
   /** Prompt and output. */
   readonly maxSeqLen: number;
   /** An engine step longer than this makes the worker unhealthy. */
@@ -58,7 +60,7 @@ export interface SchedulerLoad {
 /**
  * Continuous batching. A request is admitted, in order of arrival, when the pool has blocks for all it may ever need
  * (docs/decisions/011-reserve-at-admission.md), so whatever runs can finish. Each step computes one token of every decoding request and
- * chunks of the prompts, at most `maxNumTokens` together. Blocks are given back once no engine call and no transfer touches them.
+ * chunks of the prompts, at most `stepTokens` together. Blocks are given back once no engine call and no transfer touches them.
  */
 export class Scheduler {
   readonly #engine: Engine;
@@ -137,7 +139,7 @@ export class Scheduler {
     this.#waiting.push(request);
     this.#queueTimers.set(
       request,
-      setTimeout(() => this.#expire(request), this.#limits.queueTimeoutMs),
+      setTimeout(() => this.#expire(request), this.#queueLimitMs(spec)),
     );
     this.#wake();
     return request;
@@ -145,8 +147,11 @@ export class Scheduler {
 
   /** Ends a request; blocks that no engine call or transfer touches are free when this returns. No-op once it has ended. */
   abort(request: WorkerRequest, reason: string): void {
+    this.#end(request, new KvError("CANCELLED", { transfer: request.spec.id, why: reason }), reason);
+  }
+
+  #end(request: WorkerRequest, error: KvError, reason: string): void {
     if (!this.#live.has(request) || request.abortedWith !== null) return;
-    const error = new KvError("CANCELLED", { transfer: request.spec.id, why: reason });
     if (request.state === "DISAGG_CONTEXT_TRANS_IN_PROGRESS") {
       request.abortedWith = error;
       request.offer?.cancel(reason);
@@ -169,17 +174,18 @@ export class Scheduler {
     await new Promise<void>((resolve) => this.#idleWaiters.push(resolve));
   }
 
-  /** Aborts what is left and gives back every block. */
+  /** Ends what is left with CLOSED and gives back every block. */
   async close(): Promise<void> {
     this.#draining = true;
-    for (const request of [...this.#live]) this.abort(request, "the worker is closing");
+    const what = "this worker";
+    for (const request of [...this.#live]) this.#end(request, new KvError("CLOSED", { what }), "the worker is closing");
     await this.drain();
     this.#stopListening();
     this.#cache.clear();
   }
 
   #check(spec: RequestSpec): void {
-    const { maxNumTokens, chunkedPrefill, maxSeqLen, maxQueueSize } = this.#limits;
+    const { maxPromptTokens, maxSeqLen, maxQueueSize } = this.#limits;
     if (this.#draining) throw new KvError("DRAINING", { what: "this worker" });
     if (this.#broken !== null) throw this.#broken;
     if (spec.role.kind !== "aggregated" && this.#transfers === null) throw new KvError("TRANSCEIVER_DISABLED", {});
@@ -188,12 +194,8 @@ export class Scheduler {
     if (tokens >= maxSeqLen) {
       throw new KvError("PROMPT_TOO_LONG", { tokens, limit: maxSeqLen - 1, by: "max_seq_len less one output token" });
     }
-    if (!chunkedPrefill && tokens > maxNumTokens && spec.role.kind !== "generation") {
-      throw new KvError("PROMPT_TOO_LONG", {
-        tokens,
-        limit: maxNumTokens,
-        by: "max_num_tokens; enable_chunked_prefill lifts it",
-      });
+    if (tokens > maxPromptTokens && spec.role.kind !== "generation") {
+      throw new KvError("PROMPT_TOO_LONG", { tokens, limit: maxPromptTokens, by: BY_MAX_NUM_TOKENS });
     }
     if (tokens + spec.maxTokens > maxSeqLen) {
       throw new KvError("INVALID_REQUEST", {
@@ -276,9 +278,8 @@ export class Scheduler {
   async #step(): Promise<void> {
     const rows = [...this.#decoding];
     const chunks = planPrefill(this.#prefilling, {
-      budget: this.#limits.maxNumTokens,
+      budget: this.#limits.stepTokens,
       rows: rows.length,
-      chunked: this.#limits.chunkedPrefill,
       minimum: this.#tokensPerBlock,
     });
     if (rows.length === 0 && chunks.length === 0) return;
@@ -531,8 +532,13 @@ export class Scheduler {
     this.#fail(request, error);
   }
 
+  #queueLimitMs({ role }: RequestSpec): number {
+    const { queueTimeoutMs, offerMs } = this.#limits;
+    return role.kind === "generation" ? Math.min(queueTimeoutMs, offerMs) : queueTimeoutMs;
+  }
+
   #expire(request: WorkerRequest): void {
-    const ms = this.#limits.queueTimeoutMs;
+    const ms = this.#queueLimitMs(request.spec);
     this.#stop(request, new KvError("ADMISSION_TIMEOUT", { request: request.spec.id, ms }));
   }
 
@@ -610,6 +616,9 @@ export class Scheduler {
     return this.#transfers;
   }
 }
+
+/** What sets the limit of a prompt, for the message. */
+export const BY_MAX_NUM_TOKENS = "max_num_tokens; enable_chunked_prefill lifts it";
 
 function endsAtFirstToken({ role, maxTokens, minTokens, stopTokens }: RequestSpec): boolean {
   if (role.kind !== "generation") return false;

@@ -9,7 +9,6 @@ import { addInfoRoutes } from "./info_routes.ts";
 import { addKvRoutes } from "./kv_routes.ts";
 import { Records, type RequestRecord, transferRecord } from "./records.ts";
 import { requestSpec } from "./request_spec.ts";
-import type { Scheduler } from "./scheduler.ts";
 import { WorkerMetrics } from "./worker_metrics.ts";
 import { buildWorker, type WorkerParts } from "./worker_parts.ts";
 
@@ -35,6 +34,8 @@ export interface WorkerHooks {
 const DRAIN_MS = 180_000;
 const REQUEST_READ_MS = 60_000;
 const STALL_MS = 60_000;
+/** At close: what the last answers get to leave. */
+const FLUSH_MS = 1_000;
 /** Above the 10 s after which a router of TensorRT-LLM closes an idle connection, so that it never meets one that we just closed. */
 const KEEP_ALIVE_MS = 15_000;
 
@@ -129,7 +130,8 @@ export async function startWorker(settings: WorkerSettings, hooks: WorkerHooks =
   };
   const close = async (drainMs: number): Promise<void> => {
     await within(drained(), drainMs);
-    await endAnswers(scheduler);
+    await scheduler.close();
+    await within(completions.settled(), FLUSH_MS);
     await front.close();
     await parts.close();
     log.info({ url }, "worker closed");
@@ -202,9 +204,6 @@ const PROBE: Parameters<typeof requestSpec>[0] = {
   includeUsage: false,
   disaggregated: undefined,
 };
-
-/** Answers what is left with an error while its connection is still there. */
-const endAnswers = (scheduler: Scheduler): Promise<void> => scheduler.close();
 
 /** Resolves when `work` has ended or `ms` have passed. */
 async function within(work: Promise<void>, ms: number): Promise<void> {

@@ -7,7 +7,7 @@ import { KvTransceiver } from "../transceiver/transceiver.ts";
 import { ContextIds } from "./context_ids.ts";
 import type { EngineGeometry } from "./engine.ts";
 import { ReferenceEngine } from "./reference_engine.ts";
-import { Scheduler, type SchedulerOptions } from "./scheduler.ts";
+import { BY_MAX_NUM_TOKENS, Scheduler, type SchedulerOptions } from "./scheduler.ts";
 import { ChatTemplate, type PromptReader, Tokenizer } from "./text/index.ts";
 
 /** What a worker is made of, in the order in which it is built; `close` takes it down the other way round. */
@@ -25,6 +25,8 @@ type SchedulerHooks = Pick<SchedulerOptions, "onChange" | "onStep" | "onTransfer
 
 /** Without `max_tokens` a pool is never larger: several workers share a machine, and the pool is reserved, not promised. */
 const DEFAULT_POOL_BYTES_MAX = 1 << 30;
+/** See docs/decisions/040-prefill-in-small-steps.md. */
+const STEP_TOKENS_MAX = 256;
 const QUEUE_TIMEOUT_MS = 180_000;
 const STEP_LIMIT_MS = 60_000;
 
@@ -52,7 +54,10 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
     const transceiver = await KvTransceiver.open(transceiverOptions(settings, geometry, blocks));
     undo.push(() => transceiver.close());
     engine.attach(transceiver.span, blocks);
-    const timeoutMs = settings.transceiver?.kvTransferTimeoutMs ?? null;
+    const lifted = settings.enableChunkedPrefill || settings.maxNumTokens >= maxSeqLen;
+    const limit = lifted
+      ? { tokens: maxSeqLen - 1, name: "max_seq_len less one output token" }
+      : { tokens: settings.maxNumTokens, name: BY_MAX_NUM_TOKENS };
     const zeroes = process.env.KVT_TEST_ZERO_KV === "1";
     const scheduler = new Scheduler({
       engine,
@@ -60,10 +65,11 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
       transfers: settings.transceiver === null ? null : transceiver,
       limits: {
         maxBatchSize: settings.maxBatchSize,
-        maxNumTokens: settings.maxNumTokens,
-        chunkedPrefill: settings.enableChunkedPrefill,
+        stepTokens: Math.min(settings.maxNumTokens, STEP_TOKENS_MAX),
+        maxPromptTokens: limit.tokens,
         maxQueueSize: settings.maxQueueSize,
-        queueTimeoutMs: timeoutMs ?? QUEUE_TIMEOUT_MS,
+        queueTimeoutMs: QUEUE_TIMEOUT_MS,
+        offerMs: settings.transceiver?.kvTransferTimeoutMs ?? QUEUE_TIMEOUT_MS,
         maxSeqLen,
         stepLimitMs: STEP_LIMIT_MS,
       },
@@ -82,10 +88,6 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
     });
     undo.push(() => scheduler.close());
     if (zeroes) log.warn("KVT_TEST_ZERO_KV is set: received KV is zeroed, answers will be wrong");
-    const chunked = settings.enableChunkedPrefill || settings.maxNumTokens >= maxSeqLen;
-    const limit = chunked
-      ? { tokens: maxSeqLen - 1, name: "max_seq_len less one output token" }
-      : { tokens: settings.maxNumTokens, name: "max_num_tokens; enable_chunked_prefill lifts it" };
     return {
       engine,
       transceiver,

@@ -161,6 +161,14 @@ describe("a context and a generation worker", () => {
     await Promise.all([pair.context.kill(), pair.generation.kill()]);
   });
 
+  it("answer otherwise from an empty cache: the answers above were in the KV that moved", async () => {
+    const empty = await workers.start({}, { KVT_TEST_ZERO_KV: "1" });
+    const golden = goldenNamed("key-700");
+    const reply = await askPair({ context, generation: empty }, golden.kind, golden.body);
+    expect(reply.text).not.toBe(golden.outputText);
+    await empty.kill();
+  });
+
   it("let an offer go when told to", async () => {
     const lonely = await workers.start(withoutReuse);
     const hop = await contextHop(lonely.url, "completion", { prompt: "Once upon a time", max_tokens: 9 });

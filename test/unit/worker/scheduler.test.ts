@@ -18,8 +18,8 @@ describe("scheduler", () => {
     for (const each of specs) expect(each.output).toEqual(TokenEngine.oracle([...each.prompt], 12));
   });
 
-  it("computes a long prompt in chunks of at most max_num_tokens", async () => {
-    const { scheduler, engine } = rig({ limits: { maxNumTokens: 16 } });
+  it("computes a long prompt in steps of bounded size", async () => {
+    const { scheduler, engine } = rig({ limits: { stepTokens: 16 } });
     const long = spec(tokensOf(50), 2);
     await scheduler.submit(long).done;
     expect(engine.calls.slice(0, 4)).toEqual(["prefill 0+16", "prefill 16+16", "prefill 32+16", "prefill 48+2"]);
@@ -27,7 +27,7 @@ describe("scheduler", () => {
   });
 
   it("does not let a long prompt hold back a short one that came later", async () => {
-    const { scheduler } = rig({ blocks: 128, limits: { maxNumTokens: 16 } });
+    const { scheduler } = rig({ blocks: 128, limits: { stepTokens: 16 } });
     const order: string[] = [];
     const long = scheduler.submit(spec(tokensOf(200), 2)).done.then(() => order.push("long"));
     const short = scheduler.submit(spec(tokensOf(6, 3), 2)).done.then(() => order.push("short"));
@@ -36,7 +36,7 @@ describe("scheduler", () => {
   });
 
   it("keeps decoding while a prompt is computed", async () => {
-    const { scheduler, engine } = rig({ blocks: 128, limits: { maxNumTokens: 8 } });
+    const { scheduler, engine } = rig({ blocks: 128, limits: { stepTokens: 8 } });
     const running = scheduler.submit(spec(tokensOf(4), 30)).done;
     const long = scheduler.submit(spec(tokensOf(160, 2), 2)).done;
     await running;
@@ -109,8 +109,8 @@ describe("scheduler", () => {
     expect(attempt(1, 1)).toBe("QUEUE_FULL");
   });
 
-  it("refuses a prompt longer than max_num_tokens when prefill is not chunked, and lives", async () => {
-    const { scheduler } = rig({ limits: { chunkedPrefill: false, maxNumTokens: 16 } });
+  it("refuses a prompt longer than max_num_tokens, and lives", async () => {
+    const { scheduler } = rig({ limits: { maxPromptTokens: 16 } });
     expect(() => scheduler.submit(spec(tokensOf(17), 1))).toThrow(/17 tokens/);
     const fits = spec(tokensOf(16), 20);
     const other = spec(tokensOf(16, 1), 20);
@@ -161,6 +161,33 @@ describe("scheduler", () => {
     expect(pool.free).toBe(32);
   });
 
+  it("says that it is not well while an engine step does not end", async () => {
+    let now = 0;
+    const { scheduler, engine } = rig({ limits: { stepLimitMs: 1_000 }, nowMs: () => now });
+    let open = (): void => {};
+    engine.gate = new Promise((resolve) => {
+      open = resolve;
+    });
+    const request = scheduler.submit(spec(tokensOf(8), 1));
+    while (engine.calls.length === 0) await Promise.resolve();
+    now = 999;
+    expect(scheduler.problems).toEqual([]);
+    now = 1_001;
+    expect(scheduler.problems).toEqual(["an engine step has run for more than 1000 ms"]);
+    open();
+    await request.done;
+    await scheduler.drain();
+    expect(scheduler.problems).toEqual([]);
+  });
+
+  it("ends what runs with CLOSED when it is closed, a code that a router takes elsewhere", async () => {
+    const { scheduler, pool } = rig({ blocks: 32 });
+    const requests = [1, 2, 3].map((salt) => scheduler.submit(spec(tokensOf(30, salt), 30)));
+    await scheduler.close();
+    for (const request of requests) expect(await codeOf(request.done)).toBe("CLOSED");
+    expect(pool.free).toBe(32);
+  });
+
   it("drains: refuses new requests and finishes what it has", async () => {
     const { scheduler } = rig();
     const running = spec(tokensOf(10), 10);
@@ -198,13 +225,13 @@ describe("scheduler", () => {
     const config = fc.record({
       blocks: fc.integer({ min: 16, max: 48 }),
       maxBatchSize: fc.integer({ min: 1, max: 6 }),
-      maxNumTokens: fc.integer({ min: 1, max: 32 }),
+      stepTokens: fc.integer({ min: 1, max: 32 }),
       reusePrefixes: fc.boolean(),
       requests: fc.array(request, { minLength: 1, maxLength: 14 }),
     });
     await fc.assert(
-      fc.asyncProperty(config, async ({ blocks, maxBatchSize, maxNumTokens, reusePrefixes, requests }) => {
-        const { scheduler, pool } = rig({ blocks, reusePrefixes, limits: { maxBatchSize, maxNumTokens } });
+      fc.asyncProperty(config, async ({ blocks, maxBatchSize, stepTokens, reusePrefixes, requests }) => {
+        const { scheduler, pool } = rig({ blocks, reusePrefixes, limits: { maxBatchSize, stepTokens } });
         const ends: Promise<void>[] = [];
         for (const each of requests) {
           for (let turn = 0; turn < each.waitBefore; turn++) await Promise.resolve();

@@ -18,6 +18,7 @@ export function rig(
     readonly limits?: Partial<SchedulerLimits>;
     readonly transfers?: (engine: TokenEngine, pool: BlockPool) => TransferPort;
     readonly reusePrefixes?: boolean;
+    readonly nowMs?: () => number;
   } = {},
 ): Rig {
   const engine = new TokenEngine();
@@ -38,16 +39,17 @@ export function rig(
     transfers: options.transfers?.(engine, pool) ?? null,
     limits: {
       maxBatchSize: 8,
-      maxNumTokens: 16,
-      chunkedPrefill: true,
+      stepTokens: 16,
+      maxPromptTokens: engine.geometry.maxSeqLen,
       maxQueueSize: 100,
       queueTimeoutMs: 10_000,
+      offerMs: 10_000,
       maxSeqLen: engine.geometry.maxSeqLen,
       stepLimitMs: 60_000,
       ...options.limits,
     },
     reusePrefixes: options.reusePrefixes ?? true,
-    nowMs: () => performance.now(),
+    nowMs: options.nowMs ?? (() => performance.now()),
     onChange: (change) => changes.push(change),
   });
   return { engine, pool, scheduler, changes };

@@ -1,6 +1,15 @@
 // What a user of the npm package gets: packs it, installs the tarball into empty folders, and uses it there.
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -11,6 +20,7 @@ import { main, run, step, Told } from "./steps.mjs";
 
 /** A Node newer than ours, as a binary from npm. */
 const CURRENT_NODE = `node-${process.platform}-${process.arch}`;
+const INSTALLED = "node_modules/kv-transceiver";
 const ROUTER_LIMIT_MS = 20_000;
 
 /** Runs in the user's folder: the public way from import to blocks that moved. */
@@ -63,7 +73,15 @@ export async function checkPackage() {
     const scriptless = join(place, "scriptless");
     const env = { ...bareHome(place), PATH: pathOfNodeOnly(place) };
     await check("install without scripts", () => install(scriptless, tarball, bareHome(place), ["--ignore-scripts"]));
+    await check("its install script says in one sentence what works without a compiler", () =>
+      installScript(scriptless, env),
+    );
     await check("the router answers /version without addon and compiler", () => askRouter(scriptless, env));
+    await check("a prebuilt addon is taken where there is no compiler", async () => {
+      addPrebuild(scriptless, fromSource);
+      await run(process.execPath, [join(scriptless, INSTALLED, "scripts/install.mjs")], { cwd: scriptless, env });
+      return loadTest(scriptless, process.execPath);
+    });
   } finally {
     rmSync(place, { recursive: true, force: true });
   }
@@ -134,6 +152,24 @@ function pathOfNodeOnly(place) {
   return folder;
 }
 
+async function installScript(folder, env) {
+  const { output } = await run(process.execPath, [join(folder, INSTALLED, "scripts/install.mjs")], {
+    cwd: folder,
+    env,
+  });
+  if (!/only the router and the types work/.test(output)) throw new Told(`it said:\n${output}`);
+}
+
+/** What prebuildify packs, taken from the build that is there already. */
+function addPrebuild(folder, builtFolder) {
+  const prebuilds = join(folder, INSTALLED, "prebuilds", `${process.platform}-${process.arch}`);
+  mkdirSync(prebuilds, { recursive: true });
+  copyFileSync(
+    join(builtFolder, INSTALLED, "build/Release/kv_transceiver.node"),
+    join(prebuilds, "kv-transceiver.node"),
+  );
+}
+
 async function askRouter(folder, env) {
   const port = await freePort();
   const config = join(folder, "router.yaml");
@@ -141,7 +177,7 @@ async function askRouter(folder, env) {
     config,
     `hostname: 127.0.0.1\nport: ${port}\nbackend: pytorch\ncontext_servers:\n  num_instances: 1\n  urls:\n    - "127.0.0.1:9"\ngeneration_servers:\n  num_instances: 1\n  urls:\n    - "127.0.0.1:9"\n`,
   );
-  const kvt = join(folder, "node_modules/kv-transceiver/bin/kvt.js");
+  const kvt = join(folder, INSTALLED, "bin/kvt.js");
   const router = spawn(process.execPath, [kvt, "disaggregated", "-c", config], {
     cwd: folder,
     env,

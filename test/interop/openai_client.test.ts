@@ -1,17 +1,43 @@
 import { readFileSync } from "node:fs";
 import OpenAI, { APIError, BadRequestError } from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { Workers } from "../integration/worker/worker_process.ts";
+import { Deployment } from "../../src/cli/deployment.ts";
+import { freePorts } from "../../src/cli/ports.ts";
+import { buildKvt } from "../integration/cli/kvt_process.ts";
 
-// The official client against a worker: what it types and reads must be there.
-const workers = new Workers();
-let client: OpenAI;
+// The official client: what it types and reads must be there, whoever answers it.
+const deployment = new Deployment(process.env);
+const clients = new Map<string, OpenAI>();
+const worker = "a worker";
+const router = "a router before two workers";
 
 beforeAll(async () => {
-  const { url } = await workers.start();
-  client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 });
-});
-afterAll(() => workers[Symbol.asyncDispose]());
+  buildKvt();
+  const [port = 0, context = 0, generation = 0] = await freePorts(3);
+  const basic = (name: string): string => `examples/basic/${name}`;
+  const serve = (name: string, at: number, config: string) =>
+    deployment.start({
+      name,
+      port: at,
+      arguments: ["serve", "models/tiny.gguf", "--port", String(at), "--config", basic(config)],
+    });
+  const routerFile = deployment.routerFile(basic("disagg_config.yaml"), {
+    router: port,
+    context: [context],
+    generation: [generation],
+  });
+  const members = [
+    serve("context", context, "ctx_config.yaml"),
+    serve("generation", generation, "gen_config.yaml"),
+    deployment.start({ name: "router", port, arguments: ["disaggregated", "-c", routerFile] }),
+  ];
+  const never = new AbortController().signal;
+  await Promise.all(members.map((member) => deployment.ready(member, 90_000, never)));
+  const connect = (at: number): OpenAI =>
+    new OpenAI({ baseURL: `http://127.0.0.1:${at}/v1`, apiKey: "none", maxRetries: 0 });
+  clients.set(worker, connect(generation)).set(router, connect(port));
+}, 120_000);
+afterAll(() => deployment.stop());
 
 interface GoldenPrompt {
   readonly name: string;
@@ -34,7 +60,14 @@ const question = prompt("key-short");
 const story = prompt("raw-lily");
 const messages = question.messages ?? [];
 
-describe("the official OpenAI client", () => {
+describe.each([worker, router])("the official OpenAI client of %s", (server) => {
+  let client: OpenAI;
+  beforeAll(() => {
+    const connected = clients.get(server);
+    if (connected === undefined) throw new Error(`${server} did not start`);
+    client = connected;
+  });
+
   test("lists the model", async () => {
     const models = [];
     for await (const model of client.models.list()) models.push(model.id);
@@ -138,4 +171,23 @@ describe("the official OpenAI client", () => {
     const after = await client.completions.create({ model: "tiny", prompt: story.text, max_tokens: 1, temperature: 0 });
     expect(after.choices).toHaveLength(1);
   });
+});
+
+test("both answer a seeded, sampled request alike, log probabilities and all", async () => {
+  const answers = [];
+  for (const server of [worker, router]) {
+    const answer = await clients.get(server)?.chat.completions.create({
+      model: "tiny",
+      messages: prompt("story-named").messages ?? [],
+      temperature: 1,
+      top_p: 0.95,
+      seed: 7,
+      max_tokens: 64,
+      logprobs: true,
+      top_logprobs: 3,
+    });
+    answers.push(answer?.choices);
+  }
+  expect(answers[0]?.[0]?.logprobs?.content?.length).toBeGreaterThan(20);
+  expect(answers[1]).toEqual(answers[0]);
 });

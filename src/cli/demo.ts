@@ -191,7 +191,7 @@ class Demo {
     compare(main, single, empty);
     const bits = `${main.logprobs.length} tokens and their probabilities, equal to the last bit`;
     this.#line(`  ${green("✓")} one ordinary worker without a transfer gives the same answer: ${bits}`);
-    this.#line(`  ${green("✓")} had the moved cache been empty, the answer were: ${shown(empty.text)}`);
+    this.#line(`  ${green("✓")} with an empty cache in place of the moved one it would be: ${shown(empty.text)}`);
     this.#line(dim("    (the same context workers, and a generation worker that zeroes the blocks it has received)"));
     this.#line();
     await this.#deployment.stop(extra);

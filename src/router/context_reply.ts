@@ -28,9 +28,13 @@ const Choice = z.looseObject({
   finish_reason: z.string().nullish(),
   disaggregated_params: ContextReplyParams.nullish(),
 });
+/** Long prompts have 10^5 ids and more: one pass over them, no object for each. */
+const TokenIds = z.custom<readonly number[]>((value) => Array.isArray(value) && value.every(Number.isSafeInteger), {
+  error: "must be a list of integers",
+});
 const Reply = z.looseObject({
   choices: z.array(Choice).length(1, { error: "a context reply has exactly one choice" }),
-  prompt_token_ids: z.union([z.array(z.int()), z.array(z.array(z.int())).length(1)]).nullish(),
+  prompt_token_ids: z.union([TokenIds, z.tuple([TokenIds])]).nullish(),
 });
 
 /** The sender's clock started when it answered, a little before the reply was here, and clocks differ (design.md I2). */
@@ -96,11 +100,10 @@ function parse(answer: Answer, fail: (why: string) => HopFailure) {
 const rawParams = (raw: JsonObject): JsonObject =>
   (raw.choices as { disaggregated_params: JsonObject }[])[0]?.disaggregated_params ?? {};
 
-function flatIds(
-  ids: readonly number[] | readonly (readonly number[])[] | null | undefined,
-): readonly number[] | undefined {
+/** trtllm-serve gives completions a list with one list. */
+function flatIds(ids: z.infer<typeof Reply>["prompt_token_ids"]): readonly number[] | undefined {
   const first = ids?.[0];
-  return Array.isArray(first) ? first : ((ids ?? undefined) as readonly number[] | undefined);
+  return typeof first === "object" ? first : ((ids ?? undefined) as readonly number[] | undefined);
 }
 
 /** An answer as a client may see it (S121). */

@@ -13,7 +13,7 @@ export interface FleetOptions {
   readonly clock: Clock;
   readonly log: Logger;
   readonly probe: ProbeTimes;
-  /** Until then every listed worker must have been ready once. */
+  /** Until then all listed workers must be ready. */
   readonly startTimeoutMs: number;
 }
 
@@ -68,7 +68,7 @@ export class Fleet {
     return ready.length === 1 && ready[0]?.roles.size === 2;
   }
 
-  /** All listed workers were ready once, and every listed role has one that is ready now. */
+  /** The start is over, and every listed role has a worker that is ready now. */
   get isReady(): boolean {
     return this.#started && this.#missingRoles().length === 0;
   }
@@ -80,7 +80,7 @@ export class Fleet {
   }
 
   /**
-   * Starts the probes and waits until every listed worker has been ready at once or after another (S137).
+   * Starts the probes and waits until all listed workers are ready at the same time (S137).
    * @throws KvError START_TIMEOUT naming the missing ones, or the reason of `signal`
    */
   async start(signal: AbortSignal): Promise<void> {

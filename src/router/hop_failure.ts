@@ -49,7 +49,7 @@ export class HopFailure extends Error {
     const place: ErrorPlace = { requestId, hop: this.hop, worker: this.worker.url };
     const ours = errorBody(this.error, place);
     const { words } = this;
-    if (words === undefined || !isPassedOn(words.status)) return ours;
+    if (words === undefined || !isPassedOn(this.verdict, words.status)) return ours;
     return {
       status: words.status,
       headers: {
@@ -69,8 +69,17 @@ export class HopFailure extends Error {
   }
 }
 
-/** Statuses that mean to the client what they mean to us; every other 5xx of a worker is our 502 (S125). */
-const isPassedOn = (status: number): boolean => (status >= 400 && status < 500) || status === 503 || status === 504;
+/** They are about router and worker, not about the client: it did not send the token, and it did not leave. */
+const notForClients: readonly number[] = [401, 403, 408, 499];
+
+/**
+ * Statuses that mean to the client what they mean to us; everything else from a worker is our 502 (S125). A dead hand-off's 404 says
+ * that there is no such KV, which is no news for somebody who asked for a completion.
+ */
+function isPassedOn(verdict: Verdict, status: number): boolean {
+  if (status === 503 || status === 504) return true;
+  return status >= 400 && status < 500 && verdict !== "prefill_again" && !notForClients.includes(status);
+}
 
 const typeOf = (status: number): string =>
   status === 429 ? "rate_limit_error" : status >= 500 ? "server_error" : "invalid_request_error";

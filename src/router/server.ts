@@ -27,7 +27,7 @@ export interface RouterServer {
   /** `http://host:port` */
   readonly url: string;
   readonly port: number;
-  /** Resolves when every listed worker has been ready once; rejects with START_TIMEOUT (exit code 3), or CLOSED. */
+  /** Resolves when all listed workers are ready; rejects with START_TIMEOUT (exit code 3), or CLOSED. */
   readonly ready: Promise<void>;
   /** Takes no new requests from now on (503) and resolves when none is in flight. */
   drained(): Promise<void>;

@@ -190,6 +190,22 @@ describe("a generation worker that fails", () => {
     expect(counts(context).reduce((sum, count) => sum + count)).toBe(3);
   });
 
+  it.each([
+    [404, "no_offer"],
+    [403, "bad_token"],
+    [401, "unauthorized"],
+    [499, "cancelled"],
+  ])("with %i (%s), which is not about the client, is 502 with the worker's words", async (status, code) => {
+    const { complete, gen } = await start({ settings: { maxRetries: 0 } });
+    gen.generation = refuse(status, code);
+    const response = await complete();
+    expect(response.status).toBe(502);
+    expect(await errorOf(response)).toMatchObject({
+      code: "worker_failed",
+      message: expect.stringContaining(`says ${code}`),
+    });
+  });
+
   it("because the request is wrong is not asked again, and the KV is given back", async () => {
     const { complete, ctx, gen } = await start();
     gen.generation = refuse(400, "bad_state");

@@ -1,12 +1,15 @@
 import { z } from "zod";
 import { listOf } from "./lists.ts";
 
-const ID_ERROR = "must be an integer in 0 .. 2^64-1";
+/** An exact integer from `min` to 2^64 - 1: `parseBody` makes bigint of those that a number can't carry. */
+export const isInteger64 = (value: unknown, min: bigint): boolean =>
+  (typeof value === "bigint" || Number.isSafeInteger(value)) &&
+  (value as number | bigint) >= min &&
+  (value as bigint) < 1n << 64n;
 
-/** A 64-bit id: a bare JSON integer, bigint in TypeScript. `parseBody` keeps the exact value. */
+/** A 64-bit id: a bare JSON integer, bigint in TypeScript. */
 const Id64 = z
-  .union([z.int(), z.bigint()], { error: ID_ERROR })
-  .refine((value) => value >= 0n && value < 1n << 64n, ID_ERROR)
+  .custom<number | bigint>((value) => isInteger64(value, 0n), "must be an integer in 0 .. 2^64-1")
   .transform((value) => BigInt(value));
 
 const tokenId = z.int().nonnegative();

@@ -53,6 +53,8 @@ export interface GenerationParams {
   readonly disaggregated: DisaggregatedParams | undefined;
 }
 
+/** The likeliest token stays whatever top_p is; engines want it above 0, as float32 too. */
+const TOP_P_MIN = 1e-6;
 const COMPLETION_MAX_TOKENS = 16;
 const U64 = 1n << 64n;
 
@@ -120,7 +122,7 @@ function sharedParams(request: Shared, vocabSize: number, maxTokens: number | un
     minTokens,
     sampling: {
       temperature: request.temperature ?? 1,
-      topP: request.top_p ?? 1,
+      topP: Math.max(request.top_p ?? 1, TOP_P_MIN),
       topK: Math.max(request.top_k ?? 0, 0),
       minP: request.min_p ?? 0,
       repetitionPenalty: request.repetition_penalty ?? 1,

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { DisaggregatedParams } from "./disaggregated_params.ts";
+import { DisaggregatedParams, isInteger64 } from "./disaggregated_params.ts";
 import { ignored, refused, supported } from "./fields.ts";
 import { listOf } from "./lists.ts";
 
@@ -22,10 +22,8 @@ const stopString = z
   .max(STOP_STRING_CHARS_MAX)
   .refine((text) => !/\p{Cs}/u.test(text));
 
-const SEED_ERROR = "must be a 64-bit integer";
 const seed = z
-  .union([z.int(), z.bigint()], { error: SEED_ERROR })
-  .refine((value) => value >= -(1n << 63n) && value < 1n << 64n, SEED_ERROR)
+  .custom<number | bigint>((value) => isInteger64(value, -(1n << 63n)), "must be a 64-bit integer")
   .nullish();
 
 const isOne = (value: unknown): boolean => value === 1;
@@ -62,7 +60,7 @@ export const samplingFields = {
   stream: supported(z.boolean().nullish(), "server-sent events"),
   stream_options: supported(streamOptions, "`include_usage`; `include_obfuscation` is accepted and adds nothing"),
   temperature: supported(z.number().min(0).max(2).nullish(), "0 is greedy; default 1"),
-  top_p: supported(z.number().min(0).max(1).nullish(), "default 1"),
+  top_p: supported(z.number().min(0).max(1).nullish(), "default 1; 0 keeps the likeliest token only"),
   user: ignored("an identifier for the provider's statistics"),
 } as const;
 

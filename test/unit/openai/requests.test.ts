@@ -120,6 +120,7 @@ describe("conversion", () => {
     });
     expect(chat({ logprobs: true, top_logprobs: 5 }).sampling.logprobs).toBe(5);
     expect(chat({ logprobs: true }).sampling.logprobs).toBe(0);
+    expect(completion({ top_p: 0 }).sampling.topP).toBeGreaterThan(0);
     expect(chat({ max_tokens: 7 }).maxTokens).toBe(7);
     expect(chat({ max_tokens: 7, max_completion_tokens: 7 }).maxTokens).toBe(7);
   });
@@ -158,6 +159,7 @@ describe("refusals name the field", () => {
     [{ max_tokens: 2, min_tokens: 3 }, "INVALID_REQUEST", "min_tokens", /more than max_tokens/],
     [{ temperature: 3 }, "INVALID_REQUEST", "temperature", /<=2/],
     [{ seed: 1.5 }, "INVALID_REQUEST", "seed", /64-bit/],
+    [{ seed: 1e300 }, "INVALID_REQUEST", "seed", /64-bit/],
     [{ seed: 2n ** 64n }, "INVALID_REQUEST", "seed", /64-bit/],
     [{ stop: "" }, "INVALID_REQUEST", "stop", /./],
     [{ stop: Array(17).fill("a") }, "INVALID_REQUEST", "stop", /./],

@@ -32,11 +32,14 @@ export interface ChatLogprobs {
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** The token as text; half characters as `bytes:\xe2\x82`, so that two tokens never look alike. */
-export function tokenText(bytes: Uint8Array): string {
+export const tokenText = (bytes: Uint8Array): string =>
+  wholeText(bytes) ?? `bytes:${Array.from(bytes, (byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("")}`;
+
+function wholeText(bytes: Uint8Array): string | undefined {
   try {
     return strict.decode(bytes);
   } catch {
-    return `bytes:${Array.from(bytes, (byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("")}`;
+    return undefined;
   }
 }
 
@@ -49,8 +52,11 @@ export function completionLogprobs(tokens: readonly TokenLogprob[], tops: number
   const offsets: number[] = [];
   let at = offset;
   for (const { bytes, hidden } of tokens) {
-    offsets.push(at);
-    if (!hidden) at += decoder.decode(bytes, { stream: true }).length;
+    const text = hidden ? "" : decoder.decode(bytes, { stream: true });
+    // Before a whole token may come the replacement of an earlier one that stayed half a character.
+    const own = hidden ? "" : (wholeText(bytes) ?? text);
+    offsets.push(at + Math.max(0, text.length - own.length));
+    at += text.length;
   }
   return {
     tokens: tokens.map(({ bytes }) => tokenText(bytes)),

@@ -202,6 +202,11 @@ describe("log probabilities", () => {
     ]);
   });
 
+  test("a token after one that stayed half a character begins behind its replacement", () => {
+    const half = { bytes: smile.subarray(0, 2), logprob: -1, top: [] };
+    expect(completionLogprobs([half, ...tokens.slice(3)], 0, 0).text_offset).toEqual([0, 1]);
+  });
+
   test("chat: token, bytes and as many alternatives as asked for", () => {
     expect(chatLogprobs(tokens.slice(0, 2), 1).content).toEqual([
       {

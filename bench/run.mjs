@@ -7,6 +7,7 @@ import { prepare } from "../scripts/prepare.mjs";
 const suites = {
   transfer: () => import("./transfer/suite.mjs"),
   router: () => import("./router/suite.mjs"),
+  engine: () => import("./engine/suite.mjs"),
 };
 
 const { values } = parseArgs({ options: { only: { type: "string" }, json: { type: "string" } } });

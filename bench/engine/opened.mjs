@@ -1,0 +1,45 @@
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const require = createRequire(import.meta.url);
+const native = require(require("node-gyp-build").resolve(root));
+
+const greedy = {
+  temperature: 0,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  seed: 0n,
+  index: 0,
+  history: new Uint32Array(),
+  promptTokens: 0,
+  logprobs: -1,
+  bias: [],
+  banned: new Uint32Array(),
+};
+
+/** One engine over a pool of the data plane, and one sequence of up to `tokens` tokens in it. */
+export async function openEngine(file, { threads, tokens }) {
+  const engine = await native.loadModel(file, { threads, weights: "auto", kv: "auto", tokensPerBlock: 32 });
+  const { layers, kvHeads, headDim, kvDtype, tokensPerBlock } = engine.geometry;
+  const blocks = Math.ceil(tokens / tokensPerBlock);
+  const headBytes = headDim * (kvDtype === "f32" ? 4 : 2);
+  const layout = { layers, planes: 2, heads: kvHeads, tokensPerBlock, headBytes };
+  const plane = await native.openDataPlane({ layout, blocks, epoch: "00000000000000aa", check: false }, () => {});
+  engine.attachPool(plane.span, blocks);
+  const blockTable = Uint32Array.from({ length: blocks }, (_, index) => index);
+  let call = 0;
+  return {
+    prefill: async (prompt) => (await engine.prefill(++call, prompt, 0, blockTable, greedy)).token,
+    decode: async (token, pos) =>
+      (await engine.decode(++call, [{ token, pos, blockTable, sampling: greedy }]))[0].token,
+    close: async () => {
+      await engine.close();
+      await plane.close();
+    },
+  };
+}

@@ -151,11 +151,14 @@ uint64_t EngineObject::ReadCall(const Napi::Value& value, Arguments& arguments) 
 Napi::Value EngineObject::AttachPool(const Napi::CallbackInfo& info) {
   Arguments arguments(env_);
   const auto blocks = static_cast<uint32_t>(arguments.Integer(info[1], "blocks", 1, kMaxUint32));
-  std::shared_ptr<PoolSpan> span = PoolSpanOf(info[0]);
-  if (span == nullptr) arguments.Fail("span", "is not the span of an open pool");
+  const std::shared_ptr<PoolSpan> shared = PoolSpanOf(info[0]);
+  // Its pool empties the shared one when it closes; a copy keeps the mapping while the engine may write into
+  // it.
+  const PoolSpan span = shared == nullptr ? PoolSpan{} : *shared;
+  if (span.data == nullptr) arguments.Fail("span", "is not the span of an open pool");
   if (!arguments.ok()) return env_.Undefined();
   std::optional<Failure> failure = Refusal();
-  if (!failure) failure = engine_->CheckPool(*span, blocks);
+  if (!failure) failure = engine_->CheckPool(span, blocks);
   if (failure) {
     Napi::Error(env_, ToError(env_, *failure)).ThrowAsJavaScriptException();
     return env_.Undefined();

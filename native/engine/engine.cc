@@ -5,6 +5,7 @@
 namespace kvt::engine {
 namespace {
 
+constexpr size_t kLogitRows = 12;
 constexpr uint32_t kMaxThreads = 256;
 constexpr uint32_t kMaxTokensPerBlock = 65536;
 
@@ -52,14 +53,14 @@ MaybeFailure Engine::CheckPool(const PoolSpan& pool, uint32_t blocks) const {
   return std::nullopt;
 }
 
-void Engine::Attach(std::shared_ptr<const PoolSpan> pool, uint32_t blocks) {
-  memory_ = {reinterpret_cast<uint8_t*>(pool->data), pool->block_bytes};
+void Engine::Attach(PoolSpan pool, uint32_t blocks) {
+  memory_ = {reinterpret_cast<uint8_t*>(pool.data), pool.block_bytes};
   pool_ = std::move(pool);
   blocks_ = blocks;
 }
 
 MaybeFailure Engine::CheckRows(uint32_t position, uint64_t count, std::span<const uint32_t> table) const {
-  if (pool_ == nullptr) return Argument("no pool is attached");
+  if (pool_.data == nullptr) return Argument("no pool is attached");
   if (count == 0) return Argument("there are no tokens");
   const uint64_t end = position + count;
   if (end > config().max_positions) {
@@ -113,9 +114,9 @@ Result<std::optional<Sample>> Engine::Prefill(std::span<const uint32_t> tokens, 
   }
   if (MaybeFailure failure = Evaluate(tokens, start, table, cancelled)) return *failure;
   if (sampling == nullptr) return std::optional<Sample>();
-  logits_.resize(config().vocab);
-  forward_.Logits(evaluated_ - 1, logits_.data());
-  return std::optional<Sample>(SampleToken(logits_, *sampling));
+  logits_.resize(std::max<size_t>(logits_.size(), config().vocab));
+  forward_.Logits(evaluated_ - 1, 1, logits_.data());
+  return std::optional<Sample>(SampleToken(std::span(logits_).first(config().vocab), *sampling));
 }
 
 Result<std::vector<float>> Engine::Logits(std::span<const uint32_t> tokens, uint32_t start,
@@ -123,7 +124,7 @@ Result<std::vector<float>> Engine::Logits(std::span<const uint32_t> tokens, uint
                                           const std::atomic<bool>& cancelled) {
   if (MaybeFailure failure = Evaluate(tokens, start, table, cancelled)) return *failure;
   std::vector<float> logits(config().vocab);
-  forward_.Logits(evaluated_ - 1, logits.data());
+  forward_.Logits(evaluated_ - 1, 1, logits.data());
   return logits;
 }
 
@@ -136,7 +137,7 @@ Result<std::vector<Sample>> Engine::Decode(std::span<const DecodeRow> rows,
   }
   std::vector<Sample> samples;
   std::vector<Row> batch;
-  logits_.resize(config().vocab);
+  logits_.resize(std::max(logits_.size(), std::min(kLogitRows, rows.size()) * config().vocab));
   for (size_t first = 0; first < rows.size(); first += ForwardPass::kMaxRows) {
     const size_t count = std::min(ForwardPass::kMaxRows, rows.size() - first);
     batch.clear();
@@ -144,9 +145,14 @@ Result<std::vector<Sample>> Engine::Decode(std::span<const DecodeRow> rows,
       batch.push_back({row.token, row.position, row.table.data()});
     }
     if (!forward_.Run(batch, memory_, cancelled)) return Cancelled();
-    for (size_t i = 0; i < count; ++i) {
-      forward_.Logits(i, logits_.data());
-      samples.push_back(SampleToken(logits_, rows[first + i].sampling));
+    // A few rows at a time read the output matrix once and need little memory for a large vocabulary.
+    for (size_t i = 0; i < count; i += kLogitRows) {
+      const size_t together = std::min(kLogitRows, count - i);
+      forward_.Logits(i, together, logits_.data());
+      for (size_t j = 0; j < together; ++j) {
+        const std::span<float> logits(logits_.data() + j * config().vocab, config().vocab);
+        samples.push_back(SampleToken(logits, rows[first + i + j].sampling));
+      }
     }
   }
   return samples;

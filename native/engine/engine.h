@@ -42,8 +42,8 @@ class Engine {
 
   // Why this pool can't hold this model's KV, if it can't.
   MaybeFailure CheckPool(const PoolSpan& pool, uint32_t blocks) const;
-  // Keeps `pool` (and so its mapping) until the next attach or the engine's end.
-  void Attach(std::shared_ptr<const PoolSpan> pool, uint32_t blocks);
+  // Keeps `pool`'s owner (and so its mapping) until the next attach or the engine's end.
+  void Attach(PoolSpan pool, uint32_t blocks);
 
   // Evaluates `tokens` at positions start ..; with `sampling`, samples after the last.
   Result<std::optional<Sample>> Prefill(std::span<const uint32_t> tokens, uint32_t start,
@@ -67,7 +67,7 @@ class Engine {
   LlamaModel model_;
   GgufMetadata metadata_;
   KvLayout layout_;
-  std::shared_ptr<const PoolSpan> pool_;
+  PoolSpan pool_;
   uint32_t blocks_ = 0;
   KvMemory memory_;
   size_t evaluated_ = 0;  // rows of the last Run of forward_

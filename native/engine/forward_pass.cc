@@ -58,9 +58,9 @@ bool ForwardPass::Run(std::span<const Row> rows, const KvMemory& memory, const s
   return true;
 }
 
-void ForwardPass::Logits(size_t row, float* logits) {
-  Norm(hidden_.data() + row * config_.width, model_.output_norm(), normed_.data(), 1);
-  Multiply(normed_.data(), 1, model_.output(), logits, false);
+void ForwardPass::Logits(size_t first, size_t count, float* logits) {
+  Norm(hidden_.data() + first * config_.width, model_.output_norm(), normed_.data(), count);
+  Multiply(normed_.data(), count, model_.output(), logits, false);
 }
 
 // In double, so that the angle of a far position keeps its digits and every C library rounds to the same f32.

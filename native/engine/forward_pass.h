@@ -54,8 +54,8 @@ class ForwardPass {
   // `cancelled` was seen between two layers.
   bool Run(std::span<const Row> rows, const KvMemory& memory, const std::atomic<bool>& cancelled);
 
-  // Logits of row `row` of the last Run: vocab floats.
-  void Logits(size_t row, float* logits);
+  // Logits of `count` rows of the last Run, from row `first` on: [count][vocab].
+  void Logits(size_t first, size_t count, float* logits);
 
  private:
   void Rotate(std::span<const Row> rows);

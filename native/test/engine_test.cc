@@ -24,9 +24,8 @@ struct Fixture {
     const size_t block = engine->layout().BlockBytes();
     memory = AlignedBytes((kBlocks + 2) * block);
     std::fill(memory.data(), memory.data() + (kBlocks + 2) * block, std::byte{0x5a});
-    auto span = std::make_shared<kvt::PoolSpan>();
-    *span = {memory.data() + block, kBlocks * block, block, kBlocks, nullptr};
-    CHECK(!engine->CheckPool(*span, kBlocks));
+    const kvt::PoolSpan span = {memory.data() + block, kBlocks * block, block, kBlocks, nullptr};
+    CHECK(!engine->CheckPool(span, kBlocks));
     engine->Attach(span, kBlocks);
   }
 

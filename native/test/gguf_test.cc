@@ -57,7 +57,7 @@ bool Survives(const uint8_t* data, size_t size) {
   const std::atomic<bool> run_on{false};
   std::vector<float> logits(config.vocab);
   CHECK(forward.Run(rows, {pool.data(), layout.BlockBytes()}, run_on));
-  forward.Logits(1, logits.data());
+  forward.Logits(1, 1, logits.data());
   return true;
 }
 

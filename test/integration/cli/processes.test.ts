@@ -3,7 +3,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { waitUntilHealthy } from "../../../src/cli/ask.ts";
+import { ask, waitUntilHealthy } from "../../../src/cli/ask.ts";
 import { freePorts } from "../../../src/cli/ports.ts";
 import { buildKvt, type KvtProcess, startKvt } from "./kvt_process.ts";
 
@@ -71,6 +71,48 @@ describe("kvt as a process", () => {
     expect(worker.output()).toContain("examples/basic/ctx_config.yaml:6");
     worker.child.kill(signal);
     expect(await worker.ended).toBe(0);
+  });
+
+  describe("a worker in the middle of an answer", () => {
+    const body = {
+      model: "tiny",
+      prompt: "Once upon a time",
+      max_tokens: 600,
+      temperature: 0,
+      ignore_eos: true,
+      stream: true,
+    };
+
+    async function answering(onFirstText: (worker: KvtProcess) => void) {
+      const [port = 0] = await freePorts(1);
+      const server = `http://localhost:${port}`;
+      const worker = kvt(model, "--port", String(port));
+      expect(await waitUntilHealthy(server, 30_000, 50)).toBe(true);
+      let pieces = 0;
+      const onText = (): void => {
+        if (++pieces === 1) onFirstText(worker);
+      };
+      const usage = { stream_options: { include_usage: true } };
+      const reply = ask({ server, endpoint: "completions", body: { ...body, ...usage }, onText });
+      return { worker, reply };
+    }
+
+    it("finishes it after SIGTERM, then ends with 0", async () => {
+      const { worker, reply } = await answering(({ child }) => child.kill("SIGTERM"));
+      expect((await reply).usage?.completionTokens).toBe(600);
+      expect(await worker.ended).toBe(0);
+      expect(worker.output()).toContain("draining");
+    });
+
+    it("ends at once after a second signal", async () => {
+      const { worker, reply } = await answering(async ({ child, said }) => {
+        child.kill("SIGTERM");
+        await said("draining");
+        child.kill("SIGTERM");
+      });
+      await expect(reply).rejects.toThrow(/gave/);
+      expect(await worker.ended).toBe(1);
+    });
   });
 
   it("a router that gets SIGTERM while it waits for its workers ends with 0", async () => {

@@ -106,8 +106,12 @@ async function checkStyle() {
 async function sanitizedJs() {
   const { buildNative } = await import("./native.mjs");
   const { runVitest } = await import("./vitest.mjs");
-  const folder = join(root, "build-asan");
-  await buildNative({ out: join(folder, "build"), defines: ["--CDKVT_SANITIZE=address,undefined"] });
+  const folder = join(root, ".cache/asan");
+  await buildNative({
+    out: join(root, "build-asan"), // as deep as the folder of the C++ tests, so that ccache knows most objects
+    copyTo: join(folder, "build/Release"),
+    defines: ["--CDKVT_SANITIZE=address,undefined"],
+  });
   const runtime = async (name) => (await run(findCompiler() ?? "c++", [`-print-file-name=${name}`])).output.trim();
   const env = {
     // Node itself is not built with it, so the runtime must come first; libstdc++ too, or its exceptions are not intercepted.

@@ -34,7 +34,8 @@ export async function runCppTests({ sanitize = "", names } = {}) {
     const configure = ["-S", root, "-B", folder, "-DKVT_TESTS=ON", `-DKVT_SANITIZE=${sanitize}`];
     if (!existsSync(join(folder, "CMakeCache.txt"))) configure.push(`-DCMAKE_CXX_COMPILER=${compiler}`);
     await run(cmake, configure);
-    const targets = programs.flatMap((name) => ["--target", name]);
+    // Make builds named targets one after another, so all of them are built as "all".
+    const targets = names === undefined ? [] : programs.flatMap((name) => ["--target", name]);
     await run(cmake, ["--build", folder, "--parallel", String(buildJobs()), ...targets], {
       onLine: (line) => say(line.match(/^\[\s*\d+%\]/)?.[0] ?? ""),
     });

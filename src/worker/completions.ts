@@ -94,7 +94,8 @@ export class Completions {
     const gone = new AbortController();
     // Socket close, not a poll (trtllm-protocol.md section 5.7).
     const onClose = (): void => {
-      if (!reply.raw.writableFinished) gone.abort();
+      if (reply.raw.writableFinished) return;
+      gone.abort(new KvError("CANCELLED", { transfer: request.id, why: "the client closed the connection" }));
     };
     reply.raw.on("close", onClose);
     const call: Call = { kind, id: request.id, arrivedMs: Date.now(), reply, gone: gone.signal };

@@ -282,6 +282,10 @@ export class Scheduler {
       rows: rows.length,
       minimum: this.#tokensPerBlock,
     });
+    if (chunks.length === 0 && this.#prefilling.length > 0) {
+      // Or the loop would turn without end.
+      throw new KvError("INTERNAL", { where: "scheduler", why: `no chunk for ${this.#prefilling.length} prompts` });
+    }
     if (rows.length === 0 && chunks.length === 0) return;
     const startedMs = this.#options.nowMs();
     this.#stepStartedMs = startedMs;

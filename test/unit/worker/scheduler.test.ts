@@ -35,6 +35,16 @@ describe("scheduler", () => {
     expect(order).toEqual(["short", "long"]);
   });
 
+  it("serves prompts in turn when a step has room for one of them only", async () => {
+    const { scheduler, engine } = rig({ blocks: 128, limits: { stepTokens: 4 } });
+    const prompts = [1, 2, 3].map((salt) => scheduler.submit(spec(tokensOf(12, salt), 1)));
+    await Promise.all(prompts.map(({ done }) => done));
+    expect(engine.calls.slice(0, 6)).toEqual([
+      ...Array.from({ length: 3 }, () => "prefill 0+4"),
+      ...Array.from({ length: 3 }, () => "prefill 4+4"),
+    ]);
+  });
+
   it("keeps decoding while a prompt is computed", async () => {
     const { scheduler, engine } = rig({ blocks: 128, limits: { stepTokens: 8 } });
     const running = scheduler.submit(spec(tokensOf(4), 30)).done;

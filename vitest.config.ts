@@ -8,7 +8,10 @@ export default defineConfig({
     testTimeout: 20_000,
     hookTimeout: 30_000,
     projects: [
-      { extends: true, test: { name: "unit", include: ["test/unit/**/*.test.ts"], sequence: { groupOrder: 0 } } },
+      {
+        extends: true,
+        test: { name: "unit", include: ["test/{unit,simulation}/**/*.test.ts"], sequence: { groupOrder: 0 } },
+      },
       {
         extends: true,
         test: {

@@ -51,7 +51,10 @@ export interface DialFailure {
   readonly refused: boolean;
 }
 
-type Way = "unix" | "tcp";
+export type Way = "unix" | "tcp";
+
+/** Settles with null once welcomed. `dial` over real sockets; a simulation has its own. */
+export type Dial = (request: DialRequest) => Promise<DialFailure | null>;
 
 /** Connects over the unix socket if it is reachable, else over TCP, and goes through the handshake; null: welcomed. */
 export async function dial(request: DialRequest): Promise<DialFailure | null> {
@@ -111,7 +114,8 @@ function connectWith(request: DialRequest, open: () => Socket, event: "connect" 
   });
 }
 
-function handshake(request: DialRequest, socket: Socket, way: Way): Promise<DialFailure | null> {
+/** The receiver's side of the handshake over a connected socket. */
+export function handshake(request: DialRequest, socket: Socket, way: Way): Promise<DialFailure | null> {
   return new Promise((resolve) => {
     new Handshake(request, socket, way, resolve);
   });

@@ -2,7 +2,7 @@ import { KvError } from "../errors.ts";
 import type { CapabilityToken, RequestId, TransferId } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { DataPlane, PlanePeer, PlaneTimer } from "./data_plane.ts";
-import { type DialFailure, type DialIdentity, type DialTarget, dial } from "./dial.ts";
+import type { Dial, DialFailure, DialIdentity, DialTarget } from "./dial.ts";
 import type { ChannelListener, FrameChannel } from "./frame_channel.ts";
 import { renewalPeriodMs } from "./lease_view.ts";
 import { layoutDifferences } from "./proof.ts";
@@ -40,6 +40,7 @@ export interface LinkUser {
 export interface LinkSurroundings {
   readonly plane: DataPlane;
   readonly identity: DialIdentity;
+  readonly dial: Dial;
   readonly layout: Layout;
   readonly ownLeaseMs: number;
   countDropped(what: string): void;
@@ -255,7 +256,7 @@ export class PeerLink implements ChannelListener {
       if (pause > 0) await this.#pause(pause);
       if (!this.#wanted || this.#end !== null) break;
       const asking = this.#asking();
-      failure = await dial({
+      failure = await this.#around.dial({
         plane: this.#around.plane,
         identity: this.#around.identity,
         target: this.target,
@@ -271,7 +272,8 @@ export class PeerLink implements ChannelListener {
         // The proof of this one offer was refused; others may know better.
         const refused = asking?.user;
         if (refused === undefined) this.#untold = [];
-        else refused.linkFailed(failure.error);
+        // It may have ended while the handshake ran.
+        else if (this.#users.has(refused)) refused.linkFailed(failure.error);
         if (!this.#wanted) break;
       }
     }

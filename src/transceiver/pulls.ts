@@ -2,7 +2,7 @@ import type { Epoch } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { TransceiverStats } from "./api.ts";
 import type { DataPlane } from "./data_plane.ts";
-import type { DialIdentity, DialTarget } from "./dial.ts";
+import type { Dial, DialIdentity, DialTarget } from "./dial.ts";
 import type { SessionObserver } from "./observer.ts";
 import { PeerLink } from "./peer_link.ts";
 import { PullTurns } from "./pull_turns.ts";
@@ -17,6 +17,7 @@ export interface PullsOptions {
   readonly maxConcurrent: number;
   readonly reader: { readonly rank: number; readonly tpSize: number; readonly ppSize: number };
   readonly identity: DialIdentity;
+  readonly dial: Dial;
   readonly counts: TransferCounts;
   readonly observer: SessionObserver | undefined;
 }
@@ -119,10 +120,11 @@ export class Pulls {
   #linkTo(target: DialTarget): PeerLink {
     const known = this.#peers.get(target.epoch);
     if (known !== undefined) return known.link;
-    const { plane, layout, identity, leaseMs, counts } = this.#options;
+    const { plane, layout, identity, dial, leaseMs, counts } = this.#options;
     const link = new PeerLink(target, {
       plane,
       identity,
+      dial,
       layout,
       ownLeaseMs: leaseMs,
       countDropped: (what) => counts.drop(what),

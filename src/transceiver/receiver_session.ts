@@ -114,6 +114,11 @@ export class ReceiverSession implements LinkUser {
     return this.#settled.promise;
   }
 
+  /** What the sender hears of it; null while it goes on. */
+  get outcome(): DoneStatus | null {
+    return this.#outcome;
+  }
+
   /** Held only because a transport may still touch them. */
   get quarantinedBlocks(): number {
     return this.#state === "DRAIN" ? this.#blocks.ids.length : 0;
@@ -146,8 +151,8 @@ export class ReceiverSession implements LinkUser {
   }
 
   linkLost(error: KvError): void {
-    // Direct reads that are all posted may finish inside the view (lease-model.md section 3).
-    const all = this.#state === "READ" && this.#pieces.posted === this.offer.tokens;
+    // Direct reads that are all posted may finish inside the view (lease-model.md section 3); a late one needs the connection.
+    const all = this.#state === "READ" && this.#pieces.posted === this.offer.tokens && this.#pieces.late === 0;
     this.#fail(all ? "linkLostAllPosted" : "linkLost", error);
   }
 

@@ -18,6 +18,7 @@ import type {
   TransceiverStats,
 } from "./api.ts";
 import { ControlServer, isLoopback } from "./control_server.ts";
+import { dial } from "./dial.ts";
 import { EndedSends } from "./ended_sends.ts";
 import { NativePlane } from "./native_plane.ts";
 import type { SessionObserver } from "./observer.ts";
@@ -340,6 +341,7 @@ async function connectParts(
       ca: options.listen.tls?.ca,
       socketDir: options.socketDir,
     },
+    dial,
     counts,
     observer,
   });

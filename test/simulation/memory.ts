@@ -1,0 +1,71 @@
+import type { BlockId } from "../../src/ids.ts";
+
+/** Part of a block: `[from, to)` are places in the block, `block` is the index in the block table. */
+export interface Piece {
+  readonly block: number;
+  readonly from: number;
+  readonly to: number;
+}
+
+/** The content of a pool, one number a token. A block that is given back is spoilt at once: the next owner writes it. */
+export class SimMemory {
+  readonly tokensPerBlock: number;
+  readonly #content: Int32Array;
+  readonly #generations: Uint32Array;
+  readonly #broken: (what: string) => void;
+  #garbage = 0;
+
+  constructor(blocks: number, tokensPerBlock: number, broken: (what: string) => void) {
+    this.tokensPerBlock = tokensPerBlock;
+    this.#content = new Int32Array(blocks * tokensPerBlock);
+    this.#generations = new Uint32Array(blocks);
+    this.#broken = broken;
+  }
+
+  generationOf(id: BlockId): number {
+    return this.#generations[id] ?? 0;
+  }
+
+  freed(ids: readonly BlockId[]): void {
+    for (const id of ids) {
+      this.#generations[id] = this.generationOf(id) + 1;
+      this.#content.fill(--this.#garbage, id * this.tokensPerBlock, (id + 1) * this.tokensPerBlock);
+    }
+  }
+
+  write(table: readonly BlockId[], token: number, value: number): void {
+    this.#content[this.#place(table, token)] = value;
+  }
+
+  read(table: readonly BlockId[], token: number): number {
+    return this.#content[this.#place(table, token)] ?? 0;
+  }
+
+  #place(table: readonly BlockId[], token: number): number {
+    const block = table[Math.floor(token / this.tokensPerBlock)] as BlockId;
+    return block * this.tokensPerBlock + (token % this.tokensPerBlock);
+  }
+
+  piecesOf(fromToken: number, toToken: number): Piece[] {
+    const pieces: Piece[] = [];
+    for (let token = fromToken; token < toToken; ) {
+      const block = Math.floor(token / this.tokensPerBlock);
+      const end = Math.min(toToken, (block + 1) * this.tokensPerBlock);
+      pieces.push({ block, from: token - block * this.tokensPerBlock, to: end - block * this.tokensPerBlock });
+      token = end;
+    }
+    return pieces;
+  }
+
+  /** One piece of a read. Landing in a block that has changed hands since the read was posted is what I3 forbids. */
+  copy(from: SimMemory, source: BlockId, target: BlockId, piece: Piece, generation: number): void {
+    if (this.generationOf(target) !== generation) {
+      this.#broken(`I3: a read wrote block ${target} after it was given back`);
+    }
+    const start = source * this.tokensPerBlock;
+    this.#content.set(
+      from.#content.subarray(start + piece.from, start + piece.to),
+      target * this.tokensPerBlock + piece.from,
+    );
+  }
+}

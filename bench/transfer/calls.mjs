@@ -61,12 +61,12 @@ function addLatencies(add, name, us) {
 
 async function receiveOneBlock(pair, add, say) {
   const us = [];
-  for (let batch = 0; batch < 22; batch++) {
+  for (let batch = 0; batch < 60; batch++) {
     const states = await pair.offers(BATCH, layout.tokensPerBlock);
     for (const state of states) {
       const { us: one } = await pair.receive(state, layout.tokensPerBlock);
       // The first batches connect, map the pool and warm up both JS engines.
-      if (batch >= 2) us.push(one);
+      if (batch >= 20) us.push(one);
     }
   }
   say(`receive-one-block: ${pair.kv.blockBytes} bytes, ${us.length} calls, one at a time`);

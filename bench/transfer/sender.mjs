@@ -11,6 +11,19 @@ let tokenizer;
 let busy = false;
 let request = 0;
 
+/** Blocks of a transfer come back when its DONE has been read, which a new offer may overtake. */
+async function allocate(blocks) {
+  while (kv.pool.free < blocks) {
+    await new Promise((resolve) => {
+      const remove = kv.pool.onFreed(() => {
+        remove();
+        resolve();
+      });
+    });
+  }
+  return kv.pool.allocate(blocks);
+}
+
 /** Texts of about 10k tokens, one after the other, on the tokenizer's own thread as a worker does it. */
 async function tokenizeUntilTold() {
   const engine = await loadNative().loadModel(join(root, "models/tiny.gguf"), {
@@ -26,23 +39,31 @@ async function tokenizeUntilTold() {
   while (busy) await tokenizer.encodeAsync(text, { specials: false });
 }
 
+/** Offers are answered in the order in which they were asked for. */
+let before = Promise.resolve();
+
 process.on("message", async (message) => {
   if (message.offer !== undefined) {
-    const states = [];
-    for (let index = 0; index < message.offer.count; index++) {
-      const hold = kv.pool.allocate(Math.ceil(message.offer.tokens / layout.tokensPerBlock));
-      const sending = kv.send({ requestId: requestId(++request), tokens: message.offer.tokens, blocks: hold });
-      hold.release();
-      // The receiver's own failure is what the bench reports.
-      sending.done.catch(() => {});
-      states.push(sending.state);
-    }
-    process.send({ states });
+    before = before.then(() => answerOffer(message.offer));
   }
   if (message.tokenize !== undefined) {
     busy = message.tokenize;
     if (busy) await tokenizeUntilTold();
   }
 });
+
+async function answerOffer({ count, tokens }) {
+  const states = [];
+  for (let index = 0; index < count; index++) {
+    const hold = await allocate(Math.ceil(tokens / layout.tokensPerBlock));
+    const sending = kv.send({ requestId: requestId(++request), tokens, blocks: hold });
+    hold.release();
+    // The receiver's own failure is what the bench reports.
+    sending.done.catch(() => {});
+    states.push(sending.state);
+  }
+  process.send({ states });
+}
+
 process.on("disconnect", () => process.exit(0));
 process.send({ ready: true });

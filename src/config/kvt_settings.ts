@@ -8,7 +8,7 @@ import type { Problems } from "./problems.ts";
 import { checkSchema } from "./schema_check.ts";
 import type { WorkerSettings } from "./settings.ts";
 
-export type KvtSettings = Pick<WorkerSettings, "control" | "lease" | "path" | "sameHost" | "verify">;
+export type KvtSettings = Pick<WorkerSettings, "control" | "lease">;
 
 const DEFAULT_LEASE_MS = 10_000;
 
@@ -26,6 +26,9 @@ export function kvtSettings(
   const lease = root.section("lease");
   const leaseMs = chosen.pick<number>("lease.leaseMs", DEFAULT_LEASE_MS, { file: lease.value("leaseMs") });
   const transfer = root.section("transfer");
+  checkPath(transfer, environment, chosen, problems);
+  checkSameHost(transfer, chosen, problems);
+  checkVerify(transfer, chosen, problems);
   if (root.has("upstreams")) {
     root.report(problems, "not_built", "upstreams", "workers of other engines are not built yet; remove the key");
   }
@@ -37,9 +40,6 @@ export function kvtSettings(
       stallMs: chosen.pick<number>("lease.stallMs", 2 * leaseMs, { file: lease.value("stallMs") }),
       strict: chosen.pick<boolean>("lease.strict", false, { file: lease.value("strict") }),
     },
-    path: forcedPath(transfer, environment, chosen, problems),
-    sameHost: sameHost(transfer, chosen, problems),
-    verify: verify(transfer, chosen, problems),
   };
 }
 
@@ -73,30 +73,25 @@ function controlSettings(
 
 type Transfer = FileSection<NonNullable<KvtFile["transfer"]>>;
 
-function forcedPath(section: Transfer, environment: Environment, chosen: Chosen, problems: Problems): PathName | null {
+// There is one path, so that each of these can only say so, or be refused.
+function checkPath(section: Transfer, environment: Environment, chosen: Chosen, problems: Problems): void {
   const path = chosen.pick<PathName | null>("transfer.path", null, {
     env: environment.path,
     file: section.value("path"),
   });
-  if (path !== null && path !== "shared_memory") {
-    const text = `the path ${path} is not built yet; shared_memory is the one there is`;
-    if (section.has("path")) section.report(problems, "not_built", "path", text);
-    else problems.add("not_built", "KVT_PATH", text);
-  }
-  return path;
+  if (path === null || path === "shared_memory") return;
+  const text = `the path ${path} is not built yet; shared_memory is the one there is`;
+  if (section.has("path")) section.report(problems, "not_built", "path", text);
+  else problems.add("not_built", "KVT_PATH", text);
 }
 
-function sameHost(section: Transfer, chosen: Chosen, problems: Problems): boolean {
-  const value = chosen.pick<boolean>("transfer.same_host", true, { file: section.value("same_host") });
-  if (!value) {
-    const text = "false leaves no path: moving KV to other hosts is not built yet";
-    section.report(problems, "not_built", "same_host", text);
-  }
-  return value;
+function checkSameHost(section: Transfer, chosen: Chosen, problems: Problems): void {
+  if (chosen.pick<boolean>("transfer.same_host", true, { file: section.value("same_host") })) return;
+  const text = "false leaves no path: moving KV to other hosts is not built yet";
+  section.report(problems, "not_built", "same_host", text);
 }
 
-function verify(section: Transfer, chosen: Chosen, problems: Problems): boolean {
-  const value = chosen.pick<boolean>("transfer.verify", false, { file: section.value("verify") });
-  if (value) section.report(problems, "not_built", "verify", "comparing digests of moved blocks is not built yet");
-  return value;
+function checkVerify(section: Transfer, chosen: Chosen, problems: Problems): void {
+  if (!chosen.pick<boolean>("transfer.verify", false, { file: section.value("verify") })) return;
+  section.report(problems, "not_built", "verify", "comparing digests of moved blocks is not built yet");
 }

@@ -106,7 +106,6 @@ export function resolveRouter(sources: RouterSources): Resolved<RouterSettings> 
     strictModel: chosen.pick<boolean>("strict_model", false, { flag: flags.strict_model }),
     context,
     generation,
-    scheduleStyle: "context_first",
     maxRetries: noRetry ? 0 : retries,
     nodeId: chosen.pick<number>("node_id", defaultNodeId(port), { file: file.value("node_id") }),
     allowRequestChatTemplate: chosen.pick<boolean>("allow_request_chat_template", false, {

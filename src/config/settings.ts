@@ -1,4 +1,3 @@
-import type { PathName } from "./kvt_file.ts";
 import type { RouterType } from "./router_file.ts";
 
 export const logLevels = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
@@ -22,8 +21,6 @@ export interface TransceiverSettings {
   /** null: a transfer has no bound of its own, lease and stall timer decide (S23). */
   readonly kvTransferTimeoutMs: number | null;
   readonly kvTransferSenderFutureTimeoutMs: number;
-  /** Period of the admission re-check while transfers block it (S26). */
-  readonly kvTransferPollIntervalMs: number;
   /** Published in /server_info only (S27). */
   readonly transceiverRuntime: "CPP" | "PYTHON" | "auto" | null;
 }
@@ -46,7 +43,6 @@ export interface WorkerSettings {
   readonly transceiver: TransceiverSettings | null;
   readonly kvCache: {
     readonly enableBlockReuse: boolean;
-    readonly enablePartialReuse: boolean;
     readonly tokensPerBlock: number;
     readonly dtype: "auto" | "f32" | "bf16";
     /** Of the memory that is free at start, in (0, 1]. Used when `maxTokens` is null. */
@@ -71,9 +67,6 @@ export interface WorkerSettings {
     readonly tls: { readonly cert: string; readonly key: string; readonly ca: string | null } | null;
   };
   readonly lease: { readonly leaseMs: number; readonly stallMs: number; readonly strict: boolean };
-  readonly path: PathName | null;
-  readonly sameHost: boolean;
-  readonly verify: boolean;
   /** KVT_AUTH_TOKEN. */
   readonly authToken: string | null;
   /** KVT_SOCKET_DIR. */
@@ -102,7 +95,6 @@ export interface RouterSettings {
   readonly strictModel: boolean;
   readonly context: ServerGroupSettings;
   readonly generation: ServerGroupSettings;
-  readonly scheduleStyle: "context_first";
   /** Tries after the first, per hop (S46, S133); 0 with TRTLLM_DISAGG_NO_RETRY=1. */
   readonly maxRetries: number;
   /** Node part of request ids, 0..255. */

@@ -24,15 +24,13 @@ export function transceiverSettings(
   if (wanted === null) return null;
   const backend = usableBackend(wanted, environment, (kind, text) => section.report(problems, kind, "backend", text));
   noteBounce(section, chosen, problems);
+  notePolling(section, chosen, problems);
   refusePipelining(section, chosen, problems);
   return {
     backend,
     maxTokensInBuffer: tokensInBuffer(section, tokensPerBlock, chosen, problems),
     kvTransferTimeoutMs: transferTimeout(section, chosen, problems),
     kvTransferSenderFutureTimeoutMs: senderFutureTimeout(section, chosen, problems),
-    kvTransferPollIntervalMs: chosen.pick<number>(section.name("kv_transfer_poll_interval_ms"), DEFAULT_POLL_MS, {
-      file: section.value("kv_transfer_poll_interval_ms"),
-    }),
     transceiverRuntime: chosen.pick<TransceiverSettings["transceiverRuntime"]>(
       section.name("transceiver_runtime"),
       null,
@@ -87,6 +85,13 @@ function noteBounce(section: FileSection<CacheTransceiverSection>, chosen: Chose
   const key = "kv_cache_bounce_size_mb";
   const size = chosen.pick<number>(section.name(key), 0, { file: section.value(key) });
   if (size > 0) section.report(problems, "note", key, "the same-host path needs no bounce region");
+}
+
+function notePolling(section: FileSection<CacheTransceiverSection>, chosen: Chosen, problems: Problems): void {
+  const key = "kv_transfer_poll_interval_ms";
+  const given = section.value(key);
+  chosen.pick<number>(section.name(key), DEFAULT_POLL_MS, { file: given });
+  if (given) section.report(problems, "note", key, "admission looks at every event here and needs no period");
 }
 
 function refusePipelining(section: FileSection<CacheTransceiverSection>, chosen: Chosen, problems: Problems): void {

@@ -156,12 +156,14 @@ function kvCacheSettings(
   if (events > 0) {
     section.report(problems, "not_built", "event_buffer_max_size", "KV cache events are not built yet; write 0");
   }
+  const partial = section.value("enable_partial_reuse");
+  chosen.pick<boolean>(name("enable_partial_reuse"), false, { file: partial });
+  if (partial?.value) {
+    section.report(problems, "warning", "enable_partial_reuse", "only whole blocks are reused: true has no effect yet");
+  }
   return {
     enableBlockReuse: chosen.pick<boolean>(name("enable_block_reuse"), true, {
       file: section.value("enable_block_reuse"),
-    }),
-    enablePartialReuse: chosen.pick<boolean>(name("enable_partial_reuse"), true, {
-      file: section.value("enable_partial_reuse"),
     }),
     tokensPerBlock: chosen.pick<number>(name("tokens_per_block"), DEFAULT_TOKENS_PER_BLOCK, {
       file: section.value("tokens_per_block"),

@@ -6,6 +6,5 @@ export const transceiverDefaults: TransceiverSettings = {
   maxTokensInBuffer: null,
   kvTransferTimeoutMs: 60_000,
   kvTransferSenderFutureTimeoutMs: 1_000,
-  kvTransferPollIntervalMs: 5_000,
   transceiverRuntime: null,
 };

@@ -25,7 +25,7 @@ describe("the seed's router files", () => {
     (configFile) => {
       const { settings, problems } = resolveRouter({ configFile });
       expect(problems.all).toEqual([]);
-      expect(settings).toMatchObject({ host: "localhost", port: 8000, maxRetries: 1, scheduleStyle: "context_first" });
+      expect(settings).toMatchObject({ host: "localhost", port: 8000, maxRetries: 1 });
       expect(settings.context.servers.map(({ origin }) => origin)).toEqual([
         "http://localhost:8001",
         "http://localhost:8002",

@@ -98,6 +98,14 @@ describe("backend", () => {
 });
 
 describe("cache_transceiver_config", () => {
+  it("names keys that have no effect on what there is", () => {
+    const notes = mild(transceiver("kv_transfer_poll_interval_ms: 100\n  kv_cache_bounce_size_mb: 8")).join("\n");
+    expect(notes).toContain("needs no period");
+    expect(notes).toContain("no bounce region");
+    expect(mild("kv_cache_config: {enable_partial_reuse: true}")[0]).toContain("only whole blocks are reused");
+    expect(mild("kv_cache_config: {enable_partial_reuse: false}")).toEqual([]);
+  });
+
   it("rounds max_tokens_in_buffer up to whole blocks with a note", () => {
     const { settings, problems } = resolve(transceiver("max_tokens_in_buffer: 2049"));
     expect(settings.transceiver?.maxTokensInBuffer).toBe(2080);
@@ -112,9 +120,6 @@ describe("cache_transceiver_config", () => {
     expect(told(timeout.problems.mild).join()).toContain("may take for ever");
     const future = resolve(transceiver("kv_transfer_sender_future_timeout_ms: null"));
     expect(future.settings.transceiver?.kvTransferSenderFutureTimeoutMs).toBe(1_000);
-    expect(
-      resolve(transceiver("kv_transfer_poll_interval_ms: null")).settings.transceiver?.kvTransferPollIntervalMs,
-    ).toBe(5_000);
   });
 
   it.each([
@@ -289,7 +294,6 @@ describe("--kvt_config", () => {
     expect(problems.all).toEqual([]);
     expect(settings.lease).toEqual({ leaseMs: 1000, stallMs: 2000, strict: true });
     expect(settings.control).toEqual({ host: "0.0.0.0", port: 9000, tls: null });
-    expect(settings.path).toBe("shared_memory");
   });
 
   it.each([

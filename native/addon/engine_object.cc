@@ -66,8 +66,8 @@ Napi::Value EngineObject::Load(const Napi::CallbackInfo& info) {
   if (napi_type_tag_object(env, object, &kEngineTag) != napi_ok) return env.Undefined();
   self->self_ = Napi::Weak(object);
   if (!self->Listen()) return env.Undefined();
-  return self->Submit(0, [self, path, options](const std::atomic<bool>&) -> Outcome {
-    engine::Result<std::unique_ptr<engine::Engine>> loaded = engine::Engine::Load(path, options);
+  return self->Submit(0, [self, path, options](const std::atomic<bool>& cancelled) -> Outcome {
+    engine::Result<std::unique_ptr<engine::Engine>> loaded = engine::Engine::Load(path, options, cancelled);
     if (!loaded) return loaded.failure();
     self->engine_ = std::move(*loaded);
     return Loaded{};

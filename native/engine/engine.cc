@@ -14,7 +14,8 @@ Failure Cancelled() { return Failure{Fault::kCancelled, "cancelled between two l
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::Load(const std::string& path, const EngineOptions& options) {
+Result<std::unique_ptr<Engine>> Engine::Load(const std::string& path, const EngineOptions& options,
+                                             const std::atomic<bool>& cancelled) {
   if (options.threads < 1 || options.threads > kMaxThreads) return Argument("threads is not in 1 .. 256");
   if (options.tokens_per_block < 1 || options.tokens_per_block > kMaxTokensPerBlock) {
     return Argument("tokensPerBlock is not in 1 .. 65536");
@@ -24,7 +25,7 @@ Result<std::unique_ptr<Engine>> Engine::Load(const std::string& path, const Engi
   Result<GgufContents> contents = ParseGguf(file->data(), file->size());
   if (!contents) return contents.failure();
   auto threads = std::make_unique<ThreadPool>(options.threads);
-  Result<LlamaModel> model = LlamaModel::Load(*contents, options.weights, *threads);
+  Result<LlamaModel> model = LlamaModel::Load(*contents, options.weights, *threads, cancelled);
   if (!model) return model.failure();
   const LlamaConfig& config = model->config();
   const KvLayout layout = {config.layers, config.kv_heads, options.tokens_per_block, config.head_dim,

@@ -31,8 +31,9 @@ struct DecodeRow {
 // ids before it touches memory. One thread at a time, with `threads` - 1 helpers of its own.
 class Engine {
  public:
-  // Reads the whole model; the file is closed afterwards.
-  static Result<std::unique_ptr<Engine>> Load(const std::string& path, const EngineOptions& options);
+  // Reads the whole model; the file is closed afterwards. Ends kCancelled soon after `cancelled` is set.
+  static Result<std::unique_ptr<Engine>> Load(const std::string& path, const EngineOptions& options,
+                                              const std::atomic<bool>& cancelled);
 
   const LlamaConfig& config() const { return model_.config(); }
   const KvLayout& layout() const { return layout_; }

@@ -84,7 +84,8 @@ Dtype Choose(DtypeChoice choice, uint64_t parameters) {
   return parameters < kSmallModelParameters ? Dtype::kF32 : Dtype::kBf16;
 }
 
-Result<LlamaModel> LlamaModel::Load(const GgufContents& contents, DtypeChoice weights, ThreadPool& threads) {
+Result<LlamaModel> LlamaModel::Load(const GgufContents& contents, DtypeChoice weights, ThreadPool& threads,
+                                    const std::atomic<bool>& cancelled) {
   Result<LlamaConfig> read = ReadLlamaConfig(contents);
   if (!read) return read.failure();
   const LlamaConfig& config = *read;
@@ -123,6 +124,8 @@ Result<LlamaModel> LlamaModel::Load(const GgufContents& contents, DtypeChoice we
   model.embeddings_ = PackedMatrix({embeddings}, dtype, threads);
   if (output != nullptr) model.output_ = PackedMatrix({output}, dtype, threads);
   for (uint32_t i = 0; i < config.layers; ++i) {
+    if (cancelled.load(std::memory_order_relaxed))
+      return Failure{Fault::kCancelled, "cancelled while the model was loaded"};
     LlamaLayer& layer = model.layers_[i];
     layer.query_key_value = PackedMatrix(tensors[i].query_key_value, dtype, threads);
     layer.attention_output = PackedMatrix(tensors[i].attention_output, dtype, threads);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -23,7 +24,9 @@ enum class DtypeChoice { kAuto, kF32, kBf16 };
 // Weights in memory, in the kernels' order. Immutable after Load.
 class LlamaModel {
  public:
-  static Result<LlamaModel> Load(const GgufContents& contents, DtypeChoice weights, ThreadPool& threads);
+  // Ends kCancelled between two layers once `cancelled` is set.
+  static Result<LlamaModel> Load(const GgufContents& contents, DtypeChoice weights, ThreadPool& threads,
+                                 const std::atomic<bool>& cancelled);
 
   const LlamaConfig& config() const { return config_; }
   const std::vector<LlamaLayer>& layers() const { return layers_; }

@@ -20,7 +20,7 @@ struct Fixture {
   explicit Fixture(uint32_t threads = 1) {
     EngineOptions options;
     options.threads = threads;
-    engine = std::move(*Engine::Load(kTiny, options));
+    engine = std::move(*Engine::Load(kTiny, options, kRunOn));
     const size_t block = engine->layout().BlockBytes();
     memory = AlignedBytes((kBlocks + 2) * block);
     std::fill(memory.data(), memory.data() + (kBlocks + 2) * block, std::byte{0x5a});
@@ -133,18 +133,62 @@ TEST("a pool with other blocks, too few or unaligned, is refused") {
 }
 
 TEST("calls before a pool is attached are refused") {
-  auto engine = std::move(*Engine::Load(kTiny, {}));
+  auto engine = std::move(*Engine::Load(kTiny, {}, kRunOn));
   auto result = engine->Prefill(std::vector<uint32_t>{1}, 0, {0}, nullptr, kRunOn);
   CHECK(Has(result.failure().why, "no pool"));
+}
+
+TEST("a load is cancelled between layers") {
+  const std::atomic<bool> cancelled{true};
+  CHECK(Engine::Load(kTiny, {}, cancelled).failure().fault == Fault::kCancelled);
+}
+
+TEST("AVX2 and AVX-512 give the same logits and KV bits, the generic level nearly the same") {
+  Result<MappedFile> file = MappedFile::Open(kTiny);
+  Result<GgufContents> contents = ParseGguf(file->data(), file->size());
+  ThreadPool threads(1);
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
+    const DtypeChoice choice = dtype == Dtype::kF32 ? DtypeChoice::kF32 : DtypeChoice::kBf16;
+    Result<LlamaModel> model = LlamaModel::Load(*contents, choice, threads, kRunOn);
+    const LlamaConfig& config = model->config();
+    const KvLayout layout = {config.layers, config.kv_heads, 32, config.head_dim, dtype};
+    const std::vector<uint32_t> table = {2, 0, 1};
+    std::vector<Row> rows;
+    for (uint32_t i = 0; i < 90; ++i) rows.push_back({i * 5 % config.vocab, i, table.data()});
+    struct Outcome {
+      std::vector<uint8_t> pool;
+      std::vector<float> logits;
+    };
+    const auto run = [&](VectorLevel level) {
+      Outcome outcome{std::vector<uint8_t>(3 * layout.BlockBytes()), std::vector<float>(config.vocab)};
+      ForwardPass forward(*model, layout, level, threads);
+      CHECK(forward.Run(rows, {outcome.pool.data(), layout.BlockBytes()}, kRunOn));
+      forward.Logits(89, 1, outcome.logits.data());
+      return outcome;
+    };
+    const VectorLevel best = DetectVectorLevel();
+    const Outcome right = run(best);
+    if (best == VectorLevel::kAvx512) {
+      const Outcome other = run(VectorLevel::kAvx2);
+      CHECK(other.pool == right.pool);
+      CHECK(other.logits == right.logits);
+    }
+    const Outcome generic = run(VectorLevel::kGeneric);
+    float distance = 0;
+    for (size_t i = 0; i < right.logits.size(); ++i) {
+      distance = std::max(distance, std::abs(generic.logits[i] - right.logits[i]));
+    }
+    CHECK(distance < (dtype == Dtype::kF32 ? 0.01f : 0.5f));
+  }
 }
 
 TEST("options out of range are refused") {
   EngineOptions options;
   options.threads = 0;
-  CHECK(Has(Engine::Load(kTiny, options).failure().why, "threads"));
+  CHECK(Has(Engine::Load(kTiny, options, kRunOn).failure().why, "threads"));
   options = {};
   options.tokens_per_block = 0;
-  CHECK(Has(Engine::Load(kTiny, options).failure().why, "tokensPerBlock"));
+  CHECK(Has(Engine::Load(kTiny, options, kRunOn).failure().why, "tokensPerBlock"));
 }
 
 TEST("what would change the numbers and is not implemented is refused by name") {

@@ -12,6 +12,8 @@ using kvt::test::GgufBuilder;
 
 namespace {
 
+const std::atomic<bool> kRunOn{false};
+
 const Bytes& Tiny() {
   static const Bytes bytes = kvt::test::ReadFile(KVT_MODELS_DIR "/tiny.gguf");
   return bytes;
@@ -43,7 +45,7 @@ bool Survives(const uint8_t* data, size_t size) {
     return false;
   }
   ThreadPool threads(1);
-  Result<LlamaModel> model = LlamaModel::Load(*contents, DtypeChoice::kBf16, threads);
+  Result<LlamaModel> model = LlamaModel::Load(*contents, DtypeChoice::kBf16, threads, kRunOn);
   if (!model) {
     CHECK(!model.failure().why.empty());
     return false;
@@ -54,9 +56,8 @@ bool Survives(const uint8_t* data, size_t size) {
   ForwardPass forward(*model, layout, DetectVectorLevel(), threads);
   const uint32_t table[] = {0};
   const Row rows[] = {{0, 0, table}, {config.vocab - 1, 1, table}};
-  const std::atomic<bool> run_on{false};
   std::vector<float> logits(config.vocab);
-  CHECK(forward.Run(rows, {pool.data(), layout.BlockBytes()}, run_on));
+  CHECK(forward.Run(rows, {pool.data(), layout.BlockBytes()}, kRunOn));
   forward.Logits(1, 1, logits.data());
   return true;
 }

@@ -1,0 +1,144 @@
+// One side of a transfer in a process of its own, driven over IPC by peer_process.ts. Runs dist/, as a user of the package would.
+import { readdirSync, readFileSync } from "node:fs";
+import { KvTransceiver, requestId } from "../../../dist/index.js";
+
+const UNTOUCHED = 0xee;
+let kv;
+let fault = null;
+const sends = new Map();
+const receives = new Map();
+
+/** Called at every step of every session, before its effects run. */
+function observer(step) {
+  if (fault === null || fault.role !== step.role || fault.to !== step.to) return;
+  if (fault.event !== undefined && fault.event !== step.event) return;
+  const { pid = process.pid, act, say } = fault;
+  fault = null;
+  if (say) process.send({ reached: step.to });
+  if (act === "exit") process.exit(0);
+  if (act !== undefined) process.kill(pid, act);
+}
+
+/** Calls `visit(byteOffset, layer, head, token)` for the vector of each token of the sequence, as `[layer][k|v][head][token][headDim]`. */
+function eachVector(ids, visit) {
+  const { layers, kvHeads, headDim, tokensPerBlock } = kv.layout;
+  const vector = headDim * 4;
+  for (const [place, id] of ids.entries()) {
+    for (let plane = 0; plane < layers * 2 * kvHeads; plane++) {
+      for (let slot = 0; slot < tokensPerBlock; slot++) {
+        visit(id * kv.blockBytes + (plane * tokensPerBlock + slot) * vector, plane, place * tokensPerBlock + slot);
+      }
+    }
+  }
+}
+
+const mark = (seed, plane, token) =>
+  (Math.imul(seed + 1, 0x9e3779b1) ^ Math.imul(plane + 1, 0x85ebca6b) ^ Math.imul(token + 1, 0xc2b2ae35)) >>> 0;
+
+const outcome = (promise) =>
+  promise.then(
+    (report) => ({ report }),
+    (error) => ({ code: error.code ?? String(error), message: error.message }),
+  );
+
+function resources() {
+  const fds = readdirSync("/proc/self/fd").length;
+  const maps = readFileSync("/proc/self/maps", "utf8").split("\n");
+  const rss = /RssAnon:\s+(\d+) kB/.exec(readFileSync("/proc/self/status", "utf8"));
+  // Heap, stacks and libraries come and go with V8; what a transceiver maps are memfds.
+  return { fds, maps: maps.filter((line) => line.includes("memfd:")).length, rssAnonKib: Number(rss[1]) };
+}
+
+const commands = {
+  async open({ options, hooked = true }) {
+    kv = await KvTransceiver.open(options, hooked ? { observer } : {});
+    return { endpoints: kv.endpoints, epoch: kv.epoch, pid: process.pid };
+  },
+  arm(spec) {
+    fault = spec;
+  },
+  send({ request, tokens, ready, seed, blocks }) {
+    const hold = kv.pool.allocate(blocks ?? Math.ceil(tokens / kv.layout.tokensPerBlock));
+    const words = new Uint32Array(kv.memory);
+    eachVector(hold.ids, (at, plane, token) => {
+      words.fill(mark(seed, plane, token), at / 4, at / 4 + kv.layout.headDim);
+    });
+    const sending = kv.send({
+      requestId: requestId(request),
+      tokens,
+      blocks: hold,
+      ...(ready === undefined ? {} : { ready }),
+    });
+    hold.release();
+    sends.set(request, sending);
+    return { state: sending.state };
+  },
+  ready({ request, tokens }) {
+    sends.get(request).ready(tokens);
+  },
+  cancelSend: ({ request }) => sends.get(request).cancel(),
+  sent: ({ request }) => outcome(sends.get(request).done),
+  release: ({ state }) => kv.release(state),
+  receive({ id, state, tokens, skipTokens = 0 }) {
+    const hold = kv.pool.allocate(Math.ceil(tokens / kv.layout.tokensPerBlock));
+    for (const block of hold.ids)
+      new Uint8Array(kv.memory).fill(UNTOUCHED, block * kv.blockBytes, (block + 1) * kv.blockBytes);
+    const receiving = kv.receive({ state, blocks: hold, skipTokens });
+    const seen = [];
+    const watching = (async () => {
+      for await (const arrived of receiving.progress) {
+        seen.push(arrived);
+        process.send({ arrived });
+      }
+    })().catch(() => {});
+    receives.set(id, { receiving, hold, seen, watching, tokens, skipTokens });
+  },
+  cancelReceive: ({ id }) => receives.get(id).receiving.cancel(),
+  /** The outcome, and how many vectors are wrong: neither the sender's where they should be, nor untouched where not. */
+  async received({ id, seed }) {
+    const { receiving, hold, seen, watching, tokens, skipTokens } = receives.get(id);
+    const ended = await outcome(receiving.done);
+    await watching;
+    let wrong = 0;
+    if (ended.report !== undefined) {
+      const words = new Uint32Array(kv.memory);
+      const untouched = (UNTOUCHED * 0x01010101) >>> 0;
+      eachVector(hold.ids, (at, plane, token) => {
+        const expected = token >= skipTokens && token < tokens ? mark(seed, plane, token) : untouched;
+        for (let word = 0; word < kv.layout.headDim; word++) if (words[at / 4 + word] !== expected) wrong++;
+      });
+    }
+    hold.release();
+    receives.delete(id);
+    return { ...ended, wrong, seen };
+  },
+  stats: () => kv.stats(),
+  resources,
+  health: () => kv.health(),
+  waitForSenders: async ({ atLeast }) =>
+    (await kv.waitForSenders({ atLeast })).map(({ requestId: request, error }) => ({
+      request,
+      code: error?.code ?? null,
+    })),
+  drain: () => kv.drain(),
+  async close() {
+    await kv.close();
+    return resources();
+  },
+  exit: () => process.exit(0),
+  /** Ends the IPC channel: from now on nothing but the transceiver may keep this process alive. */
+  leave: () => setImmediate(() => process.disconnect()),
+};
+
+process.on("message", async ({ call, name, argument }) => {
+  try {
+    process.send({ call, value: (await commands[name](argument ?? {})) ?? null });
+  } catch (error) {
+    process.send({ call, error: error.code ?? error.stack });
+  }
+});
+process.on("unhandledRejection", (error) => {
+  console.error("UNHANDLED", error);
+  process.exit(70);
+});
+process.send({ started: true });

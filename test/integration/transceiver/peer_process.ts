@@ -1,0 +1,190 @@
+import { type ChildProcess, execFileSync, fork } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { OpenOptions, TransceiverStats, TransferReport } from "../../../src/transceiver/api.ts";
+import type { ReceiverState } from "../../../src/transceiver/receiver_table.ts";
+import type { SenderState } from "../../../src/transceiver/sender_table.ts";
+
+const root = new URL("../../../", import.meta.url).pathname;
+
+export const layout = {
+  layers: 2,
+  kvHeads: 2,
+  headDim: 16,
+  dtype: "f32",
+  tokensPerBlock: 32,
+  attention: "gqa",
+} as const;
+export const BYTES_PER_TOKEN = 2 * 2 * 2 * 16 * 4;
+export const BLOCKS = 64;
+export const POOL_TOKENS = BLOCKS * layout.tokensPerBlock;
+
+export interface Ended {
+  readonly report?: TransferReport;
+  readonly code?: string;
+  readonly message?: string;
+}
+export interface Received extends Ended {
+  readonly wrong: number;
+  readonly seen: readonly number[];
+}
+export interface Resources {
+  readonly fds: number;
+  readonly maps: number;
+  readonly rssAnonKib: number;
+}
+/** Fired inside the process that is told so, in the step that leads to the state, before its effects. */
+export interface Fault {
+  readonly role: "sender" | "receiver";
+  readonly to: SenderState | ReceiverState;
+  readonly event?: string;
+  /** Default: the process itself. */
+  readonly pid?: number;
+  readonly act?: "SIGKILL" | "SIGSTOP" | "exit";
+  /** Tells the test too: await `reached()`. */
+  readonly say?: boolean;
+}
+
+interface Answer {
+  readonly call?: number;
+  readonly value?: unknown;
+  readonly error?: string;
+  readonly reached?: string;
+  readonly arrived?: number;
+  readonly started?: boolean;
+}
+
+/** A transceiver in a process of its own. */
+export class Peer {
+  readonly child: ChildProcess;
+  readonly exited: Promise<unknown>;
+  readonly #calls = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
+  readonly #waiting = new Map<string, (() => void)[]>();
+  readonly #told = new Set<string>();
+  #lastCall = 0;
+  log = "";
+  endpoints: { readonly tcp: string; readonly unix: string | null } = { tcp: "", unix: null };
+  pid = 0;
+
+  constructor(child: ChildProcess) {
+    this.child = child;
+    this.exited = once(child, "exit");
+    child.stderr?.on("data", (bytes: Buffer) => {
+      this.log += bytes.toString();
+    });
+    child.on("message", (message: Answer) => this.#take(message));
+    child.on("exit", () => {
+      for (const call of this.#calls.values()) call.reject(new Error(`the peer has ended\n${this.log}`));
+      this.#calls.clear();
+    });
+  }
+
+  /** A call that the process may not live to answer is awaited only by who wants the answer. */
+  call<Value>(name: string, argument: object = {}): Promise<Value> {
+    const call = ++this.#lastCall;
+    const answer = new Promise<unknown>((resolve, reject) => this.#calls.set(call, { resolve, reject }));
+    answer.catch(() => {});
+    this.child.send({ call, name, argument }, () => {});
+    return answer as Promise<Value>;
+  }
+
+  send(options: { request: number; tokens: number; ready?: number; seed?: number }): Promise<{ state: string }> {
+    return this.call("send", { seed: options.request, ...options });
+  }
+
+  sent = (request: number): Promise<Ended> => this.call("sent", { request });
+  received = (id: number, seed = id): Promise<Received> => this.call("received", { id, seed });
+  stats = (): Promise<TransceiverStats> => this.call("stats");
+  resources = (): Promise<Resources> => this.call("resources");
+  arm = (fault: Fault | null): Promise<void> => this.call("arm", fault ?? { role: "none" });
+
+  async receive(options: { id: number; state: string; tokens: number; skipTokens?: number }): Promise<void> {
+    await this.call("receive", options);
+  }
+
+  reached = (state: string): Promise<void> => this.#heard(`reached ${state}`);
+  arrived = (tokens: number): Promise<void> => this.#heard(`arrived ${tokens}`);
+
+  async kill(): Promise<void> {
+    this.child.kill("SIGKILL");
+    await this.exited;
+  }
+
+  #heard(what: string): Promise<void> {
+    if (this.#told.delete(what)) return Promise.resolve();
+    return new Promise((resolve) => this.#waiting.set(what, [...(this.#waiting.get(what) ?? []), resolve]));
+  }
+
+  #take(message: Answer): void {
+    if (message.reached !== undefined) this.#tell(`reached ${message.reached}`);
+    if (message.arrived !== undefined) this.#tell(`arrived ${message.arrived}`);
+    const call = this.#calls.get(message.call ?? -1);
+    if (call === undefined) return;
+    this.#calls.delete(message.call ?? -1);
+    if (message.error !== undefined) call.reject(new Error(message.error));
+    else call.resolve(message.value);
+  }
+
+  #tell(what: string): void {
+    const waiting = this.#waiting.get(what);
+    if (waiting === undefined) this.#told.add(what);
+    this.#waiting.delete(what);
+    for (const wake of waiting ?? []) wake();
+  }
+}
+
+/** Starts peers with one socket directory, so that they find each other, and ends them all. */
+export class Peers implements AsyncDisposable {
+  readonly socketDir = mkdtempSync(join(tmpdir(), "kvt-peers-"));
+  readonly #running = new Set<Peer>();
+
+  async open(options: Partial<OpenOptions> = {}, hooked = true): Promise<Peer> {
+    buildIfStale();
+    const entry = join(root, "test/integration/transceiver/peer_entry.mjs");
+    const child = fork(entry, { stdio: ["ignore", "inherit", "pipe", "ipc"], env: { ...process.env, KVT_CHECK: "1" } });
+    const peer = new Peer(child);
+    this.#running.add(peer);
+    const all = { layout, pool: { memory: "host", blocks: BLOCKS }, socketDir: this.socketDir, ...options };
+    const opened = await peer.call<{ endpoints: Peer["endpoints"]; pid: number }>("open", { options: all, hooked });
+    peer.endpoints = opened.endpoints;
+    peer.pid = opened.pid;
+    return peer;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.#running].map((peer) => (peer.child.exitCode === null ? peer.kill() : undefined)));
+    rmSync(this.socketDir, { recursive: true, force: true });
+  }
+}
+
+/** Waits for a condition that no event tells, looking again as soon as the peer has answered. */
+export async function until(what: string, holds: () => Promise<boolean>, limitMs = 10_000): Promise<void> {
+  const end = performance.now() + limitMs;
+  while (!(await holds())) {
+    if (performance.now() > end) throw new Error(`${what}: not within ${limitMs} ms`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+let built = false;
+/** `npm test` builds first; a developer who runs one file should not test an old dist/. */
+function buildIfStale(): void {
+  if (built) return;
+  built = true;
+  const newest = (folder: string): number =>
+    Math.max(
+      ...readdirSync(folder, { withFileTypes: true }).map((entry) =>
+        entry.isDirectory() ? newest(join(folder, entry.name)) : statSync(join(folder, entry.name)).mtimeMs,
+      ),
+    );
+  const output = statSync(join(root, "dist/.tsbuildinfo"), { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  if (newest(join(root, "src")) > output) {
+    execFileSync(process.execPath, [
+      join(root, "node_modules/typescript/bin/tsc"),
+      "-p",
+      join(root, "tsconfig.build.json"),
+    ]);
+  }
+}

@@ -107,6 +107,10 @@ export class Peer {
   reached = (state: string): Promise<void> => this.#heard(`reached ${state}`);
   arrived = (tokens: number): Promise<void> => this.#heard(`arrived ${tokens}`);
 
+  get running(): boolean {
+    return this.child.exitCode === null && this.child.signalCode === null;
+  }
+
   async kill(): Promise<void> {
     this.child.kill("SIGKILL");
     await this.exited;
@@ -153,8 +157,13 @@ export class Peers implements AsyncDisposable {
     return peer;
   }
 
+  async killAllBut(spared: Peer): Promise<void> {
+    const others = [...this.#running].filter((peer) => peer !== spared && peer.running);
+    await Promise.all(others.map((peer) => peer.kill()));
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all([...this.#running].map((peer) => (peer.child.exitCode === null ? peer.kill() : undefined)));
+    await Promise.all([...this.#running].filter((peer) => peer.running).map((peer) => peer.kill()));
     rmSync(this.socketDir, { recursive: true, force: true });
   }
 }

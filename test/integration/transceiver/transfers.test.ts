@@ -1,4 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { newEpoch, newToken, requestId } from "../../../src/ids.ts";
+import { decodeState, encodeState } from "../../../src/transceiver/opaque_state.ts";
 import { BLOCKS, BYTES_PER_TOKEN, type Peer, Peers, POOL_TOKENS, until } from "./peer_process.ts";
 
 describe("transfers between two processes", () => {
@@ -70,13 +72,27 @@ describe("transfers between two processes", () => {
     expect(await sender.received(back)).toMatchObject({ wrong: 0, report: { tokens: 320 } });
   });
 
-  it("an ended offer is GONE, an unknown one NO_OFFER, a wrong token BAD_TOKEN, a foreign state BAD_STATE", async () => {
+  it("what can't be fetched is refused with the code that says why", async () => {
     const id = next++;
     const { state } = await sender.send({ request: id, tokens: 32 });
     await receiver.receive({ id, state, tokens: 32 });
     expect(await receiver.received(id)).toHaveProperty("report");
     await receiver.receive({ id, state, tokens: 32 });
     expect(await receiver.received(id)).toMatchObject({ code: "GONE" });
+    const offer = decodeState((await sender.send({ request: next++, tokens: 32 })).state);
+    const changed = {
+      NO_OFFER: { requestId: requestId(999_999) },
+      BAD_TOKEN: { ranks: offer.ranks.map((rank) => ({ ...rank, token: newToken() })) },
+      STALE_EPOCH: { ranks: offer.ranks.map((rank) => ({ ...rank, epoch: newEpoch() })) },
+      PEER_UNREACHABLE: {
+        ranks: offer.ranks.map((rank) => ({ ...rank, epoch: newEpoch(), unix: null, tcp: "tcp://127.0.0.1:1" })),
+      },
+    };
+    for (const [code, change] of Object.entries(changed)) {
+      await receiver.receive({ id, state: encodeState({ ...offer, ...change }), tokens: 32 });
+      expect(await receiver.received(id)).toMatchObject({ code });
+    }
+    await sender.call("cancelSend", { request: next - 1 });
     await expect(receiver.receive({ id, state: "bm9uc2Vuc2U=", tokens: 32 })).rejects.toThrow("BAD_STATE");
   });
 

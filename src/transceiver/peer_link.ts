@@ -154,7 +154,6 @@ export class PeerLink implements ChannelListener {
   }
 
   close(): void {
-    this.#untold = [];
     this.#finish("closed", new KvError("CLOSED", { what: "this transceiver" }));
   }
 
@@ -388,7 +387,6 @@ export class PeerLink implements ChannelListener {
 
   #stale(now: string): void {
     const { name, epoch } = this.target;
-    this.#untold = [];
     this.#finish("stale", new KvError("STALE_EPOCH", { peer: `${name} (now epoch ${now})`, epoch }));
   }
 
@@ -396,6 +394,7 @@ export class PeerLink implements ChannelListener {
     if (this.#end !== null) return;
     this.#end = { kind, error };
     this.#state = "gone";
+    this.#untold = [];
     for (const user of [...this.#users]) if (this.#users.has(user)) this.#tellEnd(user);
     // What was written, a DONE perhaps, still goes out.
     this.#channel?.end(error.message);

@@ -100,7 +100,7 @@ describe("a peer that is killed, stopped or gone in a state of a transfer", () =
       // The victim may not live to answer.
       void victim.call("receive", { id, state, tokens: 300 });
       if (fault.event === "ready") {
-        await victim.arrived(64);
+        await victim.arrived(id, 64);
         await survivor.call("ready", { request: id, tokens: 100 });
       }
       expect((await within(survivor.sent(id))).code).toMatch(codes);
@@ -144,7 +144,7 @@ describe("a peer that is killed, stopped or gone in a state of a transfer", () =
       await victim.arm(fault);
       await survivor.receive({ id, state, tokens: 300 });
       if (fault.event === "progress" || fault.to === "ENDING") {
-        await survivor.arrived(64);
+        await survivor.arrived(id, 64);
         if (fault.to === "ENDING") void victim.call("cancelSend", { request: id });
         else void victim.call("ready", { request: id, tokens: 100 });
       }
@@ -177,16 +177,17 @@ describe("a peer that is killed, stopped or gone in a state of a transfer", () =
 
   it("a restarted receiver is served at once, but an offer leased to its old epoch is BUSY until that lease ends", async () => {
     const victim = await peers.open(FAST);
+    // Open already: starting a process may take longer than the lease runs.
+    const restarted = await peers.open(FAST);
+    const impatient = await peers.open({ ...FAST, config: { kv_transfer_timeout_ms: 600 } });
     const [leased, other] = [next++, next++];
     const { state } = await survivor.send({ request: leased, tokens: 300 });
     const second = await survivor.send({ request: other, tokens: 300 });
     await victim.arm({ role: "receiver", to: "READ", event: "granted", act: "SIGKILL" });
     void victim.call("receive", { id: leased, state, tokens: 300 });
     await victim.exited;
-    const restarted = await peers.open(FAST);
     await restarted.receive({ id: other, state: second.state, tokens: 300 });
     expect(await restarted.received(other)).toMatchObject({ wrong: 0, report: { tokens: 300 } });
-    const impatient = await peers.open({ ...FAST, config: { kv_transfer_timeout_ms: 600 } });
     await impatient.receive({ id: leased, state, tokens: 300 });
     expect(await impatient.received(leased)).toMatchObject({ code: "BUSY" });
     expect(await within(survivor.sent(leased))).toMatchObject({ code: "LEASE_EXPIRED" });

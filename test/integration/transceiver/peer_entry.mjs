@@ -88,7 +88,7 @@ const commands = {
     const watching = (async () => {
       for await (const arrived of receiving.progress) {
         seen.push(arrived);
-        process.send({ arrived });
+        process.send({ arrived: `${id} ${arrived}` });
       }
     })().catch(() => {});
     receives.set(id, { receiving, hold, seen, watching, tokens, skipTokens });

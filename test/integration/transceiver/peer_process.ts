@@ -52,7 +52,7 @@ interface Answer {
   readonly value?: unknown;
   readonly error?: string;
   readonly reached?: string;
-  readonly arrived?: number;
+  readonly arrived?: string;
   readonly started?: boolean;
 }
 
@@ -105,7 +105,8 @@ export class Peer {
   }
 
   reached = (state: string): Promise<void> => this.#heard(`reached ${state}`);
-  arrived = (tokens: number): Promise<void> => this.#heard(`arrived ${tokens}`);
+  /** The progress of a receive has come to `tokens`. */
+  arrived = (id: number, tokens: number): Promise<void> => this.#heard(`arrived ${id} ${tokens}`);
 
   get running(): boolean {
     return this.child.exitCode === null && this.child.signalCode === null;

@@ -43,9 +43,9 @@ describe("transfers between two processes", () => {
     const id = next++;
     const { state } = await sender.send({ request: id, tokens: 200, ready: 64 });
     await receiver.receive({ id, state, tokens: 200 });
-    await receiver.arrived(64);
+    await receiver.arrived(id, 64);
     await sender.call("ready", { request: id, tokens: 100 });
-    await receiver.arrived(100);
+    await receiver.arrived(id, 100);
     await sender.call("ready", { request: id, tokens: 200 });
     const received = await receiver.received(id);
     expect(received).toMatchObject({ wrong: 0, seen: [64, 100, 200], report: { chunks: 3 } });

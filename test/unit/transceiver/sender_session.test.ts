@@ -1,0 +1,240 @@
+import { beforeEach, describe, expect, it } from "vitest";
+import { newEpoch, newToken, newTransferId, nextAttempt, requestId, type TransferId } from "../../../src/ids.ts";
+import { BlockPool } from "../../../src/kv/pool.ts";
+import { Offers } from "../../../src/transceiver/offers.ts";
+import type { FrameOf, SenderFrame } from "../../../src/transceiver/protocol.ts";
+import type { SenderSession } from "../../../src/transceiver/sender_session.ts";
+import { VirtualPlane } from "./virtual_plane.ts";
+
+const LEASE_MS = 1_000;
+const OFFER_MS = 3_000;
+const TRANSFER_MS = 4_000;
+const TOKENS = 100;
+const epoch = newEpoch();
+const reader = newEpoch();
+
+let plane: VirtualPlane;
+let pool: BlockPool;
+let offers: Offers;
+let written: SenderFrame[];
+let ends: (string | null)[];
+
+beforeEach(() => {
+  plane = new VirtualPlane();
+  pool = new BlockPool({ blocks: 8, blockBytes: 64 });
+  written = [];
+  ends = [];
+  offers = new Offers({
+    plane,
+    epoch,
+    limits: { leaseMs: LEASE_MS, transferMs: TRANSFER_MS, offerMs: OFFER_MS },
+    write: (_receiver, frame) => {
+      written.push(frame);
+      return true;
+    },
+    countDropped: () => {},
+    ended: (_session, _report, error) => ends.push(error?.code ?? null),
+    observer: undefined,
+  });
+});
+
+function offer(ready = TOKENS): SenderSession {
+  const blocks = pool.allocate(4);
+  const session = offers.add({ requestId: requestId(1), tokens: TOKENS, blocks, ready });
+  blocks.release();
+  return session;
+}
+
+function pull(session: SenderSession, transferId: TransferId, receiver = reader, token = session.token): void {
+  const range = { from: 0, to: TOKENS, reader: { rank: 0, tpSize: 1, ppSize: 1 }, paths: ["shared_memory"] };
+  const head = { type: "PULL", se: epoch, re: receiver, transferId } as const;
+  offers.pull(receiver, { ...head, requestId: requestId(1), token, ...range }, true);
+}
+
+const done = (transferId: TransferId, status: FrameOf<"DONE">["status"] = "ok"): void =>
+  offers.done(reader, { type: "DONE", se: epoch, re: reader, transferId, status, bytes: 6400 });
+const renew = (seq: number, ...ids: TransferId[]): void =>
+  offers.renew(reader, { type: "RENEW", se: epoch, re: reader, seq, ids });
+const types = (): string[] =>
+  written.splice(0).map((frame) => ("code" in frame ? `${frame.type} ${frame.code}` : frame.type));
+
+/** Every block is free, once, and Node may end. */
+function expectReleased(code: string | null): void {
+  expect(ends).toEqual([code]);
+  expect(pool.free).toBe(8);
+  expect(plane.holds).toBe(0);
+}
+
+describe("an offer on a virtual clock", () => {
+  it("is pinned until nobody has fetched it in time", () => {
+    offer();
+    plane.advance(OFFER_MS - 1);
+    expect(pool.free).toBe(4);
+    plane.advance(1);
+    expectReleased("OFFER_EXPIRED");
+  });
+
+  it("does not expire while its prefill runs", () => {
+    const session = offer(10);
+    plane.advance(10 * OFFER_MS);
+    session.ready(TOKENS);
+    plane.advance(OFFER_MS - 1);
+    expect(pool.free).toBe(4);
+    plane.advance(1);
+    expectReleased("OFFER_EXPIRED");
+  });
+
+  it("is granted only when the lease runs, and complete when the receiver says so", async () => {
+    const session = offer();
+    const id = newTransferId();
+    pull(session, id);
+    expect(types()).toEqual([]);
+    plane.advance(0);
+    expect(types()).toEqual(["GRANT"]);
+    done(id);
+    expectReleased(null);
+    expect(await session.done).toMatchObject({ bytes: 6400, attempts: 1 });
+    done(id);
+    expect(ends).toEqual([null]);
+  });
+
+  it("keeps its blocks for as long as it is renewed, and no longer", () => {
+    const session = offer();
+    const id = newTransferId();
+    pull(session, id);
+    plane.advance(0);
+    for (let seq = 1; seq < 4; seq++) {
+      plane.advance(LEASE_MS - 1);
+      renew(seq, id);
+      plane.advance(0);
+    }
+    expect(types()).toEqual(["GRANT", "RENEWED", "RENEWED", "RENEWED"]);
+    plane.advance(LEASE_MS - 1);
+    expect(pool.free).toBe(4);
+    plane.advance(1);
+    expect(types()).toEqual(["ABORT LEASE_EXPIRED"]);
+    expectReleased("LEASE_EXPIRED");
+    renew(9, id);
+    expect(written).toMatchObject([{ type: "RENEWED", seq: 9, ids: [] }]);
+  });
+
+  it("does not name a lease in RENEWED that has ended before its end was told", () => {
+    const session = offer();
+    const id = newTransferId();
+    pull(session, id);
+    plane.advance(0);
+    plane.stop(LEASE_MS);
+    written = [];
+    renew(1, id);
+    plane.advance(0);
+    expect(written.find(({ type }) => type === "RENEWED")).toMatchObject({ ids: [] });
+    expectReleased("LEASE_EXPIRED");
+  });
+
+  it("cancelled while it is read, waits for DONE and may still be complete", () => {
+    const session = offer();
+    const id = newTransferId();
+    pull(session, id);
+    plane.advance(0);
+    expect(session.cancel("test")).toBe("in_flight");
+    expect(types()).toEqual(["GRANT", "ABORT CANCELLED"]);
+    expect(pool.free).toBe(4);
+    renew(1, id);
+    plane.advance(0);
+    expect(written).toMatchObject([{ type: "RENEWED", ids: [] }]);
+    done(id);
+    expectReleased(null);
+  });
+
+  it("cancelled while it is read by someone silent, waits for the lease", () => {
+    const session = offer();
+    pull(session, newTransferId());
+    plane.advance(0);
+    session.cancel("test");
+    plane.advance(LEASE_MS - 1);
+    expect(pool.free).toBe(4);
+    plane.advance(1);
+    expectReleased("CANCELLED");
+  });
+
+  it("ends when the whole transfer takes too long, whatever is renewed; READY starts that time anew", () => {
+    const session = offer(10);
+    const id = newTransferId();
+    pull(session, id);
+    plane.advance(0);
+    let seq = 0;
+    const renewFor = (ms: number): void => {
+      for (let spent = 0; spent < ms; spent += LEASE_MS / 2) {
+        plane.advance(LEASE_MS / 2);
+        renew(++seq, id);
+        plane.advance(0);
+      }
+    };
+    renewFor(TRANSFER_MS - LEASE_MS / 2);
+    session.ready(50);
+    renewFor(TRANSFER_MS - LEASE_MS / 2);
+    expect(session.state).toBe("GRANT");
+    renewFor(LEASE_MS / 2);
+    expect(session.state).toBe("ENDING");
+    renewFor(2 * LEASE_MS);
+    expectReleased("TRANSFER_TIMEOUT");
+  });
+
+  it("leased to one receiver is BUSY for another, for the time that is left", () => {
+    const session = offer();
+    pull(session, newTransferId());
+    plane.advance(400);
+    written = [];
+    pull(session, newTransferId(), newEpoch());
+    expect(written).toMatchObject([{ type: "REFUSE", code: "BUSY", retryAfterMs: 600 }]);
+  });
+
+  it("is granted anew to a higher attempt, and the old attempt's DONE ends nothing", () => {
+    const session = offer();
+    const first = newTransferId();
+    pull(session, first);
+    plane.advance(900);
+    const second = nextAttempt(first);
+    pull(session, second);
+    plane.advance(LEASE_MS - 1);
+    done(first);
+    expect(session.state).toBe("GRANT");
+    pull(session, first);
+    expect(types()).toEqual(["GRANT", "GRANT"]);
+    done(second);
+    expectReleased(null);
+  });
+
+  it("falls back to an offer when its receiver's epoch reads it no more, with a lease's time left for a retry", () => {
+    const session = offer();
+    const id = newTransferId();
+    pull(session, id);
+    plane.advance(0);
+    // Another epoch's HELLO ends nothing; the reader's own without the id does, 10 ms before the offer would have expired.
+    for (let seq = 1; seq <= 6; seq++) {
+      plane.advance((OFFER_MS - 10) / 6);
+      if (seq < 6) renew(seq, id);
+      if (seq === 5) offers.hello(reader, [id]);
+      if (seq === 6) offers.hello(newEpoch(), []);
+      if (seq === 6) offers.hello(reader, []);
+    }
+    expect(session.state).toBe("OFFER");
+    plane.advance(LEASE_MS - 1);
+    pull(session, nextAttempt(id));
+    plane.advance(0);
+    done(nextAttempt(id));
+    expectReleased(null);
+  });
+
+  it("refuses a wrong token, a closing side, and what it does not hold", () => {
+    const session = offer();
+    pull(session, newTransferId(), reader, newToken());
+    expect(types()).toEqual(["REFUSE BAD_TOKEN"]);
+    session.cancel("test");
+    pull(session, newTransferId());
+    expect(types()).toEqual(["REFUSE GONE"]);
+    offers.cancelAll("closing");
+    pull(session, newTransferId());
+    expect(types()).toEqual(["REFUSE DRAINING"]);
+  });
+});

@@ -22,6 +22,7 @@ const BYTES_MAX = 64 * 1024;
 export class Abandon {
   readonly #options: AbandonOptions;
   readonly #running = new Set<Promise<void>>();
+  readonly #aborts = new Map<string, Promise<void>>();
 
   constructor(options: AbandonOptions) {
     this.#options = options;
@@ -32,13 +33,23 @@ export class Abandon {
     if (!handoff.worker.isKvt || handoff.opaqueState === undefined) return;
     // Written by hand: the id may be above 2^53.
     const body = `{"ctx_request_id":${handoff.ctxRequestId},"encoded_opaque_state":${JSON.stringify(handoff.opaqueState)}}`;
-    this.#post("release", handoff.worker, "/kv/release", body, requestId);
+    void this.#post("release", handoff.worker, "/kv/release", body, requestId);
   }
 
   /** Ends a request whose reply did not arrive, so that its hand-off, if there is one, is known to nobody. */
   request(worker: UpstreamWorker, requestId: string): void {
     if (!worker.isKvt) return;
-    this.#post("abort", worker, "/kv/abort", JSON.stringify({ request_id: requestId }), requestId);
+    const key = abortKey(worker, requestId);
+    const body = JSON.stringify({ request_id: requestId });
+    const running = this.#post("abort", worker, "/kv/abort", body, requestId).then(() => {
+      if (this.#aborts.get(key) === running) this.#aborts.delete(key);
+    });
+    this.#aborts.set(key, running);
+  }
+
+  /** Resolves when no abort of this id is on its way to the worker: it would hit whatever is sent there under the id now. */
+  aborted(worker: UpstreamWorker, requestId: string): Promise<void> {
+    return this.#aborts.get(abortKey(worker, requestId)) ?? Promise.resolve();
   }
 
   /** Resolves when nothing is on its way any more. */
@@ -46,9 +57,16 @@ export class Abandon {
     while (this.#running.size > 0) await Promise.all(this.#running);
   }
 
-  #post(kind: "release" | "abort", worker: UpstreamWorker, path: string, body: string, requestId: string): void {
+  #post(
+    kind: "release" | "abort",
+    worker: UpstreamWorker,
+    path: string,
+    body: string,
+    requestId: string,
+  ): Promise<void> {
     const running = this.#send(kind, worker, path, body, requestId).finally(() => this.#running.delete(running));
     this.#running.add(running);
+    return running;
   }
 
   async #send(
@@ -87,3 +105,5 @@ export class Abandon {
     }
   }
 }
+
+const abortKey = (worker: UpstreamWorker, requestId: string): string => `${worker.position} ${requestId}`;

@@ -78,6 +78,7 @@ export class ContextFirst implements UpstreamProtocol {
 
   async #prefill(call: RoutedCall, worker: UpstreamWorker, isRetry: boolean): Promise<ContextOutcome> {
     const { hops, ids, clock, abandon } = this.#parts;
+    await abandon.aborted(worker, call.id);
     const disaggRequestId = ids !== null && this.#allKnowIds(worker) ? ids.next() : undefined;
     let wasSent = false;
     let isAnswered = false;
@@ -103,12 +104,14 @@ export class ContextFirst implements UpstreamProtocol {
 
   async #generate(progress: Progress, handoff: Handoff, worker: UpstreamWorker, isRetry: boolean): Promise<void> {
     const { call } = progress;
-    const body = await this.#parts.hops.run("generation", call, worker, {
+    const { hops, clock, abandon } = this.#parts;
+    await abandon.aborted(worker, call.id);
+    const body = await hops.run("generation", call, worker, {
       body: generationBody(call, handoff, worker),
       read: (answer) => readLastAnswer("generation", worker, answer),
       isRetry,
       onSend: () => {
-        if (isExpired(handoff, this.#parts.clock.nowMs())) throw expiredFailure(handoff, worker);
+        if (isExpired(handoff, clock.nowMs())) throw expiredFailure(handoff, worker);
       },
       ...(call.request.stream === true ? { target: call.answer } : {}),
     });

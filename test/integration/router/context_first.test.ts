@@ -148,6 +148,12 @@ describe("the context-first flow", () => {
     ]);
   });
 
+  it("reaches workers by IPv6 address", async ({ skip }) => {
+    const worker = await new ScriptedWorker().listen(0, "::1").catch(() => skip("this host has no ::1"));
+    const { complete } = await start({ context: [worker as ScriptedWorker] });
+    expect((await complete()).status).toBe(200);
+  });
+
   it("uses all workers of both roles in turn", async () => {
     const { complete, context, generation } = await start({ context: 2, generation: 2 });
     for (let i = 0; i < 4; i++) await (await complete()).text();

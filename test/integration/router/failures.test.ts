@@ -123,6 +123,21 @@ describe("a context worker that fails", () => {
     expect(ctx.aborted).toEqual([response.headers.get("x-request-id")]);
   });
 
+  it("gets the next try only when the abort of the lost one has been answered, since both carry the same request id", async () => {
+    const { complete, ctx } = await start();
+    const answer = ctx.context;
+    ctx.context = (received) => (ctx.requests.length === 1 ? reset(received) : answer(received));
+    let requestsAtAbort = 0;
+    ctx.beforeAborted = async () => {
+      // Longer than the pause between two tries (75 ms at most).
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      requestsAtAbort = ctx.requests.length;
+    };
+    expect((await complete()).status).toBe(200);
+    expect(requestsAtAbort).toBe(1);
+    expect(ctx.requests).toHaveLength(2);
+  });
+
   it("gets a fresh id with each try", async () => {
     const { complete, ctx } = await start();
     ctx.context = refuse(500, "internal");

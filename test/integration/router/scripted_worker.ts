@@ -64,6 +64,7 @@ export class ScriptedWorker {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   readonly #waiting: { enough: () => boolean; resolve: () => void }[] = [];
+  #host = "";
   port = 0;
   health: number | "hang" = 200;
   /** GET /server_info; null: the route does not exist. */
@@ -81,6 +82,8 @@ export class ScriptedWorker {
   readonly requests: Received[] = [];
   readonly released: string[] = [];
   readonly aborted: string[] = [];
+  /** Delays the answer to /kv/abort. */
+  beforeAborted: () => Promise<void> = async () => undefined;
   readonly authorizations: (string | undefined)[] = [];
   context: Script = (request) =>
     sendJson(
@@ -104,14 +107,18 @@ export class ScriptedWorker {
     });
   }
 
-  async listen(port = 0): Promise<this> {
-    await new Promise<void>((resolve) => this.#server.listen(port, "127.0.0.1", resolve));
+  async listen(port = 0, host = "127.0.0.1"): Promise<this> {
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once("error", reject);
+      this.#server.listen(port, host, resolve);
+    });
     this.port = (this.#server.address() as AddressInfo).port;
+    this.#host = host.includes(":") ? `[${host}]` : host;
     return this;
   }
 
   get address() {
-    return { url: `127.0.0.1:${this.port}`, origin: `http://127.0.0.1:${this.port}` };
+    return { url: `${this.#host}:${this.port}`, origin: `http://${this.#host}:${this.port}` };
   }
 
   /** Resolves once this is true; looked at after each thing that the worker hears. */
@@ -159,6 +166,8 @@ export class ScriptedWorker {
     } else if (path === "/kv/abort") {
       this.aborted.push(JSON.parse(text).request_id);
       this.authorizations.push(request.headers.authorization);
+      this.#heard();
+      await this.beforeAborted();
       json({ aborted: 1 });
     } else if (path === "/v1/completions" || path === "/v1/chat/completions")
       this.#serve(path, request, text, response);

@@ -105,6 +105,22 @@ describe("transfers between two processes", () => {
     expect(await receiver.call("release", { state })).toBe("not_found");
   });
 
+  it.each(["receiver", "sender"] as const)("a transfer that the %s cancels ends on both sides at once", async (who) => {
+    const id = next++;
+    const { state } = await sender.send({ request: id, tokens: 200, ready: 64 });
+    await receiver.receive({ id, state, tokens: 200 });
+    await receiver.arrived(id, 64);
+    if (who === "receiver") await receiver.call("cancelReceive", { id });
+    else expect(await sender.call("cancelSend", { request: id })).toBe("in_flight");
+    const code = who === "receiver" ? "CANCELLED" : "SENDER_ABORTED";
+    expect(await receiver.received(id)).toMatchObject({ code });
+    expect(await sender.sent(id)).toMatchObject({ code: "CANCELLED" });
+    await until("all blocks are free", async () => {
+      const both = await Promise.all([sender.stats(), receiver.stats()]);
+      return both.every(({ blocks, receives }) => blocks.free === BLOCKS && receives.open === 0);
+    });
+  });
+
   it("waitForSenders tells each ended send once, and gives up at its limit", async () => {
     await sender.call("waitForSenders", { atLeast: 1 });
     const id = await move(32);

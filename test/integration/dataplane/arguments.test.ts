@@ -1,0 +1,134 @@
+import { closeSync, openSync } from "node:fs";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { NativeDataPlane, NativeDataPlaneOptions } from "../../../src/native/binding.ts";
+import { loadNative } from "../../../src/native/loader.ts";
+import { layout } from "./peer.ts";
+
+const good: NativeDataPlaneOptions = { layout, blocks: 8, epoch: "00000000000000aa", check: true };
+const open = (options: object) => loadNative().openDataPlane(options as NativeDataPlaneOptions, () => {});
+
+/** Thrown at once, not a rejection: the call itself was wrong. */
+const typeError = (message: RegExp) =>
+  expect.objectContaining({ name: "TypeError", message: expect.stringMatching(message) });
+
+describe("options that are not valid are refused by name", () => {
+  const cases: readonly (readonly [string, object, RegExp])[] = [
+    ["no layout", { ...good, layout: undefined }, /options\.layout must be an object/],
+    ["no heads", { ...good, layout: { ...layout, heads: 0 } }, /options\.layout\.heads must be an integer/],
+    ["half a block", { ...good, blocks: 1.5 }, /options\.blocks must be an integer/],
+    [
+      "a pool of petabytes",
+      { ...good, blocks: 4_294_967_295, layout: { ...layout, headBytes: 1 << 30 } },
+      /options\.blocks/,
+    ],
+    ["a short epoch", { ...good, epoch: "aa" }, /options\.epoch must be 16 hex digits/],
+    ["a relative directory", { ...good, socketDir: "here" }, /options\.socketDir must be an absolute path/],
+    [
+      "a plain pointer",
+      { ...good, adopt: { address: 4096n, bytes: 1 } },
+      /options\.adopt\.address is a plain pointer.*memfd/,
+    ],
+    [
+      "a closed descriptor",
+      { ...good, adopt: { fd: 1 << 20, offset: 0, bytes: 1 << 30 } },
+      /options\.adopt\.fd is not an open/,
+    ],
+    [
+      "memory that is too small",
+      { ...good, adopt: { fd: 0, offset: 0, bytes: 64 } },
+      /options\.adopt\.bytes must hold/,
+    ],
+    ["an odd offset", { ...good, adopt: { fd: 0, offset: 64, bytes: 1 << 30 } }, /options\.adopt\.offset/],
+  ];
+  for (const [name, options, message] of cases) {
+    it(name, () => expect(() => open(options)).toThrow(typeError(message)));
+  }
+
+  it("memory that is no memfd, with what to do instead", async () => {
+    const fd = openSync("/dev/null", "r+");
+    const opening = open({ ...good, adopt: { fd, offset: 0, bytes: 1 << 30 } });
+    // Duplicated by the call: the caller's own is free to go.
+    closeSync(fd);
+    await expect(opening).rejects.toMatchObject({ code: "MEMORY_REFUSED", message: expect.stringMatching(/memfd/) });
+  });
+
+  it("a pool that no memory holds", async () => {
+    const huge = { ...good, blocks: 1_000_000, layout: { ...layout, headBytes: 65_536 } };
+    await expect(open(huge)).rejects.toMatchObject({
+      code: "POOL_UNAVAILABLE",
+      message: expect.stringMatching(/leaves/),
+    });
+  });
+
+  it("a socket directory that is none", async () => {
+    await expect(open({ ...good, socketDir: "/dev/null" })).rejects.toMatchObject({ code: "SOCKET_DIR_REFUSED" });
+  });
+});
+
+describe("a plane", () => {
+  let plane: NativeDataPlane;
+  const table = Uint32Array.of(0);
+  beforeAll(async () => {
+    plane = await open(good);
+  });
+  afterAll(() => plane.close());
+
+  it("names the argument that is wrong", () => {
+    const call =
+      (method: keyof NativeDataPlane, ...args: readonly unknown[]) =>
+      () =>
+        (plane[method] as (...all: readonly unknown[]) => unknown).apply(plane, [...args]);
+    expect(call("post", -1, 1, table, table, 0, 1, 1)).toThrow(typeError(/job must be an integer/));
+    expect(call("post", 1, 1, [0], table, 0, 1, 1)).toThrow(typeError(/sourceBlocks must be a Uint32Array/));
+    expect(call("post", 1, 1, table, table, 0, 1, Number.NaN)).toThrow(typeError(/deadlineMs/));
+    expect(call("reach", 1, "text", 5)).toThrow(typeError(/descriptor must be a Uint8Array/));
+    expect(call("renew", 1, Float64Array.of(0.5))).toThrow(typeError(/leases/));
+    expect(call("grant", 2 ** 53, 1)).toThrow(typeError(/lease must be an integer/));
+    expect(call("setTimer", 1)).toThrow(typeError(/atMs/));
+    expect(call("findTouched", Uint32Array.of(8))).toThrow(typeError(/blocks names block 8 of a pool of 8/));
+  });
+
+  it("refuses a job id that is not quiet yet", () => {
+    plane.post(1, 9, table, table, 0, 1, Number.POSITIVE_INFINITY);
+    expect(() => plane.post(1, 9, table, table, 0, 1, 1)).toThrow(typeError(/job 1 is not quiet yet/));
+  });
+
+  it("is told from any other object, also one that holds its methods", () => {
+    expect(() => plane.stats.call({} as NativeDataPlane)).toThrow(typeError(/this is not a data plane/));
+    expect(() => plane.close.call(Object.create(plane))).toThrow(typeError(/this is not a data plane/));
+  });
+
+  it("finds the first released block that somebody wrote", () => {
+    const blocks = Uint32Array.of(2, 5, 7);
+    plane.fillReleased(blocks);
+    expect(plane.findTouched(blocks)).toBe(-1);
+    const bytes = new Uint8Array(plane.memory);
+    const at = 5 * plane.blockBytes + 17;
+    bytes[at] = (bytes[at] ?? 0) ^ 1;
+    expect(plane.findTouched(blocks)).toBe(5);
+  });
+
+  it("is closed once and for all: memory is gone, work is refused, the rest is harmless", async () => {
+    const closing = await open(good);
+    const memory = closing.memory;
+    const first = closing.close();
+    expect(memory.byteLength).toBe(0);
+    expect(() => closing.grant(1, 1)).toThrow(expect.objectContaining({ code: "CLOSED" }));
+    await first;
+    await closing.close();
+    expect(closing.memory.byteLength).toBe(0);
+    expect(() => closing.span).toThrow(expect.objectContaining({ code: "CLOSED" }));
+    expect(() => closing.fillReleased(table)).toThrow(expect.objectContaining({ code: "CLOSED" }));
+    for (const harmless of [
+      () => closing.cancel(1),
+      () => closing.dropLease(1),
+      () => closing.clearTimer(1),
+      () => closing.releasePeer(1),
+      () => closing.ref(),
+      () => closing.unref(),
+      () => closing.stats(),
+    ]) {
+      expect(harmless).not.toThrow();
+    }
+  });
+});

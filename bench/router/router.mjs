@@ -16,7 +16,6 @@ const router = await startRouter(
     strictModel: false,
     context: group(context),
     generation: group(generation),
-    scheduleStyle: "context_first",
     maxRetries: 1,
     nodeId: 1,
     allowRequestChatTemplate: false,

@@ -1,9 +1,16 @@
-import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { ask, waitUntilHealthy } from "../../src/cli/ask.ts";
 import { freePorts } from "../../src/cli/ports.ts";
 import { buildKvt, type KvtProcess, startKvt } from "../integration/cli/kvt_process.ts";
 
 beforeAll(buildKvt, 120_000);
+
+// A demo that is killed can't remove its folder: all of them lie in one that goes at the end.
+const folder = mkdtempSync(join(tmpdir(), "kvt-e2e-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 let running: KvtProcess | undefined;
 afterEach(async () => {
@@ -12,7 +19,7 @@ afterEach(async () => {
 });
 
 function demo(argv: readonly string[] = [], env: Readonly<Record<string, string>> = {}): KvtProcess {
-  running = startKvt(["demo", ...argv], env);
+  running = startKvt(["demo", ...argv], { TMPDIR: folder, ...env });
   return running;
 }
 

@@ -51,6 +51,10 @@ export interface RequestSpec {
  */
 export type TokenListener = (sample: Sample, index: number, finish: Finish | null) => Finish | null;
 
+/** Tokens whose KV a request will hold at most; the last output token is never evaluated. */
+export const tokensReserved = ({ role, prompt, maxTokens }: RequestSpec): number =>
+  role.kind === "context" ? prompt.length : prompt.length + maxTokens - 1;
+
 /** Milliseconds between points of a request's life, for the time line of `kvt demo` and the metrics. */
 export interface RequestTimings {
   readonly queueMs: number;
@@ -141,9 +145,8 @@ export class WorkerRequest {
     return this.#tokens.subarray(0, this.promptTokens + this.outputTokens);
   }
 
-  /** Tokens whose KV this request will hold at most; the last output token is never evaluated. */
   get tokensReserved(): number {
-    return this.spec.role.kind === "context" ? this.promptTokens : this.promptTokens + this.spec.maxTokens - 1;
+    return tokensReserved(this.spec);
   }
 
   /** Keys of the prompt's full blocks. */

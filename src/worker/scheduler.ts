@@ -1,61 +1,14 @@
-import { isKvError, KvError } from "../errors.ts";
+import { KvError } from "../errors.ts";
 import type { RequestId } from "../ids.ts";
-import { BlockHold, type BlockPool } from "../kv/pool.ts";
-import type { ReceiveTransfer, Transceiver, TransferReport } from "../transceiver/api.ts";
+import type { ReceiveTransfer } from "../transceiver/api.ts";
+import { AdmissionQueue, checkServable, endsAtFirstToken } from "./admission.ts";
+import { BlockReservations, mustHold } from "./block_reservations.ts";
 import { planPrefill } from "./chunk_plan.ts";
 import type { Engine, Sample } from "./engine.ts";
-import { PrefixCache, prefixKeys } from "./prefix_cache.ts";
+import { asKvError, computeChunk, DecodeCall, leaveStep } from "./engine_calls.ts";
 import { type Finish, type RequestSpec, WorkerRequest } from "./request.ts";
-import { isTerminal, type StateChange } from "./request_state.ts";
-
-/** What the scheduler needs of a transceiver. */
-export type TransferPort = Pick<Transceiver, "send" | "receive" | "release">;
-
-export interface SchedulerLimits {
-  /** Requests that hold blocks at the same time. */
-  readonly maxBatchSize: number;
-  /** Tokens computed in one step: bounds how long a token of another request, and an abort, wait for a prompt. */
-  readonly stepTokens: number;
-  /** Longest prompt that is computed here (`max_num_tokens` unless prefill is chunked). */
-  readonly maxPromptTokens: number;
-  readonly maxQueueSize: number;
-  /** A request that waited this long for blocks is given up (ADMISSION_TIMEOUT). */
-  readonly queueTimeoutMs: number;
-  /** The same for generation requests: their KV is not offered for longer. */
-  readonly offerMs: number;
-  /** Prompt and output. */
-  readonly maxSeqLen: number;
-  /** An engine step longer than this makes the worker unhealthy. */
-  readonly stepLimitMs: number;
-}
-
-export interface SchedulerOptions {
-  readonly engine: Engine;
-  readonly pool: BlockPool;
-  /** null: no transceiver, aggregated requests only. */
-  readonly transfers: TransferPort | null;
-  readonly limits: SchedulerLimits;
-  readonly reusePrefixes: boolean;
-  readonly nowMs: () => number;
-  /** Each edge of each request, once. */
-  readonly onChange?: (change: StateChange) => void;
-  /** A transfer of this side is complete. */
-  readonly onTransfer?: (request: WorkerRequest, direction: "send" | "receive", report: TransferReport) => void;
-  readonly onStep?: (step: { readonly rows: number; readonly prefillTokens: number; readonly ms: number }) => void;
-  /** Test hook: may spoil received blocks before anything reads them; nothing is reused then. */
-  readonly onReceived?: (blocks: BlockHold) => void;
-}
-
-export interface SchedulerLoad {
-  readonly waiting: number;
-  readonly receiving: number;
-  readonly prefilling: number;
-  readonly decoding: number;
-  /** Prefilled and answered, blocks wait for a generation worker. */
-  readonly offered: number;
-  readonly cachedBlocks: number;
-  readonly evictableBlocks: number;
-}
+import { isTerminal } from "./request_state.ts";
+import type { SchedulerLimits, SchedulerLoad, SchedulerOptions, TransferPort } from "./scheduler_options.ts";
 
 /**
  * Continuous batching. A request is admitted, in order of arrival, when the pool has blocks for all it may ever need
@@ -64,18 +17,16 @@ export interface SchedulerLoad {
  */
 export class Scheduler {
   readonly #engine: Engine;
-  readonly #pool: BlockPool;
   readonly #transfers: TransferPort | null;
   readonly #limits: SchedulerLimits;
   readonly #options: SchedulerOptions;
-  readonly #cache: PrefixCache;
-  readonly #tokensPerBlock: number;
+  readonly #blocks: BlockReservations;
   readonly #live = new Set<WorkerRequest>();
-  readonly #queueTimers = new Map<WorkerRequest, NodeJS.Timeout>();
-  #waiting: WorkerRequest[] = [];
+  readonly #waiting: AdmissionQueue;
   readonly #receiving = new Set<WorkerRequest>();
   #prefilling: WorkerRequest[] = [];
   readonly #decoding = new Set<WorkerRequest>();
+  #decodeCall: DecodeCall | null = null;
   #looping = false;
   #again = false;
   #stepStartedMs: number | null = null;
@@ -87,11 +38,11 @@ export class Scheduler {
   constructor(options: SchedulerOptions) {
     this.#options = options;
     this.#engine = options.engine;
-    this.#pool = options.pool;
     this.#transfers = options.transfers;
     this.#limits = options.limits;
-    this.#cache = new PrefixCache(options.pool);
-    this.#tokensPerBlock = options.engine.geometry.tokensPerBlock;
+    const { tokensPerBlock } = options.engine.geometry;
+    this.#blocks = new BlockReservations({ pool: options.pool, tokensPerBlock, reuse: options.reusePrefixes });
+    this.#waiting = new AdmissionQueue(options.limits, (request, error) => this.#stop(request, error));
     this.#stopListening = options.pool.onFreed(() => {
       if (this.#waiting.length > 0) this.#wake();
     });
@@ -104,8 +55,8 @@ export class Scheduler {
       prefilling: this.#prefilling.length,
       decoding: this.#decoding.size,
       offered: [...this.#live].filter(({ state }) => state === "DISAGG_CONTEXT_TRANS_IN_PROGRESS").length,
-      cachedBlocks: this.#cache.size,
-      evictableBlocks: this.#cache.evictable(),
+      cachedBlocks: this.#blocks.cachedBlocks,
+      evictableBlocks: this.#blocks.evictableBlocks,
     };
   }
 
@@ -127,7 +78,7 @@ export class Scheduler {
   submit(spec: RequestSpec): WorkerRequest {
     this.#check(spec);
     const request = new WorkerRequest(spec, {
-      tokensPerBlock: this.#tokensPerBlock,
+      tokensPerBlock: this.#blocks.tokensPerBlock,
       nowMs: this.#options.nowMs(),
       onChange: (change) => this.#options.onChange?.(change),
     });
@@ -137,10 +88,6 @@ export class Scheduler {
       return request;
     }
     this.#waiting.push(request);
-    this.#queueTimers.set(
-      request,
-      setTimeout(() => this.#expire(request), this.#queueLimitMs(spec)),
-    );
     this.#wake();
     return request;
   }
@@ -181,46 +128,15 @@ export class Scheduler {
     for (const request of [...this.#live]) this.#end(request, new KvError("CLOSED", { what }), "the worker is closing");
     await this.drain();
     this.#stopListening();
-    this.#cache.clear();
+    this.#blocks.forgetPrefixes();
   }
 
   #check(spec: RequestSpec): void {
-    const { maxPromptTokens, maxSeqLen, maxQueueSize } = this.#limits;
     if (this.#draining) throw new KvError("DRAINING", { what: "this worker" });
     if (this.#broken !== null) throw this.#broken;
     if (spec.role.kind !== "aggregated" && this.#transfers === null) throw new KvError("TRANSCEIVER_DISABLED", {});
-    const tokens = spec.prompt.length;
-    if (tokens === 0) throw new KvError("INVALID_REQUEST", { param: "prompt", why: "it holds no token" });
-    if (tokens >= maxSeqLen) {
-      throw new KvError("PROMPT_TOO_LONG", { tokens, limit: maxSeqLen - 1, by: "max_seq_len less one output token" });
-    }
-    if (tokens > maxPromptTokens && spec.role.kind !== "generation") {
-      throw new KvError("PROMPT_TOO_LONG", { tokens, limit: maxPromptTokens, by: BY_MAX_NUM_TOKENS });
-    }
-    if (tokens + spec.maxTokens > maxSeqLen) {
-      throw new KvError("INVALID_REQUEST", {
-        param: "max_tokens",
-        why: `${tokens} prompt tokens and ${spec.maxTokens} output tokens are more than max_seq_len (${maxSeqLen})`,
-      });
-    }
-    if (spec.role.kind === "generation" && spec.role.state === "" && !endsAtFirstToken(spec)) {
-      throw new KvError("INVALID_REQUEST", {
-        param: "disaggregated_params.encoded_opaque_state",
-        why: "it is missing, and the first token does not end the answer",
-      });
-    }
-    const reserved = spec.role.kind === "context" ? tokens : tokens + spec.maxTokens - 1;
-    if (this.#blocksFor(reserved) > this.#pool.total) {
-      const limit = this.#pool.total * this.#tokensPerBlock;
-      throw new KvError("PROMPT_TOO_LONG", { tokens: reserved, limit, by: "blocks of the KV pool, output included" });
-    }
-    if (this.#waiting.length >= maxQueueSize) {
-      throw new KvError("QUEUE_FULL", { waiting: this.#waiting.length, limit: maxQueueSize });
-    }
-  }
-
-  #blocksFor(tokens: number): number {
-    return Math.ceil(tokens / this.#tokensPerBlock);
+    checkServable(spec, this.#limits, this.#blocks.capacity);
+    this.#waiting.checkRoom();
   }
 
   #wake(): void {
@@ -247,32 +163,14 @@ export class Scheduler {
   }
 
   #admit(): void {
-    for (let head = this.#waiting[0]; head !== undefined; head = this.#waiting[0]) {
+    for (let { head } = this.#waiting; head !== undefined; head = this.#waiting.head) {
       const active = this.#receiving.size + this.#prefilling.length + this.#decoding.size;
-      if (active >= this.#limits.maxBatchSize || !this.#reserve(head)) return;
-      this.#leaveQueue(head);
+      if (active >= this.#limits.maxBatchSize || !this.#blocks.reserve(head)) return;
+      this.#waiting.remove(head);
       head.admittedMs = this.#options.nowMs();
       if (head.spec.role.kind === "generation") this.#receive(head, head.spec.role);
       else this.#prefilling.push(head);
     }
-  }
-
-  /** Takes all blocks the request may need, reused ones first; false when they are not free, then nothing was taken. */
-  #reserve(request: WorkerRequest): boolean {
-    // One token at least is computed here or fetched: logits come from computing, and a peer's offer ends by a pull.
-    const reusable = Math.floor((request.promptTokens - 1) / this.#tokensPerBlock);
-    const reused = this.#options.reusePrefixes ? this.#cache.match(request.promptKeys.slice(0, reusable)) : [];
-    const missing = this.#blocksFor(request.tokensReserved) - reused.length;
-    const lacking = missing - this.#pool.free;
-    if (lacking > 0 && this.#cache.evictable() >= lacking) this.#cache.evict(lacking);
-    if (missing > this.#pool.free) {
-      for (const hold of reused) hold.release();
-      return false;
-    }
-    request.blocks = BlockHold.join(this.#pool, [...reused, this.#pool.allocate(missing)]);
-    request.cachedTokens = reused.length * this.#tokensPerBlock;
-    request.computedTokens = request.cachedTokens;
-    return true;
   }
 
   async #step(): Promise<void> {
@@ -280,7 +178,7 @@ export class Scheduler {
     const chunks = planPrefill(this.#prefilling, {
       budget: this.#limits.stepTokens,
       rows: rows.length,
-      minimum: this.#tokensPerBlock,
+      minimum: this.#blocks.tokensPerBlock,
     });
     if (chunks.length === 0 && this.#prefilling.length > 0) {
       // Or the loop would turn without end.
@@ -309,78 +207,32 @@ export class Scheduler {
   }
 
   async #prefill(request: WorkerRequest, count: number): Promise<void> {
-    const start = request.computedTokens;
-    const isLast = start + count === request.promptTokens;
-    const blocks = mustHold(request);
-    const controller = new AbortController();
-    request.step = controller;
-    request.inStep = true;
-    let sample: Sample | undefined;
-    try {
-      sample = await this.#engine.prefill({
-        tokens: request.spec.prompt.subarray(start, start + count),
-        startPos: start,
-        blockTable: blocks.ids,
-        ...(isLast ? { sampling: request.sampling() } : {}),
-        signal: controller.signal,
-      });
-    } catch (error) {
-      request.abortedWith ??= asKvError(error, "engine.prefill");
-    }
-    request.inStep = false;
-    request.step = null;
+    const sample = await computeChunk(this.#engine, request, count);
+    leaveStep(request);
     if (request.abortedWith !== null) {
       this.#fail(request, request.abortedWith);
       return;
     }
     request.computedTokens += count;
-    this.#remember(request, request.computedTokens);
-    if (!isLast) return;
+    this.#blocks.remember(request, request.computedTokens);
+    if (sample === undefined) return;
     this.#prefilling = this.#prefilling.filter((other) => other !== request);
     request.prefilledMs = this.#options.nowMs();
-    if (sample === undefined) {
-      this.#fail(request, new KvError("INTERNAL", { where: "engine.prefill", why: "it gave no sample" }));
-      return;
-    }
     this.#afterPrompt(request, sample);
   }
 
   async #decode(rows: readonly WorkerRequest[]): Promise<void> {
-    const controller = new AbortController();
-    for (const request of rows) {
-      request.inStep = true;
-      request.step = null;
-    }
-    this.#decodeStep = { rows, controller };
-    let samples: readonly Sample[] = [];
-    let failure: KvError | null = null;
-    try {
-      samples = await this.#engine.decode(
-        rows.map((request) => ({
-          token: lastToken(request),
-          pos: request.tokens.length - 1,
-          blockTable: mustHold(request).ids,
-          sampling: request.sampling(),
-        })),
-        controller.signal,
-      );
-    } catch (error) {
-      failure = asKvError(error, "engine.decode");
-    }
-    this.#decodeStep = null;
-    for (const request of rows) request.inStep = false;
+    const call = new DecodeCall(rows);
+    this.#decodeCall = call;
+    const samples = await call.run(this.#engine);
+    this.#decodeCall = null;
+    for (const request of rows) leaveStep(request);
     for (const [index, request] of rows.entries()) {
       const sample = samples[index];
       if (request.abortedWith !== null) this.#fail(request, request.abortedWith);
-      else if (failure !== null) this.#fail(request, failure);
-      else if (sample === undefined) {
-        this.#fail(request, new KvError("INTERNAL", { where: "engine.decode", why: `no sample for row ${index}` }));
-      } else this.#accept(request, sample);
+      else if (sample !== undefined) this.#accept(request, sample);
     }
   }
-
-  /** The decode call that runs, so that it can end early once nobody wants it. */
-  #decodeStep: { readonly rows: readonly WorkerRequest[]; readonly controller: AbortController } | null = null;
 
   /** Token 0 of a prompt computed here. */
   #afterPrompt(request: WorkerRequest, sample: Sample): void {
@@ -407,7 +259,7 @@ export class Scheduler {
       this.#fail(request, asKvError(error, "kv.send"));
       return;
     }
-    this.#releaseBlocks(request);
+    this.#blocks.release(request);
     request.change("offer");
     request.offer.done.then(
       (report) => {
@@ -442,7 +294,7 @@ export class Scheduler {
 
   #receive(request: WorkerRequest, { state, contextId }: { state: string; contextId: RequestId | null }): void {
     this.#receiving.add(request);
-    const table = mustHold(request).share(0, this.#blocksFor(request.promptTokens));
+    const table = this.#blocks.sharePrompt(request);
     try {
       const transfer = this.#port().receive({ state, blocks: table, skipTokens: request.computedTokens });
       request.receiving = transfer;
@@ -475,7 +327,7 @@ export class Scheduler {
     request.computedTokens = request.promptTokens;
     request.change("received");
     this.#options.onReceived?.(mustHold(request));
-    this.#remember(request, request.promptTokens);
+    this.#blocks.remember(request, request.promptTokens);
     if (role.kind !== "generation") return;
     const finish = this.#tell(request, role.firstToken);
     if (finish === undefined) return;
@@ -516,11 +368,11 @@ export class Scheduler {
   /** Ends a request that has not answered yet, with `error`, wherever it stands. */
   #stop(request: WorkerRequest, error: KvError): void {
     request.abortedWith = error;
-    this.#leaveQueue(request);
+    this.#waiting.remove(request);
     if (request.receiving !== null && request.state === "DISAGG_GENERATION_TRANS_IN_PROGRESS") {
       // The session holds the blocks it may still write; ours end now and the caller hears at once.
       const outcome = request.receiving.cancel(error.message);
-      this.#releaseBlocks(request);
+      this.#blocks.release(request);
       request.change(outcome === "in_flight" ? "quarantine" : "fail");
       request.reject(error);
       this.#noteIdle();
@@ -529,60 +381,26 @@ export class Scheduler {
     if (request.inStep) {
       request.change("abortInStep");
       request.step?.abort();
-      const step = this.#decodeStep;
-      if (step?.rows.every(({ abortedWith }) => abortedWith !== null) === true) step.controller.abort();
+      this.#decodeCall?.abortIfUnwanted();
       return;
     }
     this.#fail(request, error);
   }
 
-  #queueLimitMs({ role }: RequestSpec): number {
-    const { queueTimeoutMs, offerMs } = this.#limits;
-    return role.kind === "generation" ? Math.min(queueTimeoutMs, offerMs) : queueTimeoutMs;
-  }
-
-  #expire(request: WorkerRequest): void {
-    const ms = this.#queueLimitMs(request.spec);
-    this.#stop(request, new KvError("ADMISSION_TIMEOUT", { request: request.spec.id, ms }));
-  }
-
   #complete(request: WorkerRequest, finish: Finish): void {
     // The last token was never evaluated.
-    if (request.blocks !== null) this.#remember(request, request.tokens.length - 1);
-    this.#releaseBlocks(request);
+    if (request.blocks !== null) this.#blocks.remember(request, request.tokens.length - 1);
+    this.#blocks.release(request);
     request.change("finish");
     request.resolve(finish, this.#options.nowMs());
     this.#forget(request);
   }
 
   #fail(request: WorkerRequest, error: KvError): void {
-    this.#releaseBlocks(request);
+    this.#blocks.release(request);
     request.change("fail");
     request.reject(error);
     this.#forget(request);
-  }
-
-  #releaseBlocks(request: WorkerRequest): void {
-    request.blocks?.release();
-    request.blocks = null;
-  }
-
-  /** Puts the full blocks of the first `tokens` tokens into the prefix cache. */
-  #remember(request: WorkerRequest, tokens: number): void {
-    if (!this.#options.reusePrefixes || this.#options.onReceived !== undefined) return;
-    const full = Math.floor(tokens / this.#tokensPerBlock);
-    const prompt = request.promptKeys;
-    const keys =
-      full <= prompt.length
-        ? prompt.slice(0, full)
-        : prefixKeys(request.tokens.subarray(0, tokens), this.#tokensPerBlock, prompt);
-    this.#cache.insert(keys, mustHold(request));
-  }
-
-  #leaveQueue(request: WorkerRequest): void {
-    clearTimeout(this.#queueTimers.get(request));
-    this.#queueTimers.delete(request);
-    this.#waiting = this.#waiting.filter((other) => other !== request);
   }
 
   #forget(request: WorkerRequest): void {
@@ -609,7 +427,7 @@ export class Scheduler {
     this.#broken = asKvError(error, "scheduler");
     for (const request of [...this.#live]) {
       if (request.state === "DISAGG_CONTEXT_TRANS_IN_PROGRESS") continue;
-      this.#leaveQueue(request);
+      this.#waiting.remove(request);
       request.reject(this.#broken);
       this.#forget(request);
     }
@@ -621,21 +439,6 @@ export class Scheduler {
   }
 }
 
-/** What sets the limit of a prompt, for the message. */
-export const BY_MAX_NUM_TOKENS = "max_num_tokens; enable_chunked_prefill lifts it";
-
-function endsAtFirstToken({ role, maxTokens, minTokens, stopTokens }: RequestSpec): boolean {
-  if (role.kind !== "generation") return false;
-  return maxTokens === 1 || (minTokens < 1 && stopTokens.has(role.firstToken.token));
-}
-
-function mustHold(request: WorkerRequest): BlockHold {
-  if (request.blocks === null) {
-    throw new KvError("INTERNAL", { where: "scheduler", why: `request ${request.spec.id} holds no blocks` });
-  }
-  return request.blocks;
-}
-
 function mismatch(transfer: ReceiveTransfer, request: WorkerRequest, contextId: RequestId | null): string | null {
   if (transfer.tokens !== request.promptTokens) {
     return `it offers ${transfer.tokens} tokens, the prompt has ${request.promptTokens}`;
@@ -643,12 +446,4 @@ function mismatch(transfer: ReceiveTransfer, request: WorkerRequest, contextId: 
   return contextId === null || contextId === transfer.requestId
     ? null
     : `it belongs to request ${transfer.requestId}, ctx_request_id names ${contextId}`;
-}
-
-const lastToken = (request: WorkerRequest): number => request.tokens.at(-1) ?? 0;
-
-function asKvError(error: unknown, where: string): KvError {
-  if (isKvError(error)) return error;
-  const why = error instanceof Error ? error.message : String(error);
-  return new KvError("INTERNAL", { where, why }, { cause: error });
 }

@@ -4,10 +4,12 @@ import { KvError } from "../errors.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { Logger } from "../observability/log.ts";
 import { KvTransceiver } from "../transceiver/transceiver.ts";
+import { BY_MAX_NUM_TOKENS } from "./admission.ts";
 import { ContextIds } from "./context_ids.ts";
 import type { EngineGeometry } from "./engine.ts";
 import { ReferenceEngine } from "./reference_engine.ts";
-import { BY_MAX_NUM_TOKENS, Scheduler, type SchedulerOptions } from "./scheduler.ts";
+import { Scheduler } from "./scheduler.ts";
+import type { SchedulerOptions } from "./scheduler_options.ts";
 import { ChatTemplate, type PromptReader, Tokenizer } from "./text/index.ts";
 
 /** What a worker is made of, in the order in which it is built; `close` takes it down the other way round. */
@@ -73,7 +75,8 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
         maxSeqLen,
         stepLimitMs: STEP_LIMIT_MS,
       },
-      reusePrefixes: kvCache.enableBlockReuse,
+      // Spoiled blocks must not be reused.
+      reusePrefixes: kvCache.enableBlockReuse && !zeroes,
       nowMs: () => performance.now(),
       ...hooks,
       ...(zeroes

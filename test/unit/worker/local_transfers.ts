@@ -9,7 +9,7 @@ import type {
   SendTransfer,
   TransferReport,
 } from "../../../src/transceiver/api.ts";
-import type { TransferPort } from "../../../src/worker/scheduler.ts";
+import type { TransferPort } from "../../../src/worker/scheduler_options.ts";
 import { TOKENS_PER_BLOCK, type TokenEngine } from "./token_engine.ts";
 
 interface Offer {

@@ -1,7 +1,8 @@
 import { BlockPool } from "../../../src/kv/pool.ts";
 import type { RequestSpec } from "../../../src/worker/request.ts";
 import type { StateChange } from "../../../src/worker/request_state.ts";
-import { Scheduler, type SchedulerLimits, type TransferPort } from "../../../src/worker/scheduler.ts";
+import { Scheduler } from "../../../src/worker/scheduler.ts";
+import type { SchedulerLimits, TransferPort } from "../../../src/worker/scheduler_options.ts";
 import { TokenEngine } from "./token_engine.ts";
 
 /** A scheduler over a token engine, with everything a test looks at. */

@@ -1,0 +1,102 @@
+import { KvError } from "../errors.ts";
+import { type RequestSpec, tokensReserved, type WorkerRequest } from "./request.ts";
+
+export interface AdmissionLimits {
+  /** Longest prompt that is computed here (`max_num_tokens` unless prefill is chunked). */
+  readonly maxPromptTokens: number;
+  readonly maxQueueSize: number;
+  /** A request that waited this long for blocks is given up (ADMISSION_TIMEOUT). */
+  readonly queueTimeoutMs: number;
+  /** The same for generation requests: their KV is not offered for longer. */
+  readonly offerMs: number;
+  /** Prompt and output. */
+  readonly maxSeqLen: number;
+}
+
+/** What sets the limit of a prompt, for the message. */
+export const BY_MAX_NUM_TOKENS = "max_num_tokens; enable_chunked_prefill lifts it";
+
+/**
+ * Refuses what can never be served here, whatever else runs.
+ * @param capacity tokens that the whole pool holds
+ * @throws KvError INVALID_REQUEST, PROMPT_TOO_LONG
+ */
+export function checkServable(spec: RequestSpec, limits: AdmissionLimits, capacity: number): void {
+  const { maxPromptTokens, maxSeqLen } = limits;
+  const tokens = spec.prompt.length;
+  if (tokens === 0) throw new KvError("INVALID_REQUEST", { param: "prompt", why: "it holds no token" });
+  if (tokens >= maxSeqLen) {
+    throw new KvError("PROMPT_TOO_LONG", { tokens, limit: maxSeqLen - 1, by: "max_seq_len less one output token" });
+  }
+  if (tokens > maxPromptTokens && spec.role.kind !== "generation") {
+    throw new KvError("PROMPT_TOO_LONG", { tokens, limit: maxPromptTokens, by: BY_MAX_NUM_TOKENS });
+  }
+  if (tokens + spec.maxTokens > maxSeqLen) {
+    throw new KvError("INVALID_REQUEST", {
+      param: "max_tokens",
+      why: `${tokens} prompt tokens and ${spec.maxTokens} output tokens are more than max_seq_len (${maxSeqLen})`,
+    });
+  }
+  if (spec.role.kind === "generation" && spec.role.state === "" && !endsAtFirstToken(spec)) {
+    throw new KvError("INVALID_REQUEST", {
+      param: "disaggregated_params.encoded_opaque_state",
+      why: "it is missing, and the first token does not end the answer",
+    });
+  }
+  const reserved = tokensReserved(spec);
+  if (reserved > capacity) {
+    throw new KvError("PROMPT_TOO_LONG", {
+      tokens: reserved,
+      limit: capacity,
+      by: "blocks of the KV pool, output included",
+    });
+  }
+}
+
+/** A generation request whose answer is the token that it brings: it needs no KV. */
+export function endsAtFirstToken({ role, maxTokens, minTokens, stopTokens }: RequestSpec): boolean {
+  if (role.kind !== "generation") return false;
+  return maxTokens === 1 || (minTokens < 1 && stopTokens.has(role.firstToken.token));
+}
+
+/** Requests that wait for blocks, first in, first out, each for a limited time. */
+export class AdmissionQueue {
+  readonly #limits: AdmissionLimits;
+  readonly #onExpired: (request: WorkerRequest, error: KvError) => void;
+  #requests: WorkerRequest[] = [];
+  readonly #timers = new Map<WorkerRequest, NodeJS.Timeout>();
+
+  constructor(limits: AdmissionLimits, onExpired: (request: WorkerRequest, error: KvError) => void) {
+    this.#limits = limits;
+    this.#onExpired = onExpired;
+  }
+
+  get length(): number {
+    return this.#requests.length;
+  }
+
+  get head(): WorkerRequest | undefined {
+    return this.#requests[0];
+  }
+
+  /** @throws KvError QUEUE_FULL */
+  checkRoom(): void {
+    const { maxQueueSize } = this.#limits;
+    if (this.length >= maxQueueSize) throw new KvError("QUEUE_FULL", { waiting: this.length, limit: maxQueueSize });
+  }
+
+  push(request: WorkerRequest): void {
+    const { queueTimeoutMs, offerMs } = this.#limits;
+    const ms = request.spec.role.kind === "generation" ? Math.min(queueTimeoutMs, offerMs) : queueTimeoutMs;
+    const expire = (): void =>
+      this.#onExpired(request, new KvError("ADMISSION_TIMEOUT", { request: request.spec.id, ms }));
+    this.#requests.push(request);
+    this.#timers.set(request, setTimeout(expire, ms));
+  }
+
+  /** No-op for a request that does not wait. */
+  remove(request: WorkerRequest): void {
+    clearTimeout(this.#timers.get(request));
+    if (this.#timers.delete(request)) this.#requests = this.#requests.filter((other) => other !== request);
+  }
+}

@@ -1,0 +1,46 @@
+import type { BlockHold, BlockPool } from "../kv/pool.ts";
+import type { Transceiver, TransferReport } from "../transceiver/api.ts";
+import type { AdmissionLimits } from "./admission.ts";
+import type { Engine } from "./engine.ts";
+import type { WorkerRequest } from "./request.ts";
+import type { StateChange } from "./request_state.ts";
+
+/** What the scheduler needs of a transceiver. */
+export type TransferPort = Pick<Transceiver, "send" | "receive" | "release">;
+
+export interface SchedulerLimits extends AdmissionLimits {
+  /** Requests that hold blocks at the same time. */
+  readonly maxBatchSize: number;
+  /** Tokens computed in one step: bounds how long a token of another request, and an abort, wait for a prompt. */
+  readonly stepTokens: number;
+  /** An engine step longer than this makes the worker unhealthy. */
+  readonly stepLimitMs: number;
+}
+
+export interface SchedulerOptions {
+  readonly engine: Engine;
+  readonly pool: BlockPool;
+  /** null: no transceiver, aggregated requests only. */
+  readonly transfers: TransferPort | null;
+  readonly limits: SchedulerLimits;
+  readonly reusePrefixes: boolean;
+  readonly nowMs: () => number;
+  /** Each edge of each request, once. */
+  readonly onChange?: (change: StateChange) => void;
+  /** A transfer of this side is complete. */
+  readonly onTransfer?: (request: WorkerRequest, direction: "send" | "receive", report: TransferReport) => void;
+  readonly onStep?: (step: { readonly rows: number; readonly prefillTokens: number; readonly ms: number }) => void;
+  /** Test hook: may spoil received blocks before anything reads them. */
+  readonly onReceived?: (blocks: BlockHold) => void;
+}
+
+export interface SchedulerLoad {
+  readonly waiting: number;
+  readonly receiving: number;
+  readonly prefilling: number;
+  readonly decoding: number;
+  /** Prefilled and answered, blocks wait for a generation worker. */
+  readonly offered: number;
+  readonly cachedBlocks: number;
+  readonly evictableBlocks: number;
+}

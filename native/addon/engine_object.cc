@@ -265,7 +265,12 @@ void EngineObject::Push(uint64_t ticket, Outcome outcome) {
 
 void EngineObject::OnWake(napi_env env, napi_value, void* context, void*) {
   // Without an env it is being torn down: JavaScript can't run any more.
-  if (env != nullptr) static_cast<EngineObject*>(context)->Deliver();
+  if (env == nullptr) return;
+  try {
+    static_cast<EngineObject*>(context)->Deliver();
+  } catch (const std::exception& error) {
+    Napi::Error(env, ToError(env, Failure{Fault::kInternal, error.what()})).ThrowAsJavaScriptException();
+  }
 }
 
 void EngineObject::Deliver() {

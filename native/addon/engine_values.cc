@@ -51,6 +51,14 @@ uint64_t ReadSeed(Arguments& arguments, const Napi::Value& value) {
   return value.As<Napi::BigInt>().Uint64Value(&lossless);  // modulo 2^64
 }
 
+// A number that does not fit is refused here, one that fits and is no sensible count by CheckSampling.
+int32_t ReadLogprobs(Arguments& arguments, const Napi::Value& value) {
+  const double count = arguments.Real(value, "logprobs");
+  if (count >= -1 && count <= 1000) return static_cast<int32_t>(count);
+  arguments.Fail("logprobs", "must be an integer from -1 to 20");
+  return -1;
+}
+
 bool UsesHistory(const engine::Sampling& sampling) {
   return sampling.repetition_penalty != 1 || sampling.presence_penalty != 0 ||
          sampling.frequency_penalty != 0;
@@ -131,7 +139,7 @@ engine::Sampling ReadSampling(Arguments& arguments, const Napi::Value& value) {
   const std::span<const uint32_t> history = arguments.Uint32s(object.Get("history"), "history");
   if (UsesHistory(sampling)) sampling.history.assign(history.begin(), history.end());
   sampling.prompt_tokens = arguments.Id(object.Get("promptTokens"), "promptTokens");
-  sampling.logprobs = static_cast<int32_t>(arguments.Real(object.Get("logprobs"), "logprobs"));
+  sampling.logprobs = ReadLogprobs(arguments, object.Get("logprobs"));
   sampling.banned = ReadUint32s(arguments, object.Get("banned"), "banned");
   const Napi::Value bias = object.Get("bias");
   if (!bias.IsArray()) {

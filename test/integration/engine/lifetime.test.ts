@@ -93,6 +93,8 @@ describe("calls", () => {
     expect(await prefill([], 0, [0])).toMatch(/INVALID_ARGUMENT.*no tokens/);
     const row = { token: 1, pos: 0, blockTable: [0 as BlockId], sampling: sampling({ temperature: Number.NaN }) };
     expect(await failureOf(engine.decode([row]))).toMatch(/INVALID_ARGUMENT.*temperature/);
+    const many = { ...row, sampling: sampling({ logprobs: 1e300 }) };
+    expect(await failureOf(engine.decode([many]))).toMatch(/INVALID_ARGUMENT.*logprobs/);
     expect(await engine.decode([])).toEqual([]);
   });
 

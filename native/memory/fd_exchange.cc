@@ -96,7 +96,7 @@ FdExchange::~FdExchange() {
   stop_.store(true, std::memory_order_release);
   wake_.Signal();
   if (thread_.joinable()) thread_.join();
-  if (listener_.ok()) unlink(socket_path_.c_str());
+  if (listener_.ok()) RemoveSocket(socket_path_);
 }
 
 void FdExchange::Watch(uint64_t key, FileDescriptor pidfd) {

@@ -5,7 +5,10 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <cstdlib>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <vector>
 
 namespace kvt {
@@ -26,6 +29,35 @@ bool FillAddress(const std::string& path, sockaddr_un* address) {
   }
   memcpy(address->sun_path, path.data(), path.size());
   return true;
+}
+
+// Sockets of this process that exit() has to unlink. Never destroyed: other threads run on while exit()
+// works.
+struct OpenSockets {
+  std::mutex mutex;
+  std::set<std::string> paths;
+  pid_t owner = getpid();
+};
+
+OpenSockets& Sockets() {
+  static OpenSockets& sockets = *new OpenSockets;
+  return sockets;
+}
+
+void UnlinkAtExit() {
+  OpenSockets& sockets = Sockets();
+  // A forked child that exits must leave its parent's alone.
+  if (sockets.owner != getpid() || !sockets.mutex.try_lock()) return;
+  for (const std::string& path : sockets.paths) unlink(path.c_str());
+  sockets.mutex.unlock();
+}
+
+void RememberSocket(const std::string& path) {
+  static const bool registered = std::atexit(UnlinkAtExit) == 0;
+  if (!registered) return;
+  OpenSockets& sockets = Sockets();
+  const std::lock_guard lock(sockets.mutex);
+  sockets.paths.insert(path);
 }
 
 FileDescriptor NewSocket() {
@@ -77,7 +109,15 @@ Result<FileDescriptor> ListenIn(const std::string& directory, const std::string&
     unlink(unfinished.c_str());
     return Refused(directory, ErrnoText("can't hold the socket " + name, error));
   }
+  RememberSocket(path);
   return listener;
+}
+
+void RemoveSocket(const std::string& path) {
+  unlink(path.c_str());
+  OpenSockets& sockets = Sockets();
+  const std::lock_guard lock(sockets.mutex);
+  sockets.paths.erase(path);
 }
 
 FileDescriptor ConnectTo(const std::string& path) {

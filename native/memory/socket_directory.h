@@ -15,6 +15,10 @@ Result<bool> PrepareSocketDirectory(const std::string& directory);
 // that refuses connections belongs to nobody alive, in whatever PID namespace.
 Result<FileDescriptor> ListenIn(const std::string& directory, const std::string& name, int backlog);
 
+// Unlinks what ListenIn made. Until then the file goes when the process ends by exit(), where no destructor
+// runs; one that is killed leaves it to RemoveStaleSockets().
+void RemoveSocket(const std::string& path);
+
 // Removes our sockets that nobody listens on any more (processes that were killed).
 void RemoveStaleSockets(const std::string& directory);
 

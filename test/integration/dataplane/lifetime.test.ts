@@ -1,5 +1,6 @@
 import { fork } from "node:child_process";
 import { once } from "node:events";
+import { readdirSync } from "node:fs";
 import { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
 import { loadNative } from "../../../src/native/loader.ts";
@@ -22,7 +23,8 @@ async function endOfProcess(state: string, end: string) {
   const limit = setTimeout(() => child.kill("SIGKILL"), 10_000);
   const [code, signal] = await once(child, "exit");
   clearTimeout(limit);
-  return { code, signal, ms: performance.now() - since, errors };
+  const ms = performance.now() - since;
+  return { code, signal, ms, errors, left: readdirSync(directory.path) };
 }
 
 /** The same for a worker thread of this process. */
@@ -51,7 +53,7 @@ describe("the process ends within a second and without a crash", { retry: 2 }, (
     });
     it(`by process.exit while ${state}`, async () => {
       const ended = await endOfProcess(state, "exit");
-      expect(ended).toMatchObject({ code: 7, signal: null, errors: "" });
+      expect(ended).toMatchObject({ code: 7, signal: null, errors: "", left: [] });
       expect(ended.ms).toBeLessThan(END_MS_MAX);
     });
     it(`by an uncaught exception while ${state}`, async () => {

@@ -8,7 +8,7 @@ import { Completions } from "./completions.ts";
 import { addInfoRoutes } from "./info_routes.ts";
 import { addKvRoutes } from "./kv_routes.ts";
 import { Records, type RequestRecord, transferRecord } from "./records.ts";
-import { requestSpec } from "./request_spec.ts";
+import type { RequestSampling } from "./request.ts";
 import { WorkerMetrics } from "./worker_metrics.ts";
 import { buildWorker, type WorkerParts } from "./worker_parts.ts";
 
@@ -162,47 +162,31 @@ function addCompletionRoutes(front: FastifyInstance, completions: Completions, i
 }
 
 /** Through the same path as every request: a worker whose engine hangs does not come up. */
-async function computeOneToken({ scheduler, reader, contextIds, maxSeqLen }: WorkerParts): Promise<void> {
-  const { tokenizer } = reader;
-  const spec = requestSpec(PROBE, {
+async function computeOneToken({ scheduler, reader }: WorkerParts): Promise<void> {
+  const request = scheduler.submit({
     id: "probe",
-    prompt: Uint32Array.of(tokenizer.bosId ?? 0),
-    eosIds: [],
-    maxSeqLen,
-    contextIds,
+    role: { kind: "aggregated" },
+    prompt: Uint32Array.of(reader.tokenizer.bosId ?? 0),
+    maxTokens: 1,
+    minTokens: 0,
+    sampling: GREEDY,
+    stopTokens: new Map(),
     onToken: () => null,
   });
-  await scheduler.submit(spec).done;
+  await request.done;
 }
 
-const PROBE: Parameters<typeof requestSpec>[0] = {
-  kind: "completion",
-  model: undefined,
-  prompt: { from: "ids", ids: [] },
-  maxTokens: 1,
-  minTokens: 0,
-  sampling: {
-    temperature: 0,
-    topP: 1,
-    topK: 0,
-    minP: 0,
-    repetitionPenalty: 1,
-    presencePenalty: 0,
-    frequencyPenalty: 0,
-    seed: 0n,
-    logprobs: -1,
-    bias: [],
-  },
-  stop: [],
-  stopTokenIds: [],
-  includeStop: false,
-  ignoreEos: true,
-  skipSpecialTokens: true,
-  addSpecialTokens: false,
-  echo: false,
-  stream: false,
-  includeUsage: false,
-  disaggregated: undefined,
+const GREEDY: RequestSampling = {
+  temperature: 0,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  seed: 0n,
+  logprobs: -1,
+  bias: [],
 };
 
 /** Resolves when `work` has ended or `ms` have passed. */

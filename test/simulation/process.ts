@@ -76,7 +76,9 @@ export class SimProcess {
         world.sendEnded(this, session.requestId, report, error);
       },
       observer: (step) =>
-        world.trace(`${name} ${step.role} ${step.requestId.slice(-4)}: ${step.from} --${step.event}--> ${step.to}`),
+        world.transition(
+          `${name} ${step.role} ${step.requestId.slice(-4)}: ${step.from} --${step.event}--> ${step.to}`,
+        ),
     });
     const digest = layoutDigest(layout);
     this.pulls = new Pulls({
@@ -98,7 +100,9 @@ export class SimProcess {
       dial: (request) => this.#dial(request),
       counts: this.counts,
       observer: (step) =>
-        world.trace(`${name} ${step.role} ${step.requestId.slice(-4)}: ${step.from} --${step.event}--> ${step.to}`),
+        world.transition(
+          `${name} ${step.role} ${step.requestId.slice(-4)}: ${step.from} --${step.event}--> ${step.to}`,
+        ),
     });
     this.#context = {
       plane,

@@ -15,7 +15,17 @@ const STEPS_LIMIT = 200_000;
 function strike(world: World): void {
   const { random, time, limits } = world;
   const struck = random.pick(world.current);
-  const kind = random.pick(["cut", "cut", "stall", "stop", "stop", "cancelSend", "cancelReceive", "kill"] as const);
+  const kind = random.pick([
+    "cut",
+    "cut",
+    "stall",
+    "stop",
+    "stop",
+    "cancelSend",
+    "cancelReceive",
+    "drain",
+    "kill",
+  ] as const);
   world.trace(`fault: ${kind} at ${struck.name}`);
   switch (kind) {
     case "cut":
@@ -40,10 +50,14 @@ function strike(world: World): void {
       break;
     }
     case "cancelReceive": {
-      const open = world.transfers.filter(({ receiver, pull }) => receiver === struck && pull !== null);
-      if (open.length > 0) struck.soon(() => random.pick(open).pull?.cancel("by the simulation"));
+      const open = world.transfers.flatMap(({ pulls }) => pulls).filter(({ receiver }) => receiver === struck);
+      if (open.length > 0) struck.soon(() => random.pick(open).session.cancel("by the simulation"));
       break;
     }
+    case "drain":
+      // As close() does: a transceiver that ends takes no PULL any more. A new one follows at its address.
+      if (random.chance(0.5)) struck.soon(() => struck.offers.cancelAll("closing"));
+      break;
     case "kill":
       if (random.chance(0.5)) killAndRestart(world, struck);
       break;
@@ -71,7 +85,8 @@ export async function run(seed: number, options: { clockError?: number; strict?:
       if (sender !== null && receiver !== null) world.transfer(sender, receiver, random.int(1, 30));
     });
   }
-  for (let faults = random.int(0, 6); faults > 0; faults--) time.at(random.between(0, busyMs), () => strike(world));
+  for (let faults = random.int(0, 3); faults > 0; faults--) time.at(random.between(0, busyMs), () => strike(world));
+  world.onTransition(() => strike(world));
   time.at(busyMs, () => world.calm());
 
   // Every limit that may still run then, one after the other, with clocks a little slow.
@@ -93,8 +108,8 @@ export async function run(seed: number, options: { clockError?: number; strict?:
     process.off("unhandledRejection", unhandled);
   }
   const outcomes = new Map<string, number>();
-  for (const { receiverOutcome } of world.transfers) {
-    const code = receiverOutcome === null ? "none" : receiverOutcome === "ok" ? "ok" : receiverOutcome.code;
+  for (const { outcome } of world.transfers.flatMap(({ pulls }) => pulls)) {
+    const code = outcome === null ? "none" : outcome === "ok" ? "ok" : outcome.code;
     outcomes.set(code, (outcomes.get(code) ?? 0) + 1);
   }
   return { seed, failure: world.failure, story: world.story, steps, outcomes };

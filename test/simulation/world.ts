@@ -36,9 +36,14 @@ interface Transfer {
   readonly sender: SimProcess;
   readonly receiver: SimProcess;
   session: SenderSession | null;
-  pull: ReceiverSession | null;
+  readonly pulls: Pull[];
   senderOutcome: "ok" | KvError | null;
-  receiverOutcome: "ok" | KvError | null;
+}
+
+interface Pull {
+  readonly receiver: SimProcess;
+  readonly session: ReceiverSession;
+  outcome: "ok" | KvError | null;
 }
 
 /** One run: processes, their transfers, faults, and the invariants of design.md section 3 that are checked as it goes. */
@@ -55,6 +60,8 @@ export class World {
   readonly #trace: string[] = [];
   #starts = 0;
   #calm = false;
+  #strikes: number;
+  #strike: (() => void) | null = null;
   failure: Broken | null = null;
 
   constructor(seed: number, options: { readonly clockError: number; readonly strict: boolean }) {
@@ -83,6 +90,7 @@ export class World {
       slowRead: random.chance(0.5) ? 0.3 : 0,
       refusedDial: random.chance(0.3) ? 0.2 : 0,
     };
+    this.#strikes = random.int(0, 8);
     this.faults = { chance: (kind) => !this.#calm && random.chance(rates[kind]) };
   }
 
@@ -92,6 +100,21 @@ export class World {
 
   get story(): string {
     return this.#trace.slice(-200).join("\n");
+  }
+
+  /** Faults come where something happens: a fair part of all transitions is followed by one. */
+  onTransition(strike: () => void): void {
+    this.#strike = strike;
+  }
+
+  transition(line: string): void {
+    this.trace(line);
+    if (this.#calm || this.#strikes === 0 || this.#strike === null || !this.random.chance(0.15)) return;
+    this.#strikes--;
+    const strike = this.#strike;
+    this.time.after(this.random.delay(this.delays.network * 2), () => {
+      if (!this.#calm) strike();
+    });
   }
 
   /** The first one counts: what follows may be its consequence. */
@@ -141,9 +164,8 @@ export class World {
       sender,
       receiver,
       session: null,
-      pull: null,
+      pulls: [],
       senderOutcome: null,
-      receiverOutcome: null,
     };
     this.transfers.push(transfer);
     sender.soon(() => this.#offer(transfer));
@@ -173,14 +195,22 @@ export class World {
       sender.later(random.delay(this.limits.leaseMs / 4), compute);
     };
     sender.later(random.delay(this.limits.leaseMs / 10), compute);
-    // The router's way: the state travels by HTTP.
-    this.time.after(random.delay(this.delays.network * 3), () =>
-      receiver.soon(() => this.#fetch(transfer, session.token)),
+    // The router's way: the state travels by HTTP, now and then late.
+    const wait = random.chance(0.1)
+      ? random.between(0, this.limits.queueMs * 1.2)
+      : random.delay(this.delays.network * 3);
+    this.time.after(wait, () => receiver.soon(() => this.#fetch(transfer, receiver, session.token)));
+    // A router that tried twice: another generation worker asks for the same offer.
+    if (!random.chance(0.15)) return;
+    const other = random.pick(this.current);
+    if (other === receiver || other === sender) return;
+    this.time.after(random.delay(this.delays.network * 6), () =>
+      other.soon(() => this.#fetch(transfer, other, session.token)),
     );
   }
 
-  #fetch(transfer: Transfer, token: SenderSession["token"]): void {
-    const { sender, receiver, tokens, request, number } = transfer;
+  #fetch(transfer: Transfer, receiver: SimProcess, token: SenderSession["token"]): void {
+    const { sender, tokens, request, number } = transfer;
     const count = Math.ceil(tokens / layout.tokensPerBlock);
     if (receiver.pool.free < count) return;
     const blocks = receiver.pool.allocate(count);
@@ -190,7 +220,8 @@ export class World {
       { name: sender.name, epoch: sender.epoch, tcp: sender.address, unix: null },
       undefined,
     );
-    transfer.pull = session;
+    const pull: Pull = { receiver, session, outcome: null };
+    transfer.pulls.push(pull);
     session.done.then(
       () => {
         for (let at = skipTokens; at < tokens; at++) {
@@ -199,16 +230,16 @@ export class World {
           this.broken(`I2: transfer ${number} is complete but token ${at} is ${got}, not ${World.value(number, at)}`);
           break;
         }
-        this.#receiverEnded(transfer, "ok", blocks);
+        this.#receiverEnded(number, pull, "ok", blocks);
       },
-      (error: KvError) => this.#receiverEnded(transfer, error, blocks),
+      (error: KvError) => this.#receiverEnded(number, pull, error, blocks),
     );
   }
 
-  #receiverEnded(transfer: Transfer, outcome: "ok" | KvError, blocks: BlockHold): void {
-    this.trace(`transfer ${transfer.number} received: ${outcome === "ok" ? "ok" : outcome.code}`);
-    if (transfer.receiverOutcome !== null) this.broken(`I5: transfer ${transfer.number} ended twice at its receiver`);
-    transfer.receiverOutcome = outcome;
+  #receiverEnded(number: number, pull: Pull, outcome: "ok" | KvError, blocks: BlockHold): void {
+    this.trace(`transfer ${number} received at ${pull.receiver.name}: ${outcome === "ok" ? "ok" : outcome.code}`);
+    if (pull.outcome !== null) this.broken(`I5: transfer ${number} ended twice at ${pull.receiver.name}`);
+    pull.outcome = outcome;
     // The scheduler takes its request off; the session keeps what a read may still touch.
     blocks.release();
   }
@@ -221,7 +252,7 @@ export class World {
     transfer.senderOutcome = error ?? "ok";
     if (report === null) return;
     // Its promise settles in a microtask; the session's own outcome is there already.
-    const completed = transfer.pull?.outcome === "ok";
+    const completed = transfer.pulls.some(({ session }) => session.outcome === "ok");
     if (!completed) this.broken(`I5: transfer ${transfer.number} is complete at its sender, not at its receiver`);
   }
 
@@ -239,9 +270,11 @@ export class World {
       if (hung === 0 && plane.holds !== 0)
         this.broken(`I4: ${name} keeps Node alive for ${plane.holds} ended transfers`);
     }
-    for (const { number, pull, session, receiver, sender, receiverOutcome, senderOutcome } of this.transfers) {
-      if (pull !== null && !receiver.dead && receiverOutcome === null)
-        this.broken(`I4: transfer ${number} has no outcome at its receiver`);
+    for (const { number, session, sender, pulls, senderOutcome } of this.transfers) {
+      for (const { receiver, outcome } of pulls) {
+        if (!receiver.dead && outcome === null)
+          this.broken(`I4: transfer ${number} has no outcome at ${receiver.name}`);
+      }
       if (session !== null && !sender.dead && senderOutcome === null)
         this.broken(`I4: transfer ${number} has no outcome at its sender`);
     }

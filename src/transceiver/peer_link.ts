@@ -267,6 +267,8 @@ export class PeerLink implements ChannelListener {
       });
       // Welcomed, or lost again already: then another dial runs.
       if (failure === null) return;
+      // Dead, stale or closed meanwhile: its users have been told, and some go on without it.
+      if (this.#end !== null) return;
       if (failure.refused) {
         // The proof of this one offer was refused; others may know better.
         const refused = asking?.user;

@@ -384,10 +384,12 @@ export class ReceiverSession implements LinkUser {
 
   #tryAgain(): void {
     const now = this.#around.plane.nowMs();
+    // Another event may be here before it: then it must not fire into the new attempt.
+    this.#retryTimer?.clear();
+    this.#retryTimer = null;
     if (attemptOf(this.#transferId) + 1 >= ATTEMPTS) {
       this.#dispatch("exhausted");
     } else if (now < this.#retryAtMs) {
-      this.#retryTimer?.clear();
       this.#retryTimer = this.#around.plane.timer(this.#retryAtMs, () => this.#dispatch("retryTimer"));
     } else if (this.#pieces.unquiet === 0 && this.#link?.up === true) {
       // Old reads could overwrite what the new attempt reads, so they are all quiet before it starts.

@@ -210,7 +210,9 @@ export class SimPlane implements DataPlane {
     const hangs = faults.chance("hangingRead");
     const fails = faults.chance("failingRead");
     const pieces = this.#process.memory.piecesOf(request.fromToken, request.toToken);
+    // Slow, but never slower than the run has time to see it end.
     const slow = faults.chance("slowRead") ? random.between(1, 60) : 1;
+    const pause = (): number => Math.min(random.delay(delays.copy * slow), 3 * this.#world.limits.leaseMs);
     const moveNext = (index: number): void => {
       if (stopped) {
         quiet();
@@ -240,9 +242,9 @@ export class SimPlane implements DataPlane {
           generations.get(target) ?? 0,
         );
       }
-      this.#process.later(random.delay(delays.copy * slow), () => moveNext(index + 1));
+      this.#process.later(pause(), () => moveNext(index + 1));
     };
-    this.#command(() => this.#process.later(random.delay(delays.copy * slow), () => moveNext(0)));
+    this.#command(() => this.#process.later(pause(), () => moveNext(0)));
 
     const stop = (status: ReadStatus): void => {
       if (ended) return;

@@ -2,8 +2,11 @@ import { parse as parseLossless } from "lossless-json";
 import { KvError } from "../errors.ts";
 import { hasMoreStructures, topLevelValueSpan } from "./json_scan.ts";
 
-/** A JSON object as it came over HTTP; integers above 2^53 inside `disaggregated_params` and in `seed` are bigint. */
+/** A JSON object as it came over HTTP; integers above 2^53 under EXACT_KEYS are bigint. */
 export type JsonObject = Record<string, unknown>;
+
+/** Top-level keys that carry 64-bit integers; `ctx_request_id` stands there in POST /kv/release. */
+const EXACT_KEYS = ["disaggregated_params", "seed", "ctx_request_id"];
 
 /** Largest value that the slow lossless parser reads; opaque states are 2 KiB and a little a rank (design.md section 6). */
 const LOSSLESS_BYTES_MAX = 1 << 20;
@@ -18,8 +21,8 @@ const SCANNED_CHARS_MIN = STRUCTURES_MAX;
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
 /**
- * Reads a request or reply body. The bulk goes through JSON.parse; only where `disaggregated_params` (top level, or in
- * `choices[]` of a reply) or `seed` holds an integer that a JS number can't carry is that one value read again, losslessly.
+ * Reads a request or reply body. The bulk goes through JSON.parse; only where one of EXACT_KEYS, or
+ * `disaggregated_params` in `choices[]` of a reply, holds an integer that a JS number can't carry is that one value read again, losslessly.
  * @throws KvError BAD_JSON
  */
 export function parseBody(bytes: Uint8Array | string): JsonObject {
@@ -34,10 +37,7 @@ export function parseBody(bytes: Uint8Array | string): JsonObject {
     throw new KvError("BAD_JSON", { why: shortReason(error) }, { cause: error });
   }
   if (!isObject(value)) throw new KvError("BAD_JSON", { why: `it is ${nameOf(value)}, not an object` });
-  if (holdsUnsafeInteger(value.disaggregated_params)) {
-    value.disaggregated_params = readLossless(text, "disaggregated_params");
-  }
-  if (holdsUnsafeInteger(value.seed)) value.seed = readLossless(text, "seed");
+  for (const key of EXACT_KEYS) if (holdsUnsafeInteger(value[key])) value[key] = readLossless(text, key);
   const choices: unknown = value.choices;
   if (Array.isArray(choices) && choices.some((choice) => isObject(choice) && hasUnsafeParams(choice))) {
     const exact = readLossless(text, "choices") as unknown[];
@@ -65,7 +65,7 @@ export function stringifyBody(value: JsonObject): string {
 
 function stringifyEntry(key: string, entry: unknown): string {
   try {
-    const exact = key === "disaggregated_params" || key === "seed" || key === "choices";
+    const exact = EXACT_KEYS.includes(key) || key === "choices";
     return exact ? exactJson(entry) : (JSON.stringify(entry) ?? "null");
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;

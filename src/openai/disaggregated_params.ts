@@ -8,7 +8,7 @@ export const isInteger64 = (value: unknown, min: bigint): boolean =>
   (value as bigint) < 1n << 64n;
 
 /** A 64-bit id: a bare JSON integer, bigint in TypeScript. */
-const Id64 = z
+export const Id64 = z
   .custom<number | bigint>((value) => isInteger64(value, 0n), "must be an integer in 0 .. 2^64-1")
   .transform((value) => BigInt(value));
 

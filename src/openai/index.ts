@@ -3,6 +3,7 @@ export {
   ContextReplyParams,
   DisaggregatedParams,
   FirstTokenLogProbs,
+  Id64,
   RequestType,
 } from "./disaggregated_params.ts";
 export { type ErrorAnswer, type ErrorBody, type ErrorPlace, errorBody, errorEvent, type Hop } from "./error_body.ts";

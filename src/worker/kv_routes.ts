@@ -2,7 +2,9 @@ import { timingSafeEqual } from "node:crypto";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { z } from "zod";
 import { KvError } from "../errors.ts";
-import { parseBody, parseRequest } from "../openai/index.ts";
+import { requestIdToBigInt } from "../ids.ts";
+import { Id64, parseBody, parseRequest } from "../openai/index.ts";
+import { decodeState } from "../transceiver/opaque_state.ts";
 import type { Records } from "./records.ts";
 import type { WorkerParts } from "./worker_parts.ts";
 
@@ -14,7 +16,7 @@ export interface KvRouteOptions {
   readonly hasTransceiver: boolean;
 }
 
-const Release = z.looseObject({ encoded_opaque_state: z.string().max(1 << 20) });
+const Release = z.looseObject({ ctx_request_id: Id64.optional(), encoded_opaque_state: z.string().max(1 << 20) });
 const Abort = z.looseObject({ request_id: z.string().min(1).max(128) });
 const TransfersQuery = z.looseObject({ request_id: z.string().max(128).optional() });
 
@@ -26,13 +28,13 @@ export function addKvRoutes(front: FastifyInstance, options: KvRouteOptions): vo
   front.post("/kv/release", async (request) => {
     if (!options.hasTransceiver) throw new KvError("TRANSCEIVER_DISABLED", {});
     const body = parseRequest(Release, parseBody(bytesOf(request)));
-    const outcome = transceiver.release(body.encoded_opaque_state);
-    if (outcome === "not_found") {
-      throw new KvError("NO_OFFER", {
-        peer: transceiver.instance,
-        request: String(body.ctx_request_id ?? "(of the state)"),
-      });
+    const { requestId } = decodeState(body.encoded_opaque_state);
+    if (body.ctx_request_id !== undefined && body.ctx_request_id !== requestIdToBigInt(requestId)) {
+      const why = `it belongs to request ${requestIdToBigInt(requestId)}, ctx_request_id names ${body.ctx_request_id}`;
+      throw new KvError("BAD_STATE", { why });
     }
+    const outcome = transceiver.release(body.encoded_opaque_state);
+    if (outcome === "not_found") throw new KvError("NO_OFFER", { peer: transceiver.instance, request: requestId });
     return { outcome };
   });
 

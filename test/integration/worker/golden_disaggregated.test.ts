@@ -170,11 +170,15 @@ describe("a context and a generation worker", () => {
   });
 
   it("let an offer go when told to", async () => {
-    const lonely = await workers.start(withoutReuse);
+    const lonely = await workers.start(withoutReuse, { KVT_TEST_CTX_REQUEST_ID: String(2n ** 62n + 1n) });
     const hop = await contextHop(lonely.url, "completion", { prompt: "Once upon a time", max_tokens: 9 });
     const state = /"encoded_opaque_state":"([^"]*)"/.exec(hop.params)?.[1];
     expect((await blocksOf(lonely)).free).toBeLessThan((await blocksOf(lonely)).total);
-    expect(await post(lonely.url, "/kv/release", { encoded_opaque_state: state })).toContain("cancelled");
+    const release = (id: bigint): string => `{"ctx_request_id":${id},"encoded_opaque_state":"${state}"}`;
+    const other = post(lonely.url, "/kv/release", release(2n ** 62n));
+    await expect(other).rejects.toMatchObject({ status: 400, code: "bad_state" });
+    expect((await blocksOf(lonely)).free).toBeLessThan((await blocksOf(lonely)).total);
+    expect(await post(lonely.url, "/kv/release", release(2n ** 62n + 1n))).toContain("cancelled");
     const { free, total } = await blocksOf(lonely);
     expect(free).toBe(total);
     // Known to have ended; after a while it is unknown, which is 404.

@@ -194,6 +194,18 @@ describe("strangers at the control port", () => {
     expect(await loud.next()).toBeNull();
   });
 
+  it("can listen in where TLS is off and the address is no loopback: one warning at open says so", async () => {
+    const open = await peers.open({ listen: { host: "0.0.0.0", port: 0 } });
+    for (const id of [1, 2]) {
+      const { state } = await open.send({ request: id, tokens: 64 });
+      await receiver.receive({ id: 1_000 + id, state, tokens: 64 });
+      expect(await receiver.received(1_000 + id, id)).toMatchObject({ wrong: 0 });
+    }
+    expect(open.log.match(/cross the network in the clear/g)).toHaveLength(1);
+    expect(receiver.log).toBe("");
+    await open.kill();
+  });
+
   it("break nothing with 100,000 random and mutated frames", { timeout: 120_000 }, async () => {
     const before = await sender.resources();
     const random = randomNumbers(20_261_125);

@@ -3,7 +3,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { ask, askPair, type Body, contextHop, generationBody, type Pair, Refused } from "./client.ts";
 import { type Golden, goldens } from "./golden.ts";
 import { expectGolden } from "./golden_check.ts";
-import { blocksOf, until } from "./inspect.ts";
+import { blocksOf, resourcesOf, until } from "./inspect.ts";
 import { transceiverDefaults } from "./transceiver_defaults.ts";
 import { type Overrides, type WorkerProcess, Workers, withoutReuse, withPool } from "./worker_process.ts";
 
@@ -44,6 +44,10 @@ describe("cancelled and killed requests", () => {
       context: await workers.start({ ...withPool(POOL_TOKENS), ...offersLive(10_000) }),
       generation: await workers.start(withPool(POOL_TOKENS)),
     };
+    const both = [pair.context, pair.generation];
+    // Loads what is loaded once: connections, mapped pools, the code of every route.
+    await expectNoLeak(pair);
+    const before = both.map(resourcesOf);
     const short = goldens.filter(({ ids }) => ids.length < 400);
     const plans = fc.sample(
       fc.record({
@@ -84,7 +88,24 @@ describe("cancelled and killed requests", () => {
     // No router here that would release the offers of pairs cancelled between their hops: these end by their own limit.
     await until(async () => (await blocksOf(pair.context)).sends.open === 0);
     await expectNoLeak(pair);
-    for (const worker of [pair.context, pair.generation]) {
+    const fresh = await workers.start(withPool(POOL_TOKENS));
+    for (const mixed of [
+      { ...pair, generation: fresh },
+      { ...pair, context: fresh },
+    ]) {
+      expectGolden(await askPair(mixed, short[0]?.kind ?? "completion", short[0]?.body ?? {}), short[0] as Golden);
+    }
+    expect(await fresh.stop()).toBe(0);
+    for (const [index, worker] of both.entries()) {
+      const start = before[index] as ReturnType<typeof resourcesOf>;
+      // The connections of this test's own client close when they have been idle for a while.
+      await until(async () => {
+        await new Promise(setImmediate);
+        const now = resourcesOf(worker);
+        return now.descriptors <= start.descriptors && now.pools <= start.pools;
+      });
+      // What V8 keeps of 200 requests; blocks and bodies that leak are more.
+      expect(resourcesOf(worker).rssAnonKib - start.rssAnonKib).toBeLessThan(48 * 1024);
       expect(worker.log()).not.toMatch(/UNHANDLED|internal defect/);
       expect(await worker.stop()).toBe(0);
     }

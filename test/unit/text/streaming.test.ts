@@ -128,10 +128,8 @@ describe("StopStrings", () => {
     expect(matcher.flush()).toBe("EN");
   });
 
-  test("a long repetitive stop string against long repetitive text costs linear time", () => {
+  test("a long repetitive stop string against long repetitive text costs linear time: quadratic would outlast the limit", () => {
     const matcher = new StopStrings([`${"a".repeat(1023)}b`]);
-    const started = performance.now();
     for (let count = 0; count < 2000; count++) matcher.push("a".repeat(100));
-    expect(performance.now() - started).toBeLessThan(5000);
   });
 });

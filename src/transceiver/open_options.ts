@@ -27,15 +27,18 @@ const Options = z.strictObject({
     .strictObject({ tpRank: index, tpSize: index.min(1), ppRank: index, ppSize: index.min(1) })
     .refine(({ tpRank, tpSize, ppRank, ppSize }) => tpRank < tpSize && ppRank < ppSize, "a rank must be below its size")
     .optional(),
-  pool: z.union([
-    z.strictObject({ memory: z.literal("host"), blocks: z.int().min(1).max(0xffffffff) }),
-    z.strictObject({
-      adopt: z
-        .array(z.strictObject({ fd: z.int().min(0), offset: z.int().min(0), bytes: z.int().min(1) }))
-        .length(1, "one region is supported"),
-      blocks: z.int().min(1).max(0xffffffff),
-    }),
-  ]),
+  pool: z.union(
+    [
+      z.strictObject({ memory: z.literal("host"), blocks: z.int().min(1).max(0xffffffff) }),
+      z.strictObject({
+        adopt: z
+          .array(z.strictObject({ fd: z.int().min(0), offset: z.int().min(0), bytes: z.int().min(1) }))
+          .length(1, "one region is supported"),
+        blocks: z.int().min(1).max(0xffffffff),
+      }),
+    ],
+    'it must be { memory: "host", blocks } or { adopt: [{ fd, offset, bytes }], blocks }',
+  ),
   listen: z
     .strictObject({
       host: z.string().min(1),
@@ -51,6 +54,26 @@ const Options = z.strictObject({
   authToken: z.string().min(1).optional(),
   socketDir: z.string().startsWith("/").optional(),
 });
+
+/** What the schema of a pool would only call invalid, although the caller is right to expect it one day. */
+function refuseOtherMemory(pool: unknown): void {
+  if (typeof pool !== "object" || pool === null) return;
+  if ("memory" in pool && typeof pool.memory === "string" && pool.memory.startsWith("cuda")) {
+    throw new KvError("NOT_PROVIDED", {
+      what: `pool memory ${pool.memory}`,
+      why: "this version moves host memory only",
+      remedy: 'use memory "host"',
+    });
+  }
+  const regions: readonly unknown[] = "adopt" in pool && Array.isArray(pool.adopt) ? pool.adopt : [];
+  if (regions.some((region) => typeof region === "object" && region !== null && "address" in region)) {
+    throw new KvError("NOT_PROVIDED", {
+      what: "a pool of plain pointers",
+      why: "no other process can map them",
+      remedy: "allocate it in a memfd (memfd_create with MFD_ALLOW_SEALING) and give { fd, offset, bytes }",
+    });
+  }
+}
 
 /** Every option checked and with its default. */
 export interface ResolvedOptions {
@@ -85,8 +108,9 @@ export interface ResolvedOptions {
   readonly check: boolean;
 }
 
-/** @throws KvError INVALID_ARGUMENT, which names the option; NOT_PROVIDED for backend NIXL */
+/** @throws KvError INVALID_ARGUMENT, which names the option; NOT_PROVIDED for backend NIXL and for memory that is not of the host or not shared */
 export function resolveOptions(options: OpenOptions, environment: NodeJS.ProcessEnv = process.env): ResolvedOptions {
+  refuseOtherMemory(options?.pool);
   const parsed = Options.safeParse(options);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];

@@ -2,8 +2,11 @@ import { Writable } from "node:stream";
 import type { Terminal } from "../../../src/cli/command.ts";
 import type { Env } from "../../../src/config/environment.ts";
 
-/** A terminal of strings. */
-export function capturedTerminal(env: Env = {}): Terminal & { readonly out: () => string; readonly err: () => string } {
+/** A terminal of strings; with `isTTY` its error stream says that a person looks at it. */
+export function capturedTerminal(
+  env: Env = {},
+  { isTTY = false } = {},
+): Terminal & { readonly out: () => string; readonly err: () => string } {
   const written = { out: "", err: "" };
   const stream = (name: "out" | "err") =>
     new Writable({
@@ -12,5 +15,6 @@ export function capturedTerminal(env: Env = {}): Terminal & { readonly out: () =
         callback();
       },
     });
-  return { stdout: stream("out"), stderr: stream("err"), env, out: () => written.out, err: () => written.err };
+  const stderr = isTTY ? Object.assign(stream("err"), { isTTY, columns: 80 }) : stream("err");
+  return { stdout: stream("out"), stderr, env, out: () => written.out, err: () => written.err };
 }

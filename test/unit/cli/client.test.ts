@@ -46,12 +46,19 @@ async function routerFile(handler: Handler): Promise<string> {
   return path;
 }
 
-async function client(config: string, prompts: unknown, ...more: string[]) {
+const client = (config: string, prompts: unknown, ...more: string[]) =>
+  clientOn(capturedTerminal(), config, prompts, ...more);
+
+async function clientOn(
+  terminal: ReturnType<typeof capturedTerminal>,
+  config: string,
+  prompts: unknown,
+  ...more: string[]
+) {
   const promptsFile = join(folder, "prompts.json");
   const output = join(folder, "answers.json");
   rmSync(output, { force: true });
   writeFileSync(promptsFile, JSON.stringify(prompts));
-  const terminal = capturedTerminal();
   const code = await main(["client", "-c", config, "-p", promptsFile, "-o", output, ...more], terminal);
   const answers = (): unknown => JSON.parse(readFileSync(output, "utf8"));
   return { code, err: terminal.err(), out: terminal.out(), answers };
@@ -78,6 +85,14 @@ describe("kvt client", () => {
       temperature: 0,
       ignore_eos: true,
     });
+  });
+
+  it("draws a bar that counts the answers where a person looks at it", async () => {
+    const config = await routerFile(() => ({ text: completion("x") }));
+    const { code, err } = await clientOn(capturedTerminal({}, { isTTY: true }), config, ["a", "b", "c"]);
+    expect(code).toBe(0);
+    expect(err).toContain("0/3 answers");
+    expect(err).toContain("3/3 answers");
   });
 
   it("puts a prompt into a user's message at the chat endpoint", async () => {

@@ -180,7 +180,7 @@ export async function until(what: string, holds: () => Promise<boolean>, limitMs
 
 let built = false;
 /** `npm test` builds first; a developer who runs one file should not test an old dist/. */
-function buildIfStale(): void {
+export function buildIfStale(): void {
   if (built) return;
   built = true;
   const newest = (folder: string): number =>

@@ -1,6 +1,8 @@
 // Cases through KvTransceiver, from JS call to JS resolution: receive-one-block, eight-receives, loop-delay, open-loop.
 import { fork } from "node:child_process";
 import { once } from "node:events";
+import { connect } from "node:net";
+import { join } from "node:path";
 import { monitorEventLoopDelay, performance } from "node:perf_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
 import { KvTransceiver } from "../../dist/index.js";
@@ -11,12 +13,16 @@ const MiB = 2 ** 20;
 const layout = { layers: 30, kvHeads: 3, headDim: 64, dtype: "bf16", tokensPerBlock: 4, attention: "gqa" };
 const BLOCKS = 4096;
 const BATCH = 50;
+/** As long as a PULL. */
+const ECHO = Buffer.alloc(100);
 
 class Pair {
   static async open(socketDir) {
     const pair = new Pair();
     pair.child = fork(new URL("./sender.mjs", import.meta.url), [JSON.stringify([layout, BLOCKS, socketDir])]);
     await once(pair.child, "message");
+    pair.echo = connect(join(socketDir, "echo.sock"));
+    await once(pair.echo, "connect");
     pair.child.on("message", (message) => {
       if (message.states !== undefined) pair.#waiting.shift()(message.states);
     });
@@ -47,7 +53,16 @@ class Pair {
     return { us, report };
   }
 
+  /** Microseconds for 100 bytes to the sender's JS thread and back, over a bare unix socket. */
+  async controlRoundTrip() {
+    const start = performance.now();
+    this.echo.write(ECHO);
+    await once(this.echo, "data");
+    return (performance.now() - start) * 1000;
+  }
+
   async close() {
+    this.echo.destroy();
     await this.kv.close();
     this.child.disconnect();
   }
@@ -61,8 +76,14 @@ function addLatencies(add, name, us) {
 
 async function receiveOneBlock(pair, add, say) {
   const us = [];
+  const roundTrips = [];
   for (let batch = 0; batch < 60; batch++) {
     const states = await pair.offers(BATCH, layout.tokensPerBlock);
+    // In each batch, so that both meet the same machine.
+    for (let index = 0; index < BATCH; index++) {
+      const one = await pair.controlRoundTrip();
+      if (batch >= 20) roundTrips.push(one);
+    }
     for (const state of states) {
       const { us: one } = await pair.receive(state, layout.tokensPerBlock);
       // The first batches connect, map the pool and warm up both JS engines.
@@ -71,6 +92,7 @@ async function receiveOneBlock(pair, add, say) {
   }
   say(`receive-one-block: ${pair.kv.blockBytes} bytes, ${us.length} calls, one at a time`);
   addLatencies(add, "receive-one-block", us);
+  add("receive-one-block", "control_round_trip_us_p50", quantile(roundTrips, 0.5), "µs");
 }
 
 /** `call_gb_per_s`: 8 receives of 4 MiB in flight. */

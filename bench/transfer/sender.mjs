@@ -1,4 +1,5 @@
 // The sending side of the transceiver cases: { offer: { count, tokens } } in, the states out; { tokenize } keeps its JS thread busy.
+import { createServer } from "node:net";
 import { join } from "node:path";
 import { KvTransceiver, requestId } from "../../dist/index.js";
 import { loadNative } from "../../dist/native/loader.js";
@@ -64,6 +65,10 @@ async function answerOffer({ count, tokens }) {
   }
   process.send({ states });
 }
+
+// What two JS threads of this host need at least to tell each other something: the yardstick of a call's latency.
+const echo = createServer((socket) => socket.on("data", (bytes) => socket.write(bytes)));
+await new Promise((resolve) => echo.listen(join(socketDir, "echo.sock"), resolve));
 
 process.on("disconnect", () => process.exit(0));
 process.send({ ready: true });

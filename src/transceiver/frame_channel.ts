@@ -76,6 +76,9 @@ export class FrameChannel {
   readonly #listener: ChannelListener;
   readonly #splitter = new FrameSplitter();
   #closed = false;
+  /** Frames of this turn of the event loop: they leave together, after whoever waits for what they are about has gone on. */
+  #outgoing: Uint8Array[] = [];
+  #outgoingBytes = 0;
   #received = 0;
   /** Largest frame, and bytes in all, that the peer may send now; raised once it is proven. */
   #frameLimit: number;
@@ -118,18 +121,30 @@ export class FrameChannel {
     const bytes = Buffer.allocUnsafe(PREFIX + body.length);
     bytes.writeUInt32BE(body.length);
     bytes.set(body, PREFIX);
-    this.#socket.write(bytes);
-    if (this.#socket.writableLength > WRITE_LIMIT) {
-      this.close(`the peer does not read: ${this.#socket.writableLength} bytes wait for it`);
+    if (this.#outgoing.push(bytes) === 1) queueMicrotask(() => this.#flush());
+    this.#outgoingBytes += bytes.length;
+    const waiting = this.#socket.writableLength + this.#outgoingBytes;
+    if (waiting > WRITE_LIMIT) {
+      this.close(`the peer does not read: ${waiting} bytes wait for it`);
       return false;
     }
     return true;
+  }
+
+  #flush(): void {
+    const [first] = this.#outgoing;
+    if (first === undefined) return;
+    const bytes = this.#outgoing.length === 1 ? first : Buffer.concat(this.#outgoing);
+    this.#outgoing = [];
+    this.#outgoingBytes = 0;
+    if (!this.#socket.destroyed) this.#socket.write(bytes);
   }
 
   /** Idempotent. */
   close(why: string): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#flush();
     this.#socket.destroy();
     this.#listener.closed(why);
   }
@@ -138,6 +153,7 @@ export class FrameChannel {
   end(why: string): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#flush();
     this.#socket.end(() => this.#socket.destroy());
     this.#listener.closed(why);
   }

@@ -25,9 +25,14 @@ export class LeaseView {
     this.#baseMs = Math.max(this.#baseMs, writtenMs);
   }
 
+  /** The sender holds its lease at `nowMs` for certain, unless it has died with it. */
+  holds(nowMs: number): boolean {
+    return nowMs - this.#baseMs < VIEW_SHARE * this.leaseMs;
+  }
+
   /** @param atMs the clock after the poll that saw the read complete, never before it */
   accepts(postedMs: number, atMs: number): boolean {
     if (this.strict || atMs - postedMs > this.leaseMs * LONGEST_READ_SHARE) return false;
-    return atMs - this.#baseMs < VIEW_SHARE * this.leaseMs;
+    return this.holds(atMs);
   }
 }

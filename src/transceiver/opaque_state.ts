@@ -1,9 +1,9 @@
-import { decode, encode } from "@msgpack/msgpack";
+import { Decoder, encode } from "@msgpack/msgpack";
 import { z } from "zod";
 import { KvError } from "../errors.ts";
 import type { CapabilityToken, Epoch, RequestId } from "../ids.ts";
 import { Layout } from "../kv/layout.ts";
-import { countField, epochField, requestIdField, textField, tokenField } from "./wire_fields.ts";
+import { countField, epochField, readerOfFields, requestIdField, textField, tokenField } from "./wire_fields.ts";
 
 const STATE_VERSION = 1;
 /** 2 KiB and 200 bytes a rank, for 1024 ranks: more is no state of ours. */
@@ -19,7 +19,8 @@ const RankState = z.object({
   token: tokenField,
 });
 
-const State = z.object({
+/** The fields of a state, and the judge of every one. */
+export const State = z.object({
   version: z.literal(STATE_VERSION),
   instance: textField,
   layout: Layout,
@@ -52,19 +53,61 @@ export function encodeState(state: OpaqueState): string {
   return Buffer.from(encode(wire)).toString("base64");
 }
 
+const decoder = new Decoder();
+const readRank = readerOfFields({
+  rank: countField,
+  epoch: epochField,
+  tcp: textField,
+  unix: textField,
+  token: tokenField,
+});
+const readHead = readerOfFields({ instance: textField, requestId: requestIdField, tokens: countField });
+/** Of the last state with its words as they came: the states of one sender all have the same. */
+let lastLayout: { readonly raw: Readonly<Record<string, unknown>>; readonly layout: Layout } | undefined;
+
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+function readLayout(raw: unknown): Layout | undefined {
+  if (!isRecord(raw)) return undefined;
+  const names = Object.keys(raw);
+  const known = lastLayout;
+  if (known !== undefined && names.length === Object.keys(known.raw).length) {
+    if (names.every((name) => Object.hasOwn(known.raw, name) && raw[name] === known.raw[name])) return known.layout;
+  }
+  const { data: layout } = Layout.safeParse(raw);
+  if (layout !== undefined) lastLayout = { raw, layout };
+  return layout;
+}
+
+/** The short way for a state of one rank: what the schema would give, or undefined where the schema has to decide. */
+function readPlain(value: unknown): OpaqueState | undefined {
+  if (!isRecord(value) || value.version !== STATE_VERSION || !Array.isArray(value.ranks)) return undefined;
+  const [rawRank]: unknown[] = value.ranks;
+  if (value.ranks.length !== 1 || !isRecord(rawRank)) return undefined;
+  const head = readHead(value);
+  const rank = readRank(rawRank);
+  const layout = readLayout(value.layout);
+  if (head === undefined || head.tokens < 1 || rank === undefined || layout === undefined) return undefined;
+  return { ...head, layout, ranks: [rank] };
+}
+
 /** @throws KvError BAD_STATE, which says what is wrong with it */
 export function decodeState(text: string): OpaqueState {
   if (text.length > STATE_LIMIT * 1.4) throw new KvError("BAD_STATE", { why: `it has ${text.length} characters` });
   let value: unknown;
   try {
-    value = decode(Buffer.from(text, "base64"));
+    value = decoder.decode(Buffer.from(text, "base64"));
   } catch {
     throw new KvError("BAD_STATE", { why: "it is no base64 of msgpack" });
   }
+  const plain = readPlain(value);
+  if (plain !== undefined) return plain;
   const parsed = State.safeParse(value);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
     throw new KvError("BAD_STATE", { why: `${issue?.path.join(".") || "state"}: ${issue?.message ?? "not valid"}` });
   }
-  return parsed.data;
+  const { version: _version, ...state } = parsed.data;
+  return state;
 }

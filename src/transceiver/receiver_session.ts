@@ -165,7 +165,11 @@ export class ReceiverSession implements LinkUser {
   }
 
   senderDead(error: KvError): void {
-    this.#fail("senderDead", error);
+    // Seen dead inside the view, it died with the lease held: nobody has changed the blocks, and nobody can. Seen later, it may have
+    // released them first, and given them to another request.
+    const reading = this.#state === "READ" || this.#state === "FINISH";
+    const unsure = reading && this.#view?.holds(this.#around.plane.nowMs()) !== true;
+    this.#fail(unsure ? "senderDeadLate" : "senderDead", error);
   }
 
   granted(frame: FrameOf<"GRANT">): void {

@@ -3,7 +3,7 @@ import type { Cell, TransitionTable } from "./transition.ts";
 /**
  * The receiver's session (lease-model.md section 3), for reads that go straight into its blocks.
  * QUEUED waits for a turn · CONNECTING waits for the link to the sender · PULL asked, no answer yet · READ granted · FINISH granted, the
- * connection is gone, all reads are posted: they may end inside the view · ORPHAN the sender is known dead, nobody can change its blocks ·
+ * connection is gone, all reads are posted: they may end inside the view · ORPHAN the sender died with the lease held: its blocks stay as they are ·
  * RETRY waits until a new attempt may start · DRAIN the outcome is told, reads may still touch the blocks (I3) · END blocks given back.
  */
 export const receiverStates = [
@@ -28,6 +28,8 @@ export const receiverEvents = [
   "linkFailed",
   "staleEpoch",
   "senderDead",
+  /** Seen when the view of the lease had passed. */
+  "senderDeadLate",
   // Frames of this attempt.
   "granted",
   "ready",
@@ -129,6 +131,7 @@ export const receiverTable = {
     linkLostAllPosted: to("FINISH"),
     staleEpoch: failQuietly,
     senderDead: to("ORPHAN", "acceptOrphans"),
+    senderDeadLate: failQuietly,
     pieceAccepted: to("READ", "tellProgress"),
     allAccepted: completeNow,
     pieceLate: to("READ", "renewNow"),
@@ -145,6 +148,7 @@ export const receiverTable = {
     linkFailed: to("FINISH"),
     staleEpoch: to("FINISH"),
     senderDead: to("ORPHAN", "acceptOrphans"),
+    senderDeadLate: failQuietly,
     pieceAccepted: to("FINISH", "tellProgress"),
     allAccepted: completeNow,
     pieceLate: again,

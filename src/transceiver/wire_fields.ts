@@ -13,6 +13,25 @@ const writers = new Map<z.ZodType, (value: never) => unknown>();
  */
 const readers = new Map<z.ZodType, (value: unknown) => unknown>();
 
+/** Reads `value[name]` for each field of an object schema that has only such fields. @returns undefined as its readers do */
+export function readerOfFields<Shape extends Readonly<Record<string, z.ZodType>>>(
+  shape: Shape,
+): (value: Readonly<Record<string, unknown>>) => { [Name in keyof Shape]: z.output<Shape[Name]> } | undefined {
+  const all = Object.entries(shape).map(([name, field]) => {
+    const read = readers.get(field) ?? ((value: unknown) => field.safeParse(value).data);
+    return [name, read] as const;
+  });
+  return (value) => {
+    const fields: Record<string, unknown> = {};
+    for (const [name, read] of all) {
+      const field = read(value[name]);
+      if (field === undefined) return undefined;
+      fields[name] = field;
+    }
+    return fields as { [Name in keyof Shape]: z.output<Shape[Name]> };
+  };
+}
+
 export const readerOf = (field: z.ZodType): ((value: unknown) => unknown) | undefined => readers.get(field);
 
 /** Undefined: the value is its own wire form. */
@@ -81,3 +100,4 @@ readers.set(countField, (value) => (Number.isSafeInteger(value) && (value as num
 /** A duration that a peer claims; at most 100 days, so that no sum of times leaves the exact range. */
 export const millisField = z.number().min(0).max(8_640_000_000);
 export const textField = z.string().max(1024);
+readers.set(textField, (value) => (typeof value === "string" && value.length <= 1024 ? value : undefined));

@@ -39,7 +39,7 @@ export class SimPlane implements DataPlane {
   readonly #completions: (() => void)[] = [];
   #leasesHeld = 0;
   #holds = 0;
-  hungReads = 0;
+  unquietReads = 0;
 
   constructor(world: World, process: SimProcess) {
     this.#world = world;
@@ -203,7 +203,12 @@ export class SimPlane implements DataPlane {
       const atMs = this.nowMs();
       this.#complete(() => listener.ended({ status, bytes, movingMs: 1, atMs, path: "shared_memory" }));
     };
-    const quiet = (): void => this.#complete(() => listener.quiet());
+    this.unquietReads++;
+    const quiet = (): void =>
+      this.#complete(() => {
+        this.unquietReads--;
+        listener.quiet();
+      });
     const generations = new Map<number, number>();
     for (const id of request.target) generations.set(id, this.#process.memory.generationOf(id as BlockId));
 
@@ -229,7 +234,6 @@ export class SimPlane implements DataPlane {
         return;
       }
       if (hangs && index === 0) {
-        this.hungReads++;
         return;
       }
       if (source !== null) {

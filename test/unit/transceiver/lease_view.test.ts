@@ -14,6 +14,14 @@ describe("the receiver's view of a lease", () => {
     expect(view.accepts(14_000, 14_499)).toBe(true);
   });
 
+  it("says until when a sender that is found dead must have held its lease", () => {
+    const view = new LeaseView(10_000, true, 1_000);
+    expect(view.holds(10_499)).toBe(true);
+    expect(view.holds(10_500)).toBe(false);
+    view.confirmed(3_000);
+    expect(view.holds(12_499)).toBe(true);
+  });
+
   it("does not trust its clock for a read that ran longer than a third of the lease, nor when it is strict", () => {
     expect(new LeaseView(9_000, false, 0).accepts(0, 3_000)).toBe(true);
     expect(new LeaseView(9_000, false, 0).accepts(0, 3_001)).toBe(false);

@@ -83,7 +83,13 @@ const commands = {
     const hold = kv.pool.allocate(Math.ceil(tokens / kv.layout.tokensPerBlock));
     for (const block of hold.ids)
       new Uint8Array(kv.memory).fill(UNTOUCHED, block * kv.blockBytes, (block + 1) * kv.blockBytes);
-    const receiving = kv.receive({ state, blocks: hold, skipTokens });
+    let receiving;
+    try {
+      receiving = kv.receive({ state, blocks: hold, skipTokens });
+    } catch (error) {
+      hold.release();
+      throw error;
+    }
     const seen = [];
     const watching = (async () => {
       for await (const arrived of receiving.progress) {

@@ -69,7 +69,13 @@ describe("a peer that is killed, stopped or gone in a state of a transfer", () =
     return value;
   }
 
-  type Case = { readonly fault: Fault; readonly ready?: number; readonly codes: RegExp };
+  type Case = {
+    readonly fault: Fault;
+    readonly ready?: number;
+    /** The receiver believes only a lease that a renewal confirms. */
+    readonly strict?: boolean;
+    readonly codes: RegExp;
+  };
   /** A stopped process wakes up after its own limits too: whichever it looks at first ends the transfer. */
   const RESUMED = /^(COMPLETE|GONE|NO_OFFER|PEER_LOST|SENDER_ABORTED|QUEUE_TIMEOUT|TRANSFER_TIMEOUT)$/;
   /** Killed and stopped; `exit` beside them where the orderly end of the process takes another way. */
@@ -88,12 +94,13 @@ describe("a peer that is killed, stopped or gone in a state of a transfer", () =
     { fault: { role: "receiver", to: "READ", event: "ready" }, ready: 64, codes: /^LEASE_EXPIRED$/ },
     { fault: { role: "receiver", to: "READ", event: "pieceAccepted" }, ready: 64, codes: /^LEASE_EXPIRED$/ },
     { fault: { role: "receiver", to: "READ", event: "renewed" }, ready: 64, codes: /^LEASE_EXPIRED$/ },
+    { fault: { role: "receiver", to: "READ", event: "pieceLate" }, strict: true, codes: /^LEASE_EXPIRED$/ },
     { fault: { role: "receiver", to: "DRAIN" }, codes: /^LEASE_EXPIRED$/ },
   ];
   it.each(everyAct(receiverFaults))(
     "the receiver in $fault.to by $fault.event, $fault.act: the sender ends in time and has its blocks back",
-    async ({ fault, ready, codes }) => {
-      const victim = await peers.open(FAST);
+    async ({ fault, ready, strict = false, codes }) => {
+      const victim = await peers.open({ ...FAST, lease: { ...FAST.lease, strict } });
       const id = next++;
       const { state } = await survivor.send({ request: id, tokens: 300, ...(ready === undefined ? {} : { ready }) });
       await victim.arm(fault);
@@ -159,6 +166,53 @@ describe("a peer that is killed, stopped or gone in a state of a transfer", () =
           async () => (await victim.stats()).blocks.free === BLOCKS,
         );
       }
+      await victim.kill();
+      await expectNothingLeft();
+    },
+  );
+
+  it("a strict receiver takes a piece only when a renewal has confirmed the lease after it", async () => {
+    const strict = await peers.open({ ...FAST, lease: { ...FAST.lease, strict: true } });
+    const id = next++;
+    const { state } = await survivor.send({ request: id, tokens: 300 });
+    // Reached only when a piece has arrived that the lease alone does not vouch for.
+    await strict.arm({ role: "receiver", to: "READ", event: "pieceLate", say: true });
+    const late = strict.reached("READ");
+    await strict.receive({ id, state, tokens: 300 });
+    await late;
+    expect(await strict.received(id)).toMatchObject({ wrong: 0, report: { tokens: 300 } });
+    await survivor.sent(id);
+    await strict.kill();
+    await expectNothingLeft();
+  });
+
+  it.each(["SIGKILL", "SIGSTOP"] as const)(
+    "the sender in OFFER, before anybody pulls, %s: the receiver ends in time and has its blocks back",
+    async (act) => {
+      const victim = await peers.open(FAST);
+      const id = next++;
+      const { state } = await victim.send({ request: id, tokens: 300 });
+      victim.child.kill(act);
+      if (act === "SIGKILL") await victim.exited;
+      await survivor.receive({ id, state, tokens: 300 });
+      expect((await within(survivor.received(id))).code).toMatch(/^(PEER_UNREACHABLE|PEER_LOST|QUEUE_TIMEOUT)$/);
+      await victim.kill();
+      await expectNothingLeft();
+    },
+  );
+
+  it.each(["SIGKILL", "SIGSTOP"] as const)(
+    "the receiver in RETRY, told BUSY because another one's lease runs, %s: the sender ends in time",
+    async (act) => {
+      const [holder, victim] = [await peers.open(FAST), await peers.open(FAST)];
+      const id = next++;
+      const { state } = await survivor.send({ request: id, tokens: 300 });
+      await holder.arm({ role: "receiver", to: "READ", event: "granted", act: "SIGKILL" });
+      void holder.call("receive", { id, state, tokens: 300 });
+      await holder.exited;
+      await victim.arm({ role: "receiver", to: "RETRY", act });
+      void victim.call("receive", { id, state, tokens: 300 });
+      expect((await within(survivor.sent(id))).code).toMatch(/^(LEASE_EXPIRED|OFFER_EXPIRED)$/);
       await victim.kill();
       await expectNothingLeft();
     },

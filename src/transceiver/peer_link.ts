@@ -44,6 +44,8 @@ export interface LinkSurroundings {
   readonly layout: Layout;
   readonly ownLeaseMs: number;
   countDropped(what: string): void;
+  /** Counts up for this side's epoch, over all links: a sender drops an older connection for a newer one, and remembers the number. */
+  nextConnection(): number;
   /** The link holds nothing any more. */
   unused(link: PeerLink): void;
 }
@@ -78,8 +80,6 @@ export class PeerLink implements ChannelListener {
   #peer: PlanePeer | null = null;
   #mapped = false;
   #leaseMs: number;
-  /** Counts up for the sender's epoch: it drops an older connection for a newer one. */
-  #connection = 0;
   #seq = 0;
   #renewal: Renewal | null = null;
   #renewAgain = false;
@@ -260,7 +260,7 @@ export class PeerLink implements ChannelListener {
         identity: this.#around.identity,
         target: this.target,
         timeoutMs: Math.max(1000, this.#leaseMs / 2),
-        connection: ++this.#connection,
+        connection: this.#around.nextConnection(),
         live: this.#live(),
         offer: asking?.offer,
         welcomed: (channel, welcome) => this.#welcomed(channel, welcome),

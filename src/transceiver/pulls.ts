@@ -34,6 +34,7 @@ export class Pulls {
   readonly #sessions = new Set<ReceiverSession>();
   readonly #peers = new Map<Epoch, KnownPeer>();
   readonly #whenEmpty = new Set<() => void>();
+  #connections = 0;
 
   constructor(options: PullsOptions) {
     this.#options = options;
@@ -128,6 +129,7 @@ export class Pulls {
       layout,
       ownLeaseMs: leaseMs,
       countDropped: (what) => counts.drop(what),
+      nextConnection: () => ++this.#connections,
       unused: (unused) => {
         if (this.#peers.get(target.epoch)?.link === unused) this.#peers.delete(target.epoch);
       },

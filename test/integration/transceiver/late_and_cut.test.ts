@@ -1,0 +1,145 @@
+import { once } from "node:events";
+import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { decodeState, encodeState } from "../../../src/transceiver/opaque_state.ts";
+import { BLOCKS, type Peer, Peers, until } from "./peer_process.ts";
+
+const LEASE_MS = 600;
+const FAST = { lease: { leaseMs: LEASE_MS }, config: { kv_transfer_timeout_ms: 5_000 } };
+
+const peers = new Peers();
+afterAll(() => peers[Symbol.asyncDispose]());
+
+async function allFree(...all: Peer[]): Promise<void> {
+  await until("all blocks are free", async () => {
+    const stats = await Promise.all(all.map((peer) => peer.stats()));
+    return stats.every(({ blocks, receives }) => blocks.free === BLOCKS && receives.open === 0);
+  });
+}
+
+describe("a read that its lease does not vouch for", () => {
+  const STRICT = { ...FAST, lease: { leaseMs: LEASE_MS, strict: true } };
+
+  it("is asked about, and counts when the lease is still held", async () => {
+    const [sender, receiver] = await Promise.all([peers.open(FAST), peers.open(STRICT)]);
+    await receiver.arm({ role: "receiver", to: "READ", event: "pieceLate", say: true });
+    const { state } = await sender.send({ request: 1, tokens: 300 });
+    await receiver.receive({ id: 1, state, tokens: 300 });
+    await receiver.reached("READ");
+    expect(await receiver.received(1)).toMatchObject({ wrong: 0, report: { tokens: 300, attempts: 1 } });
+    expect(await sender.sent(1)).toHaveProperty("report");
+    await allFree(sender, receiver);
+    await Promise.all([sender.kill(), receiver.kill()]);
+  });
+
+  it("is thrown away when its process was stopped until the lease had ended", async () => {
+    const [sender, receiver] = await Promise.all([peers.open(FAST), peers.open(STRICT)]);
+    // Stopped in the step that is about to ask.
+    await receiver.arm({ role: "receiver", to: "READ", event: "pieceLate", act: "SIGSTOP" });
+    const { state } = await sender.send({ request: 1, tokens: 300 });
+    await receiver.receive({ id: 1, state, tokens: 300 });
+    expect(await sender.sent(1)).toMatchObject({ code: "LEASE_EXPIRED" });
+    receiver.child.kill("SIGCONT");
+    const ended = await receiver.received(1);
+    expect(ended.report).toBeUndefined();
+    expect(ended.code).toMatch(/^(GONE|SENDER_ABORTED|NO_OFFER|PEER_LOST)$/);
+    await allFree(sender, receiver);
+    await Promise.all([sender.kill(), receiver.kill()]);
+  });
+});
+
+/** Stands between a receiver and a sender's control port; cuts a connection in the place of the first frame that holds `word`. */
+class Wire {
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+  connections = 0;
+  cutAt: string | null = null;
+
+  constructor(target: string) {
+    const { hostname, port } = new URL(target);
+    this.#server = createServer((near) => {
+      this.connections++;
+      const far = connect(Number(port), hostname);
+      for (const [from, to] of [
+        [near, far],
+        [far, near],
+      ] as const) {
+        this.#sockets.add(from);
+        from.on("error", () => {});
+        from.on("close", () => {
+          this.#sockets.delete(from);
+          to.destroy();
+        });
+        from.on("data", (bytes) => {
+          if (this.cutAt !== null && bytes.includes(this.cutAt)) {
+            this.cutAt = null;
+            this.cut();
+          } else {
+            to.write(bytes);
+          }
+        });
+      }
+    });
+  }
+
+  async open(): Promise<string> {
+    this.#server.listen(0, "127.0.0.1");
+    await once(this.#server, "listening");
+    return `tcp://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+  }
+
+  cut(): void {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  close(): void {
+    this.cut();
+    this.#server.close();
+  }
+}
+
+describe("a connection that is cut while both sides live", () => {
+  let sender: Peer;
+  let receiver: Peer;
+  let wire: Wire;
+  let endpoint: string;
+  let next = 1;
+  beforeAll(async () => {
+    [sender, receiver] = await Promise.all([peers.open(FAST), peers.open(FAST)]);
+    wire = new Wire(sender.endpoints.tcp);
+    endpoint = await wire.open();
+  });
+  afterAll(() => wire.close());
+  // The next pull connects anew.
+  afterEach(() => wire.cut());
+
+  const throughWire = (state: string): string => {
+    const offer = decodeState(state);
+    return encodeState({ ...offer, ranks: offer.ranks.map((rank) => ({ ...rank, tcp: endpoint, unix: null })) });
+  };
+
+  it.each(["PULL", "GRANT", "DONE"])("in the place of a %s costs nothing but a new connection", async (word) => {
+    const id = next++;
+    const before = wire.connections;
+    const { state } = await sender.send({ request: id, tokens: 300 });
+    wire.cutAt = word;
+    await receiver.receive({ id, state: throughWire(state), tokens: 300 });
+    const attempts = word === "DONE" ? 1 : 2;
+    expect(await receiver.received(id)).toMatchObject({ wrong: 0, report: { tokens: 300, attempts } });
+    await sender.sent(id);
+    expect(wire.connections - before).toBeGreaterThanOrEqual(word === "DONE" ? 1 : 2);
+    await allFree(sender, receiver);
+  });
+
+  it("while data is still computed is followed by a new attempt, which fetches it all", async () => {
+    const id = next++;
+    const { state } = await sender.send({ request: id, tokens: 300, ready: 64 });
+    await receiver.receive({ id, state: throughWire(state), tokens: 300 });
+    await receiver.arrived(id, 64);
+    wire.cut();
+    await sender.call("ready", { request: id, tokens: 300 });
+    expect(await receiver.received(id)).toMatchObject({ wrong: 0, report: { tokens: 300, attempts: 2 } });
+    expect(await sender.sent(id)).toHaveProperty("report");
+    await allFree(sender, receiver);
+  });
+});

@@ -1,13 +1,22 @@
-// Runs the simulation by hand: npm run sim -- [--seeds N] [--first SEED]. A failure prints the seed and the command that replays it.
+// Runs the simulation by hand: npm run sim -- [--seeds N] [--first SEED] [--mutations]. A failure prints the seed and the command that
+// replays it; --mutations changes every cell of the session tables in turn and lists the changes that N seeds do not notice.
 import { spawnSync } from "node:child_process";
 import { parseArgs } from "node:util";
 
 const { values } = parseArgs({
-  options: { seeds: { type: "string", default: "5000" }, first: { type: "string", default: "1" } },
+  options: {
+    seeds: { type: "string" },
+    first: { type: "string", default: "1" },
+    mutations: { type: "boolean", default: false },
+  },
 });
+const seeds = values.seeds ?? (values.mutations ? "300" : "5000");
+const [file, env] = values.mutations
+  ? ["mutations", { KVT_SIM_MUTATION_SEEDS: seeds }]
+  : ["simulation", { KVT_SIM_SEEDS: seeds, KVT_SIM_FIRST: values.first }];
 const result = spawnSync(
   process.execPath,
-  ["node_modules/vitest/vitest.mjs", "run", "--project", "unit", "test/simulation/simulation.test.ts"],
-  { stdio: "inherit", env: { ...process.env, KVT_SIM_SEEDS: values.seeds, KVT_SIM_FIRST: values.first } },
+  ["node_modules/vitest/vitest.mjs", "run", "--project", "unit", `test/simulation/${file}.test.ts`],
+  { stdio: "inherit", env: { ...process.env, ...env } },
 );
 process.exit(result.status ?? 1);

@@ -27,7 +27,7 @@ type SchedulerHooks = Pick<SchedulerOptions, "onChange" | "onStep" | "onTransfer
 
 /** Without `max_tokens` a pool is never larger: several workers share a machine, and the pool is reserved, not promised. */
 const DEFAULT_POOL_BYTES_MAX = 1 << 30;
-/** See docs/decisions/040-prefill-in-small-steps.md. */
+/** See docs/decisions/019-prefill-in-small-steps.md. */
 const STEP_TOKENS_MAX = 256;
 const QUEUE_TIMEOUT_MS = 180_000;
 const STEP_LIMIT_MS = 60_000;

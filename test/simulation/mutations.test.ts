@@ -5,7 +5,7 @@ import { run } from "./run.ts";
 
 const seeds = Number(process.env.KVT_SIM_MUTATION_SEEDS ?? 0);
 
-// Takes an hour with many seeds, so it runs by hand: npm run sim -- --mutations --seeds N. docs/simulation.md keeps the last result.
+// Takes an hour with many seeds, so it runs by hand: npm run sim -- --mutations --seeds N (docs/simulation.md).
 test.runIf(seeds > 0)("every cell of the session tables matters", { timeout: 36_000_000 }, async () => {
   const survivors: string[] = [];
   const all = mutations();

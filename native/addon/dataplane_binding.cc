@@ -2,7 +2,6 @@
 
 #include "addon/plane_object.h"
 #include "memory/boot_clock.h"
-#include "paths/copy_kernel.h"
 
 namespace kvt {
 namespace {
@@ -23,7 +22,6 @@ Napi::Value BootTimeMs(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void RegisterDataPlane(Napi::Env env, Napi::Object exports) {
-  exports.Set("vectorLevel", NameOf(BestVectorLevel()));
   exports.Set("bootTimeMs", Napi::Function::New(env, BootTimeMs, "bootTimeMs"));
   exports.Set("openDataPlane", Napi::Function::New(env, OpenDataPlane, "openDataPlane"));
 }

@@ -117,20 +117,6 @@ VectorLevel BestVectorLevel() {
   return level;
 }
 
-const char* NameOf(VectorLevel level) {
-  switch (level) {
-    case VectorLevel::kAvx512:
-      return "avx512";
-    case VectorLevel::kAvx2:
-      return "avx2";
-    case VectorLevel::kNeon:
-      return "neon";
-    case VectorLevel::kGeneric:
-      break;
-  }
-  return "generic";
-}
-
 void StreamPiece(VectorLevel level, std::byte* target, const std::byte* source, size_t bytes,
                  const std::byte* after) {
   const size_t misaligned = reinterpret_cast<uintptr_t>(target) % kLine;

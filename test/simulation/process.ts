@@ -1,8 +1,7 @@
 import { KvError } from "../../src/errors.ts";
-import { type Epoch, newEpoch, type RequestId } from "../../src/ids.ts";
+import { type Epoch, newEpoch } from "../../src/ids.ts";
 import type { Layout } from "../../src/kv/layout.ts";
 import { BlockPool } from "../../src/kv/pool.ts";
-import type { TransferReport } from "../../src/transceiver/api.ts";
 import { type DialFailure, type DialRequest, handshake } from "../../src/transceiver/dial.ts";
 import { Offers } from "../../src/transceiver/offers.ts";
 import { layoutDigest } from "../../src/transceiver/proof.ts";
@@ -73,7 +72,7 @@ export class SimProcess {
       countDropped,
       ended: (session, report, error) => {
         this.counts.sendEnded(error);
-        world.sendEnded(this, session.requestId, report, error);
+        world.sendEnded(session.requestId, report, error);
       },
       observer: (step) =>
         world.transition(
@@ -181,10 +180,6 @@ export class SimProcess {
     for (const tell of this.#deathWatchers.splice(0)) tell();
   }
 
-  requestOpen(request: RequestId): boolean {
-    return [...this.offers.live].some(({ requestId }) => requestId === request);
-  }
-
   #dial(request: DialRequest): Promise<DialFailure | null> {
     const { time, random, delays } = this.#world;
     return new Promise((resolve) => {
@@ -213,5 +208,3 @@ export class SimProcess {
     });
   }
 }
-
-export type Ended = { readonly report: TransferReport | null; readonly error: KvError | null };

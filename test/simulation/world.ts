@@ -244,7 +244,7 @@ export class World {
     blocks.release();
   }
 
-  sendEnded(_sender: SimProcess, request: RequestId, report: TransferReport | null, error: KvError | null): void {
+  sendEnded(request: RequestId, report: TransferReport | null, error: KvError | null): void {
     const transfer = this.transfers.find((one) => one.request === request);
     if (transfer === undefined) return;
     this.trace(`transfer ${transfer.number} sent: ${error?.code ?? "ok"}`);

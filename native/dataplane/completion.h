@@ -30,9 +30,11 @@ struct Completion {
   double moving_us = 0;
   double at_ms = 0;
   double extra = 0;
+  uint64_t runs = 0;
+  uint64_t pieces = 0;
 };
 
-constexpr size_t kRecordWords = 8;
+constexpr size_t kRecordWords = 10;
 using Record = std::array<double, kRecordWords>;
 
 // Ids are below 2^53, so every word is exact.
@@ -44,7 +46,9 @@ inline Record ToRecord(const Completion& completion) {
           completion.queued_us,
           completion.moving_us,
           completion.at_ms,
-          completion.extra};
+          completion.extra,
+          static_cast<double>(completion.runs),
+          static_cast<double>(completion.pieces)};
 }
 
 }  // namespace kvt

@@ -163,6 +163,8 @@ void Dispatcher::OnQuiet(const PathEvent& event, BootNanos now) {
     completion.moving_us = static_cast<double>(event.moving) / 1e3;
     completion.at_ms = ToMillis(now);
     completion.extra = static_cast<double>(PathKind::kSharedMemory);
+    completion.runs = event.runs;
+    completion.pieces = event.pieces;
     completions_.push_back(completion);
     statistics_->bytes_moved.fetch_add(event.bytes, std::memory_order_relaxed);
   }

@@ -19,15 +19,21 @@ void CopySlice(CopyTask& task, const UnitRange& units) {
   RunCursor cursor(task.plan, task.transfer->tokens, tables, units);
   // The run being copied, the next one, and the one after that.
   std::array<Run, 3> runs;
+  uint64_t copied = 0;
+  uint64_t pieces = 0;
   size_t known = 0;
   while (known < runs.size() && cursor.Next(&runs[known])) ++known;
   while (known > 0) {
     if (known == runs.size()) WarmRun(runs[2], task.source, task.target);
     CopyRun(runs[0], known > 1 ? &runs[1] : nullptr, task.source, task.target, task.stream);
+    ++copied;
+    pieces += runs[0].count;
     std::rotate(runs.begin(), runs.begin() + 1, runs.end());
     if (known < runs.size() || !cursor.Next(&runs[2])) --known;
   }
   if (task.stream) FinishStream();
+  task.runs.fetch_add(copied, std::memory_order_relaxed);
+  task.pieces.fetch_add(pieces, std::memory_order_relaxed);
 }
 
 // False when nothing is left to take.

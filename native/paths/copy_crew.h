@@ -35,6 +35,8 @@ struct CopyTask {
 
   std::atomic<uint64_t> next_unit{0};
   std::atomic<uint64_t> units_done{0};
+  std::atomic<uint64_t> runs{0};
+  std::atomic<uint64_t> pieces{0};
   std::atomic<bool> cancelled{false};
 
   // Guarded by the crew's mutex.

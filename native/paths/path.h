@@ -42,6 +42,8 @@ struct PathEvent {
   uint64_t bytes = 0;
   BootNanos queued = 0;  // from the post to the first byte
   BootNanos moving = 0;
+  uint64_t runs = 0;    // copied, as the plan has them
+  uint64_t pieces = 0;  // contiguous copies in them
 };
 
 // One way of moving a plan (design.md section 7). Called by one owner thread only; nothing here blocks it.

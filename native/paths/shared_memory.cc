@@ -33,6 +33,8 @@ PathEvent EndOf(CopyTask& done) {
   const bool ran = done.started != 0 && done.ended != 0;
   event.queued = (done.started != 0 ? done.started : BootNow()) - done.transfer->posted;
   event.moving = ran ? done.ended - done.started : 0;
+  event.runs = done.runs.load(std::memory_order_relaxed);
+  event.pieces = done.pieces.load(std::memory_order_relaxed);
   return event;
 }
 

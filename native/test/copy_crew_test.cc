@@ -102,6 +102,9 @@ TEST("several threads share one task: every byte arrives and the task is quiet o
   job.ending.Wait();
   CHECK(job.Same());
   CHECK_EQ(job.task->units_done.load(), job.task->units);
+  // No block is its neighbour's neighbour here, and equal layouts copy a whole block at once.
+  CHECK_EQ(job.task->pieces.load(), 200U);
+  CHECK(job.task->runs.load() >= 1 && job.task->runs.load() <= 200);
   CHECK_EQ(job.ending.quiets, 1);
 }
 

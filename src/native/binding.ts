@@ -118,13 +118,13 @@ export interface NativePoolSpan {
 }
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of this file. */
-export const mirrorVersion = 1;
+export const mirrorVersion = 2;
 
-/** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra]`. */
-export const RECORD_WORDS = 8;
+/** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra, runs, pieces]`. */
+export const RECORD_WORDS = 10;
 
 export const completionKind = {
-  /** id = job; status = jobStatus; atMs = clock read after the poll that saw the end (I2); extra = path (nativePath). */
+  /** id = job; status = jobStatus; atMs = clock read after the poll that saw the end (I2); extra = path (nativePath); runs, pieces copied. */
   JOB: 1,
   /** id = job: no thread touches its blocks any more. */
   JOB_QUIET: 2,

@@ -57,13 +57,23 @@ export interface TransferReport {
   readonly tokens: number;
   /** From the call to the end. */
   readonly ms: number;
-  /** Waiting for a turn, before bytes could move. */
+  /** Receiver: waiting for a turn (`maxConcurrentPulls`). Sender: from the offer to the first GRANT. */
   readonly queueMs: number;
-  /** Native time spent copying, summed over jobs. */
+  /** Receiver: for a connection to the sender and its mapped pool; about 0 over a link that stands. */
+  readonly connectMs: number;
+  /** Receiver: for the sender's GRANT, and for prefill while nothing that it had announced was left to read; also until a retry. */
+  readonly waitMs: number;
+  /** Receiver: native time spent copying, summed over jobs. Sender: from GRANT to DONE. */
   readonly movingMs: number;
+  /** Receiver: comparing digests with what arrived. */
+  readonly verifyMs: number;
   readonly gbPerS: number;
   readonly path: string;
+  /** Reads that it took: one for what was ready, one for each announcement after that. */
   readonly chunks: number;
+  /** Receiver: what the plan compiled to, and the contiguous copies in it. */
+  readonly runs: number;
+  readonly pieces: number;
   readonly attempts: number;
 }
 

@@ -24,6 +24,9 @@ export interface ReadEnd {
   /** The clock after the poll that saw the end (I2). */
   readonly atMs: number;
   readonly path: string;
+  /** Of the plan, and the contiguous copies in them. */
+  readonly runs: number;
+  readonly pieces: number;
 }
 export interface ReadListener {
   /** Once. */

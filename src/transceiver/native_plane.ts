@@ -212,7 +212,7 @@ export class NativePlane implements DataPlane {
   }
 
   #completed(record: Float64Array): void {
-    const [kind = 0, id = 0, status = 0, bytes = 0, , movingUs = 0, atMs = 0, extra = 0] = record;
+    const [kind = 0, id = 0, status = 0, bytes = 0, , movingUs = 0, atMs = 0, extra = 0, runs = 0, pieces = 0] = record;
     switch (kind) {
       case completionKind.JOB:
         this.#reads.get(id)?.ended({
@@ -221,6 +221,8 @@ export class NativePlane implements DataPlane {
           movingMs: movingUs / 1000,
           atMs,
           path: pathNameOf[extra] ?? "unknown",
+          runs,
+          pieces,
         });
         break;
       case completionKind.JOB_QUIET:

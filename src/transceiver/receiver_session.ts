@@ -27,9 +27,23 @@ import {
 } from "./receiver_table.ts";
 import { refusedError } from "./refused_error.ts";
 import { Settled } from "./settled.ts";
+import { type TransferPhase, TransferTimes } from "./transfer_times.ts";
 import { cellOf } from "./transition.ts";
 
 const ATTEMPTS = 3;
+
+/** null: reads decide, by what is left to read. */
+const phaseOf: Readonly<Record<ReceiverState, TransferPhase | null>> = {
+  QUEUED: "queue",
+  CONNECTING: "connect",
+  PULL: "wait",
+  READ: null,
+  FINISH: null,
+  ORPHAN: null,
+  RETRY: "wait",
+  DRAIN: "ended",
+  END: "ended",
+};
 
 export interface ReceiverLimits {
   /** Waiting for a turn, a connection and a GRANT. */
@@ -72,17 +86,19 @@ export class ReceiverSession implements LinkUser {
   readonly #blocks: BlockHold;
   readonly #settled = new Settled<TransferReport>();
   readonly #startedMs: number;
+  readonly #times: TransferTimes;
   #state: ReceiverState = "QUEUED";
   #transferId: TransferId = newTransferId();
   #link: PeerLink | null = null;
   #pulledMs = 0;
-  #grantedMs: number | null = null;
   #view: LeaseView | null = null;
   #source: Uint32Array = new Uint32Array(0);
   #announced = 0;
   #pieces: Pieces;
   #deadlineMs = Number.POSITIVE_INFINITY;
   #movingMs = 0;
+  #runs = 0;
+  #copies = 0;
   #path = "none";
   #progressMs = 0;
   #retryAtMs = 0;
@@ -101,6 +117,7 @@ export class ReceiverSession implements LinkUser {
     this.offer = offer;
     this.#blocks = offer.blocks.share();
     this.#startedMs = around.plane.nowMs();
+    this.#times = new TransferTimes(this.#startedMs);
     this.#pieces = new Pieces(offer.skipTokens);
     around.plane.hold();
     this.#startQueueTimer();
@@ -229,6 +246,8 @@ export class ReceiverSession implements LinkUser {
     const from = this.#state;
     const cell = cellOf<ReceiverState, ReceiverEvent, ReceiverEffect>("receiver", receiverTable, from, event);
     this.#state = cell.next;
+    const phase = phaseOf[cell.next];
+    if (phase !== null) this.#times.enter(phase, this.#around.plane.nowMs());
     this.#around.observer?.({ role: "receiver", requestId: this.offer.requestId, from, event, to: cell.next });
     for (const effect of cell.effects) this.#effects[effect]();
   }
@@ -259,7 +278,6 @@ export class ReceiverSession implements LinkUser {
     takeGrant: () => {
       const grant = this.#grant as FrameOf<"GRANT">;
       const { plane, limits } = this.#around;
-      this.#grantedMs ??= plane.nowMs();
       this.#progressMs = plane.nowMs();
       this.#view = new LeaseView(grant.leaseMs, limits.strict, this.#pulledMs);
       this.#source = Uint32Array.from(grant.blocks);
@@ -333,6 +351,7 @@ export class ReceiverSession implements LinkUser {
     if (this.#announced > fromToken && peer) {
       const { plane } = this.#around;
       const piece = this.#pieces.post(this.#announced, plane.nowMs());
+      this.#times.enter("move", piece.postedMs);
       if (this.#pieces.running === 1) this.#progressMs = piece.postedMs;
       const toToken = piece.toToken;
       const target = Uint32Array.from(this.#blocks.ids as readonly BlockId[]);
@@ -355,7 +374,12 @@ export class ReceiverSession implements LinkUser {
   #readEnded(postedMs: number, end: ReadEnd, accept: () => void): void {
     this.#progressMs = end.atMs;
     this.#movingMs += end.movingMs;
+    this.#runs += end.runs;
+    this.#copies += end.pieces;
     this.#path = end.path;
+    // What is left has not been computed.
+    const idle = this.#pieces.posted < this.offer.tokens && this.#pieces.running === 0;
+    if (idle) this.#times.enter("wait", end.atMs);
     if (end.status === "ok") {
       const sure = this.#state === "ORPHAN" || this.#view?.accepts(postedMs, end.atMs) === true;
       if (!sure) {
@@ -430,11 +454,16 @@ export class ReceiverSession implements LinkUser {
       blocks: this.#blocks.ids.length,
       tokens: this.offer.tokens,
       ms: now - this.#startedMs,
-      queueMs: (this.#grantedMs ?? now) - this.#startedMs,
+      queueMs: this.#times.get("queue"),
+      connectMs: this.#times.get("connect"),
+      waitMs: this.#times.get("wait"),
       movingMs: this.#movingMs,
+      verifyMs: 0,
       gbPerS: this.#movingMs > 0 ? bytes / this.#movingMs / 1e6 : 0,
       path: this.#path,
       chunks: count,
+      runs: this.#runs,
+      pieces: this.#copies,
       attempts: attemptOf(this.#transferId) + 1,
     };
   }

@@ -366,10 +366,15 @@ export class SenderSession {
       tokens: this.tokens,
       ms: now - this.#startedMs,
       queueMs: this.#grantedMs - this.#startedMs,
+      connectMs: 0,
+      waitMs: 0,
       movingMs,
+      verifyMs: 0,
       gbPerS: movingMs > 0 ? bytes / movingMs / 1e6 : 0,
       path: "shared_memory",
       chunks: 1,
+      runs: 0,
+      pieces: 0,
       attempts: this.#attempts,
     };
   }

@@ -18,7 +18,7 @@ export interface RequestRecord {
   readonly error?: string;
 }
 
-/** One side's view of one transfer. */
+/** One side's view of one transfer; the fields of `TransferReport` (src/transceiver/api.ts). */
 export interface TransferRecord {
   readonly event: "transfer";
   readonly request_id: string;
@@ -29,9 +29,16 @@ export interface TransferRecord {
   readonly tokens: number;
   readonly ms: number;
   readonly queue_ms: number;
+  readonly connect_ms: number;
+  readonly wait_ms: number;
   readonly moving_ms: number;
+  readonly verify_ms: number;
   readonly gb_per_s: number;
   readonly path: string;
+  readonly chunks: number;
+  readonly runs: number;
+  readonly pieces: number;
+  readonly attempts: number;
 }
 
 export function transferRecord(
@@ -49,9 +56,16 @@ export function transferRecord(
     tokens: report.tokens,
     ms: report.ms,
     queue_ms: report.queueMs,
+    connect_ms: report.connectMs,
+    wait_ms: report.waitMs,
     moving_ms: report.movingMs,
+    verify_ms: report.verifyMs,
     gb_per_s: report.gbPerS,
     path: report.path,
+    chunks: report.chunks,
+    runs: report.runs,
+    pieces: report.pieces,
+    attempts: report.attempts,
   };
 }
 

@@ -1,4 +1,4 @@
-import { latencyBuckets, Metrics } from "../observability/metrics.ts";
+import { latencyBuckets, Metrics, shortLatencyBuckets, sizeBuckets } from "../observability/metrics.ts";
 import type { Transceiver } from "../transceiver/api.ts";
 import type { RequestRecord, TransferRecord } from "./records.ts";
 import type { StateChange } from "./request_state.ts";
@@ -37,7 +37,24 @@ export class WorkerMetrics {
     name: "kvt_worker_transfer_seconds",
     help: "Completed transfers, from the call to the end.",
     labels: ["direction"],
-    buckets: latencyBuckets,
+    buckets: shortLatencyBuckets,
+  });
+  readonly #transferPhases = this.#metrics.histogram<"phase">({
+    name: "kvt_worker_transfer_phase_seconds",
+    help: "Completed receives: waiting for a turn, for a connection, for the sender; moving; verifying.",
+    labels: ["phase"],
+    buckets: shortLatencyBuckets,
+  });
+  readonly #transferSizes = this.#metrics.histogram<"direction">({
+    name: "kvt_worker_transfer_size_bytes",
+    help: "KV bytes of each completed transfer.",
+    labels: ["direction"],
+    buckets: sizeBuckets,
+  });
+  readonly #transferParts = this.#metrics.counter<"unit">({
+    name: "kvt_worker_transfer_parts_total",
+    help: "Runs and pieces (contiguous copies) of completed receives, by which the path is judged.",
+    labels: ["unit"],
   });
   readonly #steps = this.#metrics.histogram({
     name: "kvt_worker_step_seconds",
@@ -89,9 +106,18 @@ export class WorkerMetrics {
     if (record.role !== "context") this.#phases.observe({ phase: "decode" }, record.decode_ms / 1000);
   }
 
-  transferred({ direction, bytes, ms }: TransferRecord): void {
+  transferred(record: TransferRecord): void {
+    const { direction, bytes, ms } = record;
     this.#transferBytes.inc({ direction }, bytes);
+    this.#transferSizes.observe({ direction }, bytes);
     this.#transferTime.observe({ direction }, ms / 1000);
+    if (direction === "send") return;
+    const { queue_ms: queue, connect_ms: connect, wait_ms: wait, moving_ms: move, verify_ms: verify } = record;
+    for (const [phase, phaseMs] of Object.entries({ queue, connect, wait, move, verify })) {
+      this.#transferPhases.observe({ phase }, phaseMs / 1000);
+    }
+    this.#transferParts.inc({ unit: "run" }, record.runs);
+    this.#transferParts.inc({ unit: "piece" }, record.pieces);
   }
 
   text(): Promise<string> {

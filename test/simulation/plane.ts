@@ -201,7 +201,9 @@ export class SimPlane implements DataPlane {
       ended = true;
       // The owner reads its clock after the poll that saw the end.
       const atMs = this.nowMs();
-      this.#complete(() => listener.ended({ status, bytes, movingMs: 1, atMs, path: "shared_memory" }));
+      this.#complete(() =>
+        listener.ended({ status, bytes, movingMs: 1, atMs, path: "shared_memory", runs: 1, pieces: 1 }),
+      );
     };
     this.unquietReads++;
     const quiet = (): void =>

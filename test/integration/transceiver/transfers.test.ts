@@ -52,6 +52,23 @@ describe("transfers between two processes", () => {
     expect(await sender.sent(id)).toHaveProperty("report");
   });
 
+  it("the report says where the time went, and how many runs and copies it took", async () => {
+    const id = next++;
+    const { state } = await sender.send({ request: id, tokens: 320, ready: 64 });
+    await receiver.receive({ id, state, tokens: 320 });
+    await receiver.arrived(id, 64);
+    await sender.call("ready", { request: id, tokens: 320 });
+    const { report } = await receiver.received(id);
+    if (report === undefined) throw new Error("it failed");
+    const { ms, queueMs, connectMs, waitMs, movingMs, verifyMs } = report;
+    for (const part of [queueMs, connectMs, waitMs, movingMs, verifyMs]) expect(part).toBeGreaterThanOrEqual(0);
+    // It waited at least for the second announcement, which the test sent after the first had arrived.
+    expect(waitMs).toBeGreaterThan(0);
+    expect(queueMs + connectMs + waitMs + movingMs + verifyMs).toBeLessThanOrEqual(ms + 0.001);
+    // Blocks of a fresh hold are neighbours on both sides: they merge, in each of the two reads.
+    expect(report).toMatchObject({ chunks: 2, runs: 2, pieces: 2, path: "shared_memory" });
+  });
+
   it("64 at once all arrive, eight running, the others waiting for their turn", async () => {
     const ids = await Promise.all(Array.from({ length: 64 }, () => move(32)));
     const ends = await Promise.all(ids.map((id) => receiver.received(id)));

@@ -76,7 +76,7 @@ export class VirtualPlane implements DataPlane {
   finish(index: number, status: "ok" | "failed" = "ok"): void {
     const read = this.reads[index];
     if (read === undefined) throw new Error(`no read ${index}`);
-    read.listener.ended({ status, bytes: 64, movingMs: 1, atMs: this.#now, path: "shared_memory" });
+    read.listener.ended({ status, bytes: 64, movingMs: 1, atMs: this.#now, path: "shared_memory", runs: 1, pieces: 2 });
   }
 
   lease(durationMs: number, listener: LeaseListener): PlaneLease {

@@ -5,7 +5,6 @@
 
 #include "addon/arguments.h"
 #include "addon/engine_values.h"
-#include "addon/pool_span_external.h"
 
 namespace kvt {
 namespace {
@@ -148,22 +147,18 @@ uint64_t EngineObject::ReadCall(const Napi::Value& value, Arguments& arguments) 
   return call;
 }
 
-Napi::Value EngineObject::AttachPool(const Napi::CallbackInfo& info) {
+Napi::Value EngineObject::AttachPools(const Napi::CallbackInfo& info) {
   Arguments arguments(env_);
+  std::vector<engine::RankPool> pools = ReadRankPools(arguments, info[0]);
   const auto blocks = static_cast<uint32_t>(arguments.Integer(info[1], "blocks", 1, kMaxUint32));
-  const std::shared_ptr<PoolSpan> shared = PoolSpanOf(info[0]);
-  // Its pool empties the shared one when it closes; a copy keeps the mapping while the engine may write into
-  // it.
-  const PoolSpan span = shared == nullptr ? PoolSpan{} : *shared;
-  if (span.data == nullptr) arguments.Fail("span", "is not the span of an open pool");
   if (!arguments.ok()) return env_.Undefined();
   std::optional<Failure> failure = Refusal();
-  if (!failure) failure = engine_->CheckPool(span, blocks);
+  if (!failure) failure = engine_->CheckPools(pools, blocks);
   if (failure) {
     Napi::Error(env_, ToError(env_, *failure)).ThrowAsJavaScriptException();
     return env_.Undefined();
   }
-  thread_.Post([this, span, blocks] { engine_->Attach(span, blocks); });
+  thread_.Post([this, pools = std::move(pools), blocks] { engine_->Attach(pools, blocks); });
   return env_.Undefined();
 }
 
@@ -315,7 +310,7 @@ void EngineObject::Define(const Napi::Object& object) {
       {"geometry", nullptr, nullptr, nullptr, nullptr, ToGeometry(env_, *engine_), napi_enumerable, nullptr},
       {"metadata", nullptr, nullptr, Call<&EngineObject::Metadata>, nullptr, nullptr, napi_enumerable,
        nullptr},
-      Method<&EngineObject::AttachPool>("attachPool"),
+      Method<&EngineObject::AttachPools>("attachPools"),
       Method<&EngineObject::Prefill>("prefill"),
       Method<&EngineObject::Decode>("decode"),
       Method<&EngineObject::Logits>("logits"),

@@ -29,7 +29,7 @@ class EngineObject {
   // The one inside `value`; null for anything else.
   static EngineObject* Of(const Napi::Value& value);
 
-  Napi::Value AttachPool(const Napi::CallbackInfo& info);
+  Napi::Value AttachPools(const Napi::CallbackInfo& info);
   Napi::Value Prefill(const Napi::CallbackInfo& info);
   Napi::Value Decode(const Napi::CallbackInfo& info);
   Napi::Value Logits(const Napi::CallbackInfo& info);

@@ -4,6 +4,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "addon/pool_span_external.h"
+
 namespace kvt {
 namespace {
 
@@ -116,6 +118,29 @@ engine::EngineOptions ReadEngineOptions(Arguments& arguments, const Napi::Value&
   options.kv = ReadDtype(arguments, object.Get("kv"), "kv");
   options.tokens_per_block = ReadUint32(arguments, object.Get("tokensPerBlock"), "tokensPerBlock");
   return options;
+}
+
+std::vector<engine::RankPool> ReadRankPools(Arguments& arguments, const Napi::Value& value) {
+  std::vector<engine::RankPool> pools;
+  if (!value.IsArray()) {
+    arguments.Fail("pools", "must be an array");
+    return pools;
+  }
+  const auto array = value.As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length() && arguments.ok(); ++i) {
+    const Napi::Object object = arguments.Object(array.Get(i), "pool");
+    // Its pool empties the shared span when it closes; a copy keeps the mapping while the engine may write
+    // into it.
+    const std::shared_ptr<PoolSpan> shared = PoolSpanOf(object.Get("span"));
+    engine::RankPool& pool = pools.emplace_back();
+    if (shared != nullptr) pool.span = *shared;
+    if (pool.span.data == nullptr) arguments.Fail("span", "is not the span of an open pool");
+    pool.shard.first_layer = ReadUint32(arguments, object.Get("firstLayer"), "firstLayer");
+    pool.shard.layers = ReadUint32(arguments, object.Get("layers"), "layers");
+    pool.shard.first_head = ReadUint32(arguments, object.Get("firstHead"), "firstHead");
+    pool.shard.heads = ReadUint32(arguments, object.Get("heads"), "heads");
+  }
+  return pools;
 }
 
 std::vector<uint32_t> ReadUint32s(Arguments& arguments, const Napi::Value& value, const std::string& name) {

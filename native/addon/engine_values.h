@@ -10,6 +10,7 @@
 namespace kvt {
 
 engine::EngineOptions ReadEngineOptions(Arguments& arguments, const Napi::Value& value);
+std::vector<engine::RankPool> ReadRankPools(Arguments& arguments, const Napi::Value& value);
 engine::Sampling ReadSampling(Arguments& arguments, const Napi::Value& value);
 std::vector<engine::DecodeRow> ReadDecodeRows(Arguments& arguments, const Napi::Value& value);
 std::vector<uint32_t> ReadUint32s(Arguments& arguments, const Napi::Value& value, const std::string& name);

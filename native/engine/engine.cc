@@ -41,27 +41,16 @@ Engine::Engine(LlamaModel model, GgufMetadata metadata, KvLayout layout, std::un
       layout_(layout),
       forward_(model_, layout_, DetectVectorLevel(), *threads_) {}
 
-MaybeFailure Engine::CheckPool(const PoolSpan& pool, uint32_t blocks) const {
-  if (pool.block_bytes != layout_.BlockBytes()) {
-    return Argument("the pool's blocks have " + std::to_string(pool.block_bytes) +
-                    " bytes, this model's have " + std::to_string(layout_.BlockBytes()));
-  }
-  if (pool.data == nullptr || blocks == 0 || blocks > pool.blocks || pool.bytes / pool.block_bytes < blocks) {
-    return Argument("the pool does not hold " + std::to_string(blocks) + " blocks");
-  }
-  if (reinterpret_cast<uintptr_t>(pool.data) % 64 != 0)
-    return Argument("the pool does not start on a 64-byte line");
-  return std::nullopt;
+MaybeFailure Engine::CheckPools(std::span<const RankPool> pools, uint32_t blocks) const {
+  return KvMemory::Check(layout_, pools, blocks);
 }
 
-void Engine::Attach(PoolSpan pool, uint32_t blocks) {
-  memory_ = {reinterpret_cast<uint8_t*>(pool.data), pool.block_bytes};
-  pool_ = std::move(pool);
-  blocks_ = blocks;
+void Engine::Attach(std::vector<RankPool> pools, uint32_t blocks) {
+  memory_ = KvMemory(layout_, std::move(pools), blocks);
 }
 
 MaybeFailure Engine::CheckRows(uint32_t position, uint64_t count, std::span<const uint32_t> table) const {
-  if (pool_.data == nullptr) return Argument("no pool is attached");
+  if (memory_.blocks() == 0) return Argument("no pool is attached");
   if (count == 0) return Argument("there are no tokens");
   const uint64_t end = position + count;
   if (end > config().max_positions) {
@@ -74,9 +63,9 @@ MaybeFailure Engine::CheckRows(uint32_t position, uint64_t count, std::span<cons
                     std::to_string(end) + " tokens need " + std::to_string(needed));
   }
   for (uint64_t i = 0; i < needed; ++i) {
-    if (table[i] >= blocks_) {
+    if (table[i] >= memory_.blocks()) {
       return Argument("block " + std::to_string(table[i]) + " is not in the pool of " +
-                      std::to_string(blocks_));
+                      std::to_string(memory_.blocks()));
     }
   }
   return std::nullopt;

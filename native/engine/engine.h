@@ -9,7 +9,6 @@
 
 #include "engine/forward_pass.h"
 #include "engine/sampler.h"
-#include "memory/pool_span.h"
 
 namespace kvt::engine {
 
@@ -27,8 +26,9 @@ struct DecodeRow {
   Sampling sampling;
 };
 
-// A Llama model over paged KV in a pool that is handed in. Every call checks its tokens, positions and block
-// ids before it touches memory. One thread at a time, with `threads` - 1 helpers of its own.
+// A Llama model over paged KV in pools that are handed in: one, or one for each rank that keeps a part of the
+// KV. Every call checks its tokens, positions and block ids before it touches memory. One thread at a time,
+// with `threads` - 1 helpers of its own.
 class Engine {
  public:
   // Reads the whole model; the file is closed afterwards. Ends kCancelled soon after `cancelled` is set.
@@ -41,10 +41,10 @@ class Engine {
   Dtype weights() const { return model_.weights(); }
   uint64_t parameters() const { return model_.parameters(); }
 
-  // Why this pool can't hold this model's KV, if it can't.
-  MaybeFailure CheckPool(const PoolSpan& pool, uint32_t blocks) const;
-  // Keeps `pool`'s owner (and so its mapping) until the next attach or the engine's end.
-  void Attach(PoolSpan pool, uint32_t blocks);
+  // Why these pools can't hold this model's KV, if they can't.
+  MaybeFailure CheckPools(std::span<const RankPool> pools, uint32_t blocks) const;
+  // Keeps the pools' owners (and so their mappings) until the next attach or the engine's end.
+  void Attach(std::vector<RankPool> pools, uint32_t blocks);
 
   // Evaluates `tokens` at positions start ..; with `sampling`, samples after the last.
   Result<std::optional<Sample>> Prefill(std::span<const uint32_t> tokens, uint32_t start,
@@ -68,8 +68,6 @@ class Engine {
   LlamaModel model_;
   GgufMetadata metadata_;
   KvLayout layout_;
-  PoolSpan pool_;
-  uint32_t blocks_ = 0;
   KvMemory memory_;
   size_t evaluated_ = 0;  // rows of the last Run of forward_
   std::vector<float> logits_;

@@ -103,21 +103,25 @@ void ForwardPass::StoreKeysAndValues(std::span<const Row> rows, uint32_t layer, 
   const size_t head_bytes = layout_.head_dim * BytesOf(layout_.dtype);
   for (size_t i = 0; i < rows.size(); ++i) {
     const uint32_t in_block = rows[i].position % layout_.tokens_per_block;
-    uint8_t* block =
-        memory.data + rows[i].table[rows[i].position / layout_.tokens_per_block] * memory.block_bytes;
-    const float* source = query_key_value_.data() + i * stride + config_.QueryWidth();
-    for (uint32_t plane = 0; plane < 2; ++plane) {
-      for (uint32_t head = 0; head < config_.kv_heads; ++head, source += config_.head_dim) {
-        uint8_t* target = block + layout_.Offset(layer, plane, head) + in_block * head_bytes;
-        if (layout_.dtype == Dtype::kF32) {
-          std::memcpy(target, source, head_bytes);
-          continue;
-        }
-        auto* halves = reinterpret_cast<uint16_t*>(target);
-        for (uint32_t d = 0; d < config_.head_dim; ++d) halves[d] = Bf16FromFloat(source[d]);
+    const uint32_t block = rows[i].table[rows[i].position / layout_.tokens_per_block];
+    const float* keys = query_key_value_.data() + i * stride + config_.QueryWidth();
+    for (uint32_t head = 0; head < config_.kv_heads; ++head, keys += config_.head_dim) {
+      for (const HeadPlace& place : memory.Places(layer, head)) {
+        uint8_t* target = place.pool + block * place.block_bytes + in_block * head_bytes;
+        Store(keys, target + place.key_offset);
+        Store(keys + config_.KvWidth(), target + place.value_offset);
       }
     }
   }
+}
+
+void ForwardPass::Store(const float* source, uint8_t* target) const {
+  if (layout_.dtype == Dtype::kF32) {
+    std::memcpy(target, source, layout_.head_dim * sizeof(float));
+    return;
+  }
+  auto* halves = reinterpret_cast<uint16_t*>(target);
+  for (uint32_t d = 0; d < layout_.head_dim; ++d) halves[d] = Bf16FromFloat(source[d]);
 }
 
 void ForwardPass::Attend(std::span<const Row> rows, uint32_t layer, const KvMemory& memory) {
@@ -138,13 +142,14 @@ void ForwardPass::Attend(std::span<const Row> rows, uint32_t layer, const KvMemo
       for (size_t unit = part; unit < units; unit += parts) {
         const size_t i = unit / config_.heads;
         const auto head = static_cast<uint32_t>(unit % config_.heads);
+        const HeadPlace& place = memory.Places(layer, head / share).front();
         attend({
             .query = query_key_value_.data() + i * stride + head * config_.head_dim,
             .out = attended_.data() + i * config_.QueryWidth() + head * config_.head_dim,
-            .pool = memory.data,
-            .block_bytes = memory.block_bytes,
-            .key_offset = layout_.Offset(layer, 0, head / share),
-            .value_offset = layout_.Offset(layer, 1, head / share),
+            .pool = place.pool,
+            .block_bytes = place.block_bytes,
+            .key_offset = place.key_offset,
+            .value_offset = place.value_offset,
             .table = rows[i].table,
             .tokens_per_block = layout_.tokens_per_block,
             .position = rows[i].position,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/kernels.h"
+#include "engine/kv_memory.h"
 #include "engine/llama_model.h"
 #include "engine/thread_pool.h"
 
@@ -17,28 +18,6 @@ struct Row {
   uint32_t token;
   uint32_t position;
   const uint32_t* table;
-};
-
-// How K and V lie in a block: [layer][k|v][head][token][headDim], rounded up to 64 bytes (design.md section
-// 8).
-struct KvLayout {
-  uint32_t layers;
-  uint32_t heads;
-  uint32_t tokens_per_block;
-  uint32_t head_dim;
-  Dtype dtype;
-
-  size_t RowBytes() const { return size_t{tokens_per_block} * head_dim * BytesOf(dtype); }
-  size_t Offset(uint32_t layer, uint32_t plane, uint32_t head) const {
-    return ((size_t{layer} * 2 + plane) * heads + head) * RowBytes();
-  }
-  size_t BlockBytes() const { return (size_t{layers} * 2 * heads * RowBytes() + 63) / 64 * 64; }
-};
-
-// Where the blocks are: memory that somebody else owns.
-struct KvMemory {
-  uint8_t* data = nullptr;
-  size_t block_bytes = 0;
 };
 
 // The transformer over a batch of rows, which may belong to any sequences. Trusts its arguments: Engine
@@ -60,6 +39,8 @@ class ForwardPass {
  private:
   void Rotate(std::span<const Row> rows);
   void StoreKeysAndValues(std::span<const Row> rows, uint32_t layer, const KvMemory& memory);
+  // One head's key or value of one token.
+  void Store(const float* source, uint8_t* target) const;
   void Attend(std::span<const Row> rows, uint32_t layer, const KvMemory& memory);
   void Norm(const float* x, const std::vector<float>& weight, float* y, size_t rows);
   void Multiply(const float* x, size_t rows, const PackedMatrix& w, float* y, bool accumulate);

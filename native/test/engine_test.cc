@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <cstring>
 #include <fstream>
 #include <thread>
 
@@ -24,9 +25,10 @@ struct Fixture {
     const size_t block = engine->layout().BlockBytes();
     memory = AlignedBytes((kBlocks + 2) * block);
     std::fill(memory.data(), memory.data() + (kBlocks + 2) * block, std::byte{0x5a});
-    const kvt::PoolSpan span = {memory.data() + block, kBlocks * block, block, kBlocks, nullptr};
-    CHECK(!engine->CheckPool(span, kBlocks));
-    engine->Attach(span, kBlocks);
+    const std::vector<RankPool> pools = {
+        {{memory.data() + block, kBlocks * block, block, kBlocks, nullptr}, WholeOf(engine->layout())}};
+    CHECK(!engine->CheckPools(pools, kBlocks));
+    engine->Attach(pools, kBlocks);
   }
 
   bool SurroundingsUntouched() const {
@@ -114,7 +116,8 @@ TEST("a pool with other blocks, too few or unaligned, is refused") {
   const size_t block = f.engine->layout().BlockBytes();
   const kvt::PoolSpan right = {f.memory.data(), kBlocks * block, block, kBlocks, nullptr};
   const auto refused = [&](kvt::PoolSpan span, uint32_t blocks) {
-    return f.engine->CheckPool(span, blocks).has_value();
+    const RankPool pool = {span, WholeOf(f.engine->layout())};
+    return f.engine->CheckPools({&pool, 1}, blocks).has_value();
   };
   CHECK(!refused(right, kBlocks));
   CHECK(refused(right, kBlocks + 1));
@@ -130,6 +133,102 @@ TEST("a pool with other blocks, too few or unaligned, is refused") {
   CHECK(refused(other, 1));
   other.data = nullptr;
   CHECK(refused(other, 1));
+}
+
+namespace {
+
+// Pools of `shards` with kBlocks blocks each, attached to an engine of the tiny model.
+struct RankedFixture {
+  RankedFixture(std::vector<KvShard> held, DtypeChoice kv) : shards(std::move(held)) {
+    EngineOptions options;
+    options.kv = kv;
+    engine = std::move(*Engine::Load(kTiny, options, kRunOn));
+    std::vector<RankPool> pools;
+    for (const KvShard& shard : shards) {
+      const size_t block = shard.BlockBytes(engine->layout());
+      AlignedBytes& bytes = memory.emplace_back(kBlocks * block);
+      std::fill(bytes.data(), bytes.data() + kBlocks * block, std::byte{0x5a});
+      pools.push_back({{bytes.data(), kBlocks * block, block, kBlocks, nullptr}, shard});
+    }
+    CHECK(!engine->CheckPools(pools, kBlocks));
+    engine->Attach(pools, kBlocks);
+  }
+
+  // The row of one head of one plane (0 keys, 1 values) in one block of one rank's pool.
+  const std::byte* Row(size_t rank, uint32_t block, uint32_t layer, uint32_t plane, uint32_t head) const {
+    const KvLayout& layout = engine->layout();
+    const KvShard& shard = shards[rank];
+    const size_t rows =
+        (size_t{layer - shard.first_layer} * 2 + plane) * shard.heads + head - shard.first_head;
+    return memory[rank].data() + block * shard.BlockBytes(layout) + rows * layout.RowBytes();
+  }
+
+  std::vector<KvShard> shards;
+  std::vector<AlignedBytes> memory;
+  std::unique_ptr<Engine> engine;
+};
+
+}  // namespace
+
+TEST("KV over rank pools has the bytes, and gives the logits, of one pool that holds everything") {
+  const std::vector<std::vector<KvShard>> shardings = {
+      {{0, 5, 0, 1}, {0, 5, 1, 1}},                              // TP 2
+      {{0, 3, 0, 2}, {3, 2, 0, 2}},                              // PP 2, uneven
+      {{0, 3, 0, 1}, {0, 3, 1, 1}, {3, 2, 0, 1}, {3, 2, 1, 1}},  // both
+      {{0, 5, 0, 1}, {0, 5, 0, 1}, {0, 5, 1, 1}, {0, 5, 1, 1}},  // TP 4: more ranks than heads
+      {{0, 1, 0, 2}, {1, 1, 0, 2}, {2, 1, 0, 2}, {3, 1, 0, 2}, {4, 1, 0, 2}},
+      {{0, 5, 0, 2}, {1, 3, 1, 1}},  // overlapping in part
+  };
+  std::vector<uint32_t> tokens(150);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<uint32_t>(i * 7 % 768);
+  const std::vector<uint32_t> table = {6, 1, 7, 0, 3};
+  for (const DtypeChoice kv : {DtypeChoice::kF32, DtypeChoice::kBf16}) {
+    const RankedFixture whole({{0, 5, 0, 2}}, kv);
+    auto wanted = whole.engine->Logits(tokens, 0, table, kRunOn);
+    CHECK(wanted);
+    for (const std::vector<KvShard>& shards : shardings) {
+      const RankedFixture ranked(shards, kv);
+      auto logits = ranked.engine->Logits(tokens, 0, table, kRunOn);
+      CHECK(logits);
+      CHECK(*logits == *wanted);
+      const size_t row_bytes = whole.engine->layout().RowBytes();
+      for (size_t rank = 0; rank < shards.size(); ++rank) {
+        const KvShard& shard = shards[rank];
+        bool same = true;
+        for (uint32_t block = 0; block < kBlocks; ++block) {
+          for (uint32_t layer = shard.first_layer; layer < shard.first_layer + shard.layers; ++layer) {
+            for (uint32_t head = shard.first_head; head < shard.first_head + shard.heads; ++head) {
+              for (uint32_t plane = 0; plane < 2; ++plane) {
+                same = same && std::memcmp(ranked.Row(rank, block, layer, plane, head),
+                                           whole.Row(0, block, layer, plane, head), row_bytes) == 0;
+              }
+            }
+          }
+        }
+        CHECK(same);
+      }
+    }
+  }
+}
+
+TEST("rank pools that leave a head out, or hold what the model does not have, are refused by name") {
+  Fixture f;
+  const auto why = [&](const std::vector<KvShard>& shards) {
+    std::vector<RankPool> pools;
+    for (const KvShard& shard : shards) {
+      const size_t block = shard.BlockBytes(f.engine->layout());
+      pools.push_back({{f.memory.data(), block, block, 1, nullptr}, shard});
+    }
+    const MaybeFailure failure = f.engine->CheckPools(pools, 1);
+    return failure ? failure->why : "";
+  };
+  CHECK_EQ(why({{0, 5, 0, 1}, {0, 5, 1, 1}}), "");
+  CHECK(Has(why({}), "KV head 0 of layer 0"));
+  CHECK(Has(why({{0, 5, 0, 1}, {0, 4, 1, 1}}), "KV head 1 of layer 4"));
+  CHECK(Has(why({{0, 5, 0, 2}, {0, 5, 2, 1}}), "pool 1"));
+  CHECK(Has(why({{0, 6, 0, 2}}), "5 layers"));
+  CHECK(Has(why({{4294967295u, 2, 0, 2}}), "5 layers"));
+  CHECK(Has(why({{0, 5, 0, 0}, {0, 5, 0, 2}}), "pool 0"));
 }
 
 TEST("calls before a pool is attached are refused") {
@@ -156,13 +255,16 @@ TEST("AVX2 and AVX-512 give the same logits and KV bits, the generic level nearl
     std::vector<Row> rows;
     for (uint32_t i = 0; i < 90; ++i) rows.push_back({i * 5 % config.vocab, i, table.data()});
     struct Outcome {
-      std::vector<uint8_t> pool;
+      std::vector<std::byte> pool;
       std::vector<float> logits;
     };
     const auto run = [&](VectorLevel level) {
-      Outcome outcome{std::vector<uint8_t>(3 * layout.BlockBytes()), std::vector<float>(config.vocab)};
+      const size_t block = layout.BlockBytes();
+      Outcome outcome{std::vector<std::byte>(3 * block), std::vector<float>(config.vocab)};
+      const KvMemory memory(layout, {{{outcome.pool.data(), 3 * block, block, 3, nullptr}, WholeOf(layout)}},
+                            3);
       ForwardPass forward(*model, layout, level, threads);
-      CHECK(forward.Run(rows, {outcome.pool.data(), layout.BlockBytes()}, kRunOn));
+      CHECK(forward.Run(rows, memory, kRunOn));
       forward.Logits(89, 1, outcome.logits.data());
       return outcome;
     };

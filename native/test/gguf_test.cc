@@ -52,12 +52,14 @@ bool Survives(const uint8_t* data, size_t size) {
   }
   const LlamaConfig& config = model->config();
   const KvLayout layout = {config.layers, config.kv_heads, 4, config.head_dim, Dtype::kF32};
-  std::vector<uint8_t> pool(layout.BlockBytes());
+  const size_t block = layout.BlockBytes();
+  std::vector<std::byte> pool(block);
+  const KvMemory memory(layout, {{{pool.data(), block, block, 1, nullptr}, WholeOf(layout)}}, 1);
   ForwardPass forward(*model, layout, DetectVectorLevel(), threads);
   const uint32_t table[] = {0};
   const Row rows[] = {{0, 0, table}, {config.vocab - 1, 1, table}};
   std::vector<float> logits(config.vocab);
-  CHECK(forward.Run(rows, {pool.data(), layout.BlockBytes()}, kRunOn));
+  CHECK(forward.Run(rows, memory, kRunOn));
   forward.Logits(1, 1, logits.data());
   return true;
 }

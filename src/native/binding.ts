@@ -196,7 +196,8 @@ export interface NativeEngine {
   };
   /** Every key of the file, tokenizer arrays included. */
   readonly metadata: Readonly<Record<string, GgufValue>>;
-  attachPool(span: NativePoolSpan, blocks: number): void;
+  /** The pools that hold the model's KV together; a block id names a block in each. Throws when they don't, or not all of it. */
+  attachPools(pools: readonly NativeRankPool[], blocks: number): void;
   /** Evaluates `tokens` at positions startPos.. and samples after the last one when `sampling` is given. Rejects with `{ code: "CANCELLED" }` between layers after cancel(call). */
   prefill(
     call: number,
@@ -211,6 +212,15 @@ export interface NativeEngine {
   logits(call: number, tokens: Uint32Array, startPos: number, blockTable: Uint32Array): Promise<Float32Array>;
   cancel(call: number): void;
   close(): Promise<void>;
+}
+
+/** One rank's pool and the part of the KV that it holds; blocks are `[layer][k|v][head][token][headDim]` of that part. */
+export interface NativeRankPool {
+  readonly span: NativePoolSpan;
+  readonly firstLayer: number;
+  readonly layers: number;
+  readonly firstHead: number;
+  readonly heads: number;
 }
 
 export interface NativeDecodeRow {

@@ -6,6 +6,7 @@ import type {
   NativeEngine,
   NativeModelOptions,
   NativePoolSpan,
+  NativeRankPool,
   NativeSample,
   NativeSampling,
   VectorLevel,
@@ -80,10 +81,19 @@ export class ReferenceEngine implements Engine {
     return this.#native.metadata;
   }
 
-  /** The pool that block tables index. Until then every call fails. @throws KvError INVALID_ARGUMENT when its blocks have another size */
+  /** The pool that block tables index, holding all of the KV. Until then every call fails. @throws KvError INVALID_ARGUMENT, as `attachRanks` */
   attach(span: NativePoolSpan, blocks: number): void {
+    const { layers, kvHeads } = this.geometry;
+    this.attachRanks([{ span, firstLayer: 0, layers, firstHead: 0, heads: kvHeads }], blocks);
+  }
+
+  /**
+   * The pools of all ranks; a block id names a block in each. What lies in several (more ranks than KV heads) is written to each.
+   * @throws KvError INVALID_ARGUMENT when the blocks of one have another size, or a head is in none
+   */
+  attachRanks(pools: readonly NativeRankPool[], blocks: number): void {
     try {
-      this.#native.attachPool(span, blocks);
+      this.#native.attachPools(pools, blocks);
     } catch (error) {
       throw engineError(error, this.#file);
     }

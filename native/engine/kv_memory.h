@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/packed_matrix.h"
+#include "engine/result.h"
+#include "memory/pool_span.h"
+
+namespace kvt::engine {
+
+// The model's whole KV, however many pools it is spread over.
+struct KvLayout {
+  uint32_t layers;
+  uint32_t heads;
+  uint32_t tokens_per_block;
+  uint32_t head_dim;
+  Dtype dtype;
+
+  // What one head of one plane of one layer holds for the tokens of a block.
+  size_t RowBytes() const { return size_t{tokens_per_block} * head_dim * BytesOf(dtype); }
+  // Of a pool that holds everything.
+  size_t BlockBytes() const;
+};
+
+// The part of a KvLayout that one rank pool holds. A block lies there as [layer][k|v][head][token][headDim],
+// layers and heads counted from the shard's first, rounded up to 64 bytes (design.md section 8).
+struct KvShard {
+  uint32_t first_layer;
+  uint32_t layers;
+  uint32_t first_head;
+  uint32_t heads;
+
+  size_t BlockBytes(const KvLayout& layout) const {
+    return (size_t{layers} * 2 * heads * layout.RowBytes() + 63) / 64 * 64;
+  }
+};
+
+inline KvShard WholeOf(const KvLayout& layout) { return {0, layout.layers, 0, layout.heads}; }
+inline size_t KvLayout::BlockBytes() const { return WholeOf(*this).BlockBytes(*this); }
+
+// One rank's pool: memory that somebody else owns.
+struct RankPool {
+  PoolSpan span;
+  KvShard shard;
+};
+
+// Where one head of one layer lies in one rank pool.
+struct HeadPlace {
+  uint8_t* pool;
+  size_t block_bytes;
+  size_t key_offset;  // of [token][headDim] inside a block
+  size_t value_offset;
+};
+
+// The blocks of all rank pools. A block id names a block in each of them.
+class KvMemory {
+ public:
+  KvMemory() = default;
+  // Trusts `pools`: Check has passed. Keeps their owners, and so their mappings.
+  KvMemory(const KvLayout& layout, std::vector<RankPool> pools, uint32_t blocks);
+
+  // Why these pools can't hold `blocks` blocks of the layout's KV, if they can't.
+  static MaybeFailure Check(const KvLayout& layout, std::span<const RankPool> pools, uint32_t blocks);
+
+  uint32_t blocks() const { return blocks_; }
+  // Replicas of one head: all are written, the first is read. Never empty.
+  std::span<const HeadPlace> Places(uint32_t layer, uint32_t head) const {
+    const size_t at = size_t{layer} * heads_ + head;
+    return {places_.data() + starts_[at], starts_[at + 1] - starts_[at]};
+  }
+
+ private:
+  std::vector<RankPool> pools_;
+  uint32_t heads_ = 0;
+  uint32_t blocks_ = 0;
+  std::vector<HeadPlace> places_;  // by layer, then head
+  std::vector<size_t> starts_;     // where those of (layer, head) begin; one more at the end
+};
+
+}  // namespace kvt::engine

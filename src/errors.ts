@@ -374,6 +374,13 @@ export const errors = {
       "the lease of transfer {transfer} ended after {ms} ms without word from the receiver; its outcome is unknown here",
     remedy: "look at the receiver's log; its blocks here are free again",
   },
+  OFFERS_FULL: {
+    scope: "instance",
+    status: 429,
+    message: "{open} offers of KV are open already, the limit is {limit} (maxOffers)",
+    remedy:
+      "retry later or elsewhere: offers end when they are fetched or released, at the latest after kv_transfer_timeout_ms",
+  },
   OFFER_EXPIRED: {
     scope: "transfer",
     status: 504,

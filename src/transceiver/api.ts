@@ -32,6 +32,8 @@ export interface OpenOptions {
     readonly port: number;
     readonly tls?: { readonly cert: string; readonly key: string; readonly ca?: string };
   };
+  /** Offers open at the same time; `send` refuses more with OFFERS_FULL. Default 1024. */
+  readonly maxOffers?: number;
   /** Pulls that run at the same time; the others wait for their turn. Default 8. */
   readonly maxConcurrentPulls?: number;
   readonly lease?: { readonly leaseMs?: number; readonly stallMs?: number; readonly strict?: boolean };
@@ -116,6 +118,8 @@ export interface ReceiveTransfer {
   /** Tokens of the offer, from the state. */
   readonly tokens: number;
   readonly done: Promise<TransferReport>;
+  /** Resolves after `done` has settled, when no read can touch the blocks any more and the session has given its share back (I3). */
+  readonly released: Promise<void>;
   /** Yields the number of leading tokens that have arrived, rising, ends with the transfer (throws what `done` rejects with). */
   readonly progress: AsyncIterable<number>;
   cancel(reason?: string): CancelOutcome;
@@ -128,6 +132,8 @@ export interface TransceiverStats {
     readonly held: number;
     /** Pinned by offers and grants. */
     readonly pinned: number;
+    /** Of these, under a lease: a receiver may read them. */
+    readonly leased: number;
     /** Held only because a transport may still touch them (I3). */
     readonly quarantined: number;
   };

@@ -17,6 +17,7 @@ export interface OffersOptions {
   readonly plane: DataPlane;
   readonly epoch: Epoch;
   readonly limits: SenderLimits;
+  readonly maxOpen: number;
   readonly write: (receiver: Epoch, frame: SenderFrame) => boolean;
   readonly countDropped: (what: string) => void;
   readonly ended: (session: SenderSession, report: TransferReport | null, error: KvError | null) => void;
@@ -44,14 +45,15 @@ export class Offers {
     return this.#live.size;
   }
 
-  /** @throws KvError INVALID_ARGUMENT when an offer of this request is open */
+  /** @throws KvError INVALID_ARGUMENT when an offer of this request is open, OFFERS_FULL */
   add(offer: { requestId: RequestId; tokens: number; blocks: BlockHold; ready: number }): SenderSession {
     if (this.#live.has(offer.requestId)) {
       const why = "an offer with this id is open already";
       throw new KvError("INVALID_ARGUMENT", { what: `request ${offer.requestId}`, why });
     }
+    const { ended, maxOpen, ...options } = this.#options;
+    if (this.#live.size >= maxOpen) throw new KvError("OFFERS_FULL", { open: this.#live.size, limit: maxOpen });
     this.#remembered.delete(offer.requestId);
-    const { ended, ...options } = this.#options;
     const session = new SenderSession(
       {
         ...options,

@@ -9,6 +9,7 @@ const DEFAULT_LEASE_MS = 10_000;
 const DEFAULT_TRANSFER_MS = 60_000;
 const DEFAULT_SENDER_FUTURE_MS = 1_000;
 const DEFAULT_PULLS = 8;
+const DEFAULT_OFFERS = 1024;
 
 const millis = z.number().positive().max(8_640_000_000);
 const index = z.int().min(0).max(65535);
@@ -49,6 +50,7 @@ const Options = z.strictObject({
   lease: z
     .strictObject({ leaseMs: millis.min(50).optional(), stallMs: millis.optional(), strict: z.boolean().optional() })
     .optional(),
+  maxOffers: z.int().min(1).max(65536).optional(),
   maxConcurrentPulls: z.int().min(1).max(4096).optional(),
   instance: z.string().min(1).max(256).optional(),
   authToken: z.string().min(1).optional(),
@@ -100,6 +102,7 @@ export interface ResolvedOptions {
   /** Limit of queue waits and of an offer that nobody fetches. */
   readonly queueMs: number;
   readonly senderFutureMs: number;
+  readonly maxOffers: number;
   readonly maxConcurrentPulls: number;
   readonly instance: string;
   readonly authToken: string | undefined;
@@ -141,6 +144,7 @@ export function resolveOptions(options: OpenOptions, environment: NodeJS.Process
     transferMs: timeout === undefined ? DEFAULT_TRANSFER_MS : timeout,
     queueMs: timeout ?? DEFAULT_TRANSFER_MS,
     senderFutureMs: config?.kv_transfer_sender_future_timeout_ms ?? DEFAULT_SENDER_FUTURE_MS,
+    maxOffers: rest.maxOffers ?? DEFAULT_OFFERS,
     maxConcurrentPulls: rest.maxConcurrentPulls ?? DEFAULT_PULLS,
     instance: rest.instance ?? `${hostname()}:${process.pid}`,
     authToken: rest.authToken ?? (environment.KVT_AUTH_TOKEN || undefined),

@@ -85,6 +85,7 @@ export class ReceiverSession implements LinkUser {
   readonly #around: ReceiverSurroundings;
   readonly #blocks: BlockHold;
   readonly #settled = new Settled<TransferReport>();
+  readonly #released = new Settled<void>();
   readonly #startedMs: number;
   readonly #times: TransferTimes;
   #state: ReceiverState = "QUEUED";
@@ -129,6 +130,10 @@ export class ReceiverSession implements LinkUser {
 
   get done(): Promise<TransferReport> {
     return this.#settled.promise;
+  }
+
+  get released(): Promise<void> {
+    return this.#released.promise;
   }
 
   /** What the sender hears of it; null while it goes on. */
@@ -333,6 +338,7 @@ export class ReceiverSession implements LinkUser {
     },
     release: () => {
       this.#blocks.release();
+      this.#released.resolve();
       this.#around.released(this);
       this.#around.plane.letGo();
     },

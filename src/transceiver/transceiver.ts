@@ -28,6 +28,7 @@ import { type ResolvedOptions, resolveOptions } from "./open_options.ts";
 import { layoutDifferences, layoutDigest } from "./proof.ts";
 import { Pulls } from "./pulls.ts";
 import { Receivers } from "./receivers.ts";
+import type { SenderSession } from "./sender_session.ts";
 import { controlSocketPath } from "./socket_directory.ts";
 import { TransferCounts } from "./transfer_counts.ts";
 
@@ -130,7 +131,7 @@ export class KvTransceiver implements Transceiver {
 
   /**
    * Offers the KV of one request to whoever holds the state. Before, during or after its prefill.
-   * @throws KvError INVALID_ARGUMENT, DRAINING, CLOSED. `done` rejects with CANCELLED, OFFER_EXPIRED, LEASE_EXPIRED, TRANSFER_TIMEOUT,
+   * @throws KvError INVALID_ARGUMENT, OFFERS_FULL, DRAINING, CLOSED. `done` rejects with CANCELLED, OFFER_EXPIRED, LEASE_EXPIRED, TRANSFER_TIMEOUT,
    * RECEIVER_FAILED
    */
   send(options: SendOptions): SendTransfer {
@@ -189,6 +190,7 @@ export class KvTransceiver implements Transceiver {
       requestId,
       tokens,
       done: session.done,
+      released: session.released,
       progress: session.progress,
       cancel: (reason = "the receiver's caller cancelled it") => session.cancel(reason),
     };
@@ -208,16 +210,17 @@ export class KvTransceiver implements Transceiver {
   stats(): TransceiverStats {
     const sessions = [...this.#offers.live];
     const held = this.pool.total - this.pool.free;
-    const pinned = sessions.reduce((sum, session) => sum + session.pinnedBlocks, 0);
+    const leased = sessions.filter((session) => session.leased);
     return {
       blocks: {
         total: this.pool.total,
         free: this.pool.free,
         held,
-        pinned,
+        pinned: pinnedBy(sessions),
+        leased: pinnedBy(leased),
         quarantined: this.#pulls.quarantinedBlocks,
       },
-      sends: { open: sessions.length, leased: sessions.filter(({ leased }) => leased).length, ...this.#counts.sends },
+      sends: { open: sessions.length, leased: leased.length, ...this.#counts.sends },
       receives: { open: this.#pulls.open, ...this.#counts.receives },
       bytesReceived: this.#counts.bytesReceived,
       peers: this.#pulls.peers,
@@ -287,6 +290,9 @@ export class KvTransceiver implements Transceiver {
   }
 }
 
+const pinnedBy = (sessions: readonly SenderSession[]): number =>
+  sessions.reduce((sum, session) => sum + session.pinnedBlocks, 0);
+
 interface Parts {
   readonly options: ResolvedOptions;
   readonly epoch: Epoch;
@@ -315,6 +321,7 @@ async function connectParts(
     plane,
     epoch,
     limits: { leaseMs, transferMs, offerMs: queueMs },
+    maxOpen: options.maxOffers,
     write: (receiver, frame) => receivers.write(receiver, frame),
     countDropped,
     ended: (session, report, error) => {

@@ -68,6 +68,7 @@ export class SimProcess {
       plane,
       epoch,
       limits: { leaseMs, transferMs, offerMs: queueMs },
+      maxOpen: 1024,
       write: (receiver, frame) => this.#receivers.write(receiver, frame),
       countDropped,
       ended: (session, report, error) => {

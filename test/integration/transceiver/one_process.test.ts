@@ -38,6 +38,35 @@ test("a request's KV moves from one pool to another, byte for byte", async () =>
   expect(receiver.pool.free).toBe(64);
 });
 
+test("offers are bounded in number: one more is refused until one has ended, and what is leased shows in the statistics", async () => {
+  const options = { layout, pool: { memory: "host", blocks: 64 }, socketDir } as const;
+  await using sender = await KvTransceiver.open({ ...options, maxOffers: 2 });
+  await using receiver = await KvTransceiver.open(options);
+  const offer = (id: number, ready: number) => {
+    using blocks = sender.pool.allocate(2);
+    return sender.send({ requestId: requestId(id), tokens: 64, blocks, ready });
+  };
+  const growing = offer(1, 32);
+  const whole = offer(2, 64);
+  expect(() => offer(3, 64)).toThrow(expect.objectContaining({ code: "OFFERS_FULL", status: 429 }));
+  expect(sender.stats()).toMatchObject({ blocks: { pinned: 4, leased: 0, free: 60 }, sends: { open: 2, leased: 0 } });
+
+  using target = receiver.pool.allocate(2);
+  const receiving = receiver.receive({ state: growing.state, blocks: target });
+  for await (const tokens of receiving.progress) if (tokens === 32) break;
+  expect(sender.stats()).toMatchObject({ blocks: { pinned: 4, leased: 2 }, sends: { open: 2, leased: 1 } });
+  expect(growing.cancel()).toBe("in_flight");
+  await expect(receiving.done).rejects.toMatchObject({ code: "SENDER_ABORTED" });
+  await expect(growing.done).rejects.toMatchObject({ code: "CANCELLED" });
+  expect(whole.cancel()).toBe("cancelled");
+  expect(whole.cancel()).toBe("already_complete");
+  expect(sender.stats()).toMatchObject({ blocks: { pinned: 0, leased: 0, free: 64 } });
+  await receiving.released;
+  target.release();
+  expect(receiver.pool.free).toBe(64);
+  offer(4, 64).cancel();
+});
+
 // Node makes no memfd of its own.
 test.skipIf(!hasPython())(
   "a memfd of another process, adopted as a pool, is read and written in place (needs python3)",

@@ -28,6 +28,7 @@ beforeEach(() => {
     plane,
     epoch,
     limits: { leaseMs: LEASE_MS, transferMs: TRANSFER_MS, offerMs: OFFER_MS },
+    maxOpen: 64,
     write: (_receiver, frame) => {
       written.push(frame);
       return true;

@@ -107,6 +107,10 @@ export class LocalTransfers {
       requestId: offer.options.requestId,
       tokens: offer.options.tokens,
       done,
+      released: done.then(
+        () => {},
+        () => {},
+      ),
       progress: (async function* () {})(),
       cancel: () => {
         cancelled = true;

@@ -6,13 +6,8 @@ export interface PlaneTimer {
   clear(): void;
 }
 
-/** Told in this order; nothing is told after `drop`. */
-export interface LeaseListener {
-  /** The lease runs from before this call until `endMs`. */
-  granted(endMs: number): void;
-  over(): void;
-}
 export interface PlaneLease {
+  /** `over` is not told any more. */
   drop(): void;
 }
 
@@ -68,7 +63,8 @@ export interface DataPlane extends Clock {
   readonly descriptor: Uint8Array;
   reach(descriptor: Uint8Array, timeoutMs: number, listener: ReachListener): PlanePeer;
   read(request: ReadRequest, listener: ReadListener): PlaneRead;
-  lease(durationMs: number, listener: LeaseListener): PlaneLease;
+  /** It runs for `durationMs`, and longer when renewed, from a moment after this call; then `over`, once. */
+  lease(durationMs: number, over: () => void): PlaneLease;
   /** Extends those of `leases` that have not ended, in one step; `renewed` names them, once. */
   renew(leases: readonly PlaneLease[], renewed: (held: ReadonlySet<PlaneLease>) => void): void;
   timer(atMs: number, fire: () => void): PlaneTimer;

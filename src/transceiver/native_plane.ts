@@ -12,7 +12,6 @@ import {
 } from "../native/binding.ts";
 import type {
   DataPlane,
-  LeaseListener,
   PlaneLease,
   PlanePeer,
   PlaneRead,
@@ -52,12 +51,12 @@ interface Renewal {
 
 class Lease implements PlaneLease {
   readonly id: number;
-  readonly listener: LeaseListener;
+  readonly over: () => void;
   readonly #onDrop: (lease: Lease) => void;
 
-  constructor(id: number, listener: LeaseListener, onDrop: (lease: Lease) => void) {
+  constructor(id: number, over: () => void, onDrop: (lease: Lease) => void) {
     this.id = id;
-    this.listener = listener;
+    this.over = over;
     this.#onDrop = onDrop;
   }
 
@@ -149,8 +148,8 @@ export class NativePlane implements DataPlane {
     };
   }
 
-  lease(durationMs: number, listener: LeaseListener): PlaneLease {
-    const lease = new Lease(++this.#lastId, listener, (dropped) => {
+  lease(durationMs: number, over: () => void): PlaneLease {
+    const lease = new Lease(++this.#lastId, over, (dropped) => {
       if (this.#leases.delete(dropped.id)) this.#native.dropLease(dropped.id);
     });
     this.#leases.set(lease.id, lease);
@@ -228,9 +227,6 @@ export class NativePlane implements DataPlane {
       case completionKind.JOB_QUIET:
         this.#take(this.#reads, id)?.quiet();
         break;
-      case completionKind.GRANTED:
-        this.#leases.get(id)?.listener.granted(atMs);
-        break;
       case completionKind.RENEWED: {
         const lease = this.#leases.get(id);
         if (lease) this.#renewals.get(extra)?.held.add(lease);
@@ -242,7 +238,7 @@ export class NativePlane implements DataPlane {
         break;
       }
       case completionKind.LEASE_OVER:
-        this.#take(this.#leases, id)?.listener.over();
+        this.#take(this.#leases, id)?.over();
         break;
       case completionKind.TIMER:
         this.#take(this.#timers, id)?.();
@@ -256,7 +252,7 @@ export class NativePlane implements DataPlane {
       case completionKind.PEER_DEAD:
         this.#peers.get(id)?.listener.dead();
         break;
-      // LEASE_DROPPED: who dropped it asked for no answer.
+      // GRANTED, LEASE_DROPPED: nobody waits for them.
     }
   }
 

@@ -220,15 +220,9 @@ export class SenderSession {
     grantLease: () => {
       const { plane, limits } = this.#around;
       this.#leaseEndsMs = plane.nowMs() + limits.leaseMs;
-      this.#lease = plane.lease(limits.leaseMs, {
-        granted: (endMs) => {
-          this.#leaseEndsMs = endMs;
-          this.#dispatch("granted");
-        },
-        over: () => {
-          this.#lease = null;
-          this.#dispatch("leaseOver");
-        },
+      this.#lease = plane.lease(limits.leaseMs, () => {
+        this.#lease = null;
+        this.#dispatch("leaseOver");
       });
     },
     extendLease: () => {

@@ -2,11 +2,11 @@ import type { Cell, TransitionTable } from "./transition.ts";
 
 /**
  * The sender's session (lease-model.md section 2), for reads that go straight from its blocks.
- * NONE no session · OFFER pinned, nobody reads · LEASING the lease was asked of the data plane, no GRANT is written yet · GRANT a receiver
- * may read · ENDING this side wants to end, the receiver may still read · END over, blocks released, outcome told.
+ * NONE no session · OFFER pinned, nobody reads · GRANT a receiver may read · ENDING this side wants to end, the receiver may still read ·
+ * END over, blocks released, outcome told.
  * A lost connection, a silent peer and the HELLO of another receiver epoch are no events: they change nothing here (I2).
  */
-export const senderStates = ["NONE", "OFFER", "LEASING", "GRANT", "ENDING", "END"] as const;
+export const senderStates = ["NONE", "OFFER", "GRANT", "ENDING", "END"] as const;
 export type SenderState = (typeof senderStates)[number];
 
 export const senderEvents = [
@@ -24,7 +24,6 @@ export const senderEvents = [
   "done",
   "helloWithout",
   // Completions of the data plane.
-  "granted",
   "renewed",
   "leaseOver",
   // The caller and the timers.
@@ -86,7 +85,8 @@ export const senderTable = {
   },
   OFFER: {
     ...refusedIn("OFFER"),
-    pull: to("LEASING", "stopOfferTimer", "bindReader", "grantLease"),
+    // The lease starts on the owner thread after this GRANT was written: later than the receiver counts from, and nothing is released before it.
+    pull: to("GRANT", "stopOfferTimer", "bindReader", "grantLease", "writeGrant", "startTransferTimer"),
     pullRepeated: to("OFFER", "countDropped"),
     // Of a reader that fell back to OFFER: its id is not held, and nothing it says ends the offer.
     renew: to("OFFER"),
@@ -97,24 +97,17 @@ export const senderTable = {
     cancel: to("END", "noteCause", "stopOfferTimer", "settleCause"),
     offerTimer: to("END", "settleOfferExpired"),
   },
-  LEASING: {
-    ...refusedIn("LEASING"),
-    granted: to("GRANT", "writeGrant", "startTransferTimer"),
-    pullHigher: to("LEASING", "dropLease", "bindReader", "grantLease"),
-    pullRepeated: to("LEASING", "countDropped"),
-    pullOther: to("LEASING", "refuseBusy"),
-    // Answered after GRANTED: completions keep their order, so GRANT is written before this RENEWED.
-    renew: to("LEASING", "extendLease"),
-    done: to("END", "dropLease", "settleByReceiver"),
-    helloWithout: to("OFFER", "dropLease", "resumeOfferTimer"),
-    leaseOver: to("END", "writeAbort", "settleLeaseExpired"),
-    progress: to("LEASING"),
-    prefillEnded: to("LEASING", "noteOfferEnd"),
-    cancel: to("ENDING", "noteCause", "writeAbort"),
-  },
   GRANT: {
     ...refusedIn("GRANT"),
-    pullHigher: to("LEASING", "stopTransferTimer", "dropLease", "bindReader", "grantLease"),
+    pullHigher: to(
+      "GRANT",
+      "stopTransferTimer",
+      "dropLease",
+      "bindReader",
+      "grantLease",
+      "writeGrant",
+      "startTransferTimer",
+    ),
     pullRepeated: to("GRANT", "countDropped"),
     pullOther: to("GRANT", "refuseBusy"),
     renew: to("GRANT", "extendLease"),
@@ -129,7 +122,6 @@ export const senderTable = {
   },
   ENDING: {
     ...refusedIn("ENDING"),
-    granted: to("ENDING"),
     pullHigher: to("END", "refuseGone", "dropLease", "settleCause"),
     pullRepeated: to("ENDING", "countDropped"),
     pullOther: to("ENDING", "refuseBusy"),
@@ -152,4 +144,4 @@ export const senderTable = {
 } as const satisfies TransitionTable<SenderState, SenderEvent, SenderEffect>;
 
 /** Nothing may be granted and no block given back while one of these runs. */
-export const leasedStates: ReadonlySet<SenderState> = new Set<SenderState>(["LEASING", "GRANT", "ENDING"]);
+export const leasedStates: ReadonlySet<SenderState> = new Set<SenderState>(["GRANT", "ENDING"]);

@@ -1,7 +1,6 @@
 import type { BlockId } from "../../src/ids.ts";
 import type {
   DataPlane,
-  LeaseListener,
   PlaneLease,
   PlanePeer,
   PlaneRead,
@@ -16,7 +15,7 @@ import type { World } from "./world.ts";
 
 interface SimLease extends PlaneLease {
   readonly durationMs: number;
-  readonly listener: LeaseListener;
+  readonly over: () => void;
   /** On this process's clock; null: over or dropped, decided on the owner thread. */
   endMs: number | null;
   dropped: boolean;
@@ -59,11 +58,13 @@ export class SimPlane implements DataPlane {
     return this.#process.clock();
   }
 
-  /** To the owner thread, in the order of the calls. */
+  /** To the owner thread, in the order of the calls. Now and then it gets no CPU for so long that a whole lease could have passed. */
   #command(run: () => void): void {
     this.#commands.push(run);
     if (this.#commands.length > 1) return;
-    this.#process.later(this.#world.random.delay(this.#world.delays.command), () => {
+    const { random, delays, faults, limits } = this.#world;
+    const starved = faults.chance("starvedOwner") ? random.between(0, limits.leaseMs * 2) : 0;
+    this.#process.later(random.delay(delays.command) + starved, () => {
       for (const command of this.#commands.splice(0)) command();
     });
   }
@@ -77,10 +78,10 @@ export class SimPlane implements DataPlane {
     });
   }
 
-  lease(durationMs: number, listener: LeaseListener): PlaneLease {
+  lease(durationMs: number, over: () => void): PlaneLease {
     const lease: SimLease = {
       durationMs,
-      listener,
+      over,
       endMs: null,
       dropped: false,
       drop: () => {
@@ -91,10 +92,6 @@ export class SimPlane implements DataPlane {
     this.#command(() => {
       lease.endMs = this.nowMs() + durationMs;
       this.#leasesHeld++;
-      const { endMs } = lease;
-      this.#complete(() => {
-        if (!lease.dropped) listener.granted(endMs);
-      });
       this.#watch(lease);
     });
     return lease;
@@ -111,7 +108,7 @@ export class SimPlane implements DataPlane {
     if (lease.endMs === null || this.nowMs() < lease.endMs) return;
     this.#endLease(lease);
     this.#complete(() => {
-      if (!lease.dropped) lease.listener.over();
+      if (!lease.dropped) lease.over();
     });
   }
 

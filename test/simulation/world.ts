@@ -21,6 +21,8 @@ export interface FaultRates {
   readonly hangingRead: number;
   readonly failingRead: number;
   readonly slowRead: number;
+  /** Leases start, and reads are posted, long after the frames that speak of them. */
+  readonly starvedOwner: number;
   readonly refusedDial: number;
 }
 
@@ -88,6 +90,7 @@ export class World {
       hangingRead: random.chance(0.2) ? 0.05 : 0,
       failingRead: random.chance(0.2) ? 0.05 : 0,
       slowRead: random.chance(0.5) ? 0.3 : 0,
+      starvedOwner: random.chance(0.3) ? 0.1 : 0,
       refusedDial: random.chance(0.3) ? 0.2 : 0,
     };
     this.#strikes = random.int(0, 8);

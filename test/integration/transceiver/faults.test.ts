@@ -128,11 +128,7 @@ describe("a peer that is killed, stopped or gone in a state of a transfer", () =
 
   const senderFaults: Case[] = [
     {
-      fault: { role: "sender", to: "LEASING" },
-      codes: /^(PEER_LOST|PEER_UNREACHABLE|QUEUE_TIMEOUT|TRANSFER_TIMEOUT)$/,
-    },
-    {
-      fault: { role: "sender", to: "GRANT", event: "granted" },
+      fault: { role: "sender", to: "GRANT", event: "pull" },
       codes: /^(PEER_LOST|PEER_UNREACHABLE|QUEUE_TIMEOUT|TRANSFER_TIMEOUT)$/,
     },
     {

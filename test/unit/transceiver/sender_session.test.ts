@@ -85,18 +85,31 @@ describe("an offer on a virtual clock", () => {
     expectReleased("OFFER_EXPIRED");
   });
 
-  it("is granted only when the lease runs, and complete when the receiver says so", async () => {
+  it("is granted in the turn of the PULL, and complete when the receiver says so", async () => {
     const session = offer();
     const id = newTransferId();
     pull(session, id);
-    expect(types()).toEqual([]);
-    plane.advance(0);
     expect(types()).toEqual(["GRANT"]);
     done(id);
     expectReleased(null);
     expect(await session.done).toMatchObject({ bytes: 6400, attempts: 1 });
     done(id);
     expect(ends).toEqual([null]);
+  });
+
+  it("keeps its blocks for a whole lease from when the owner thread starts it, however late after GRANT", () => {
+    const session = offer();
+    plane.leaseStartMs = 5 * LEASE_MS - 1;
+    pull(session, newTransferId());
+    expect(types()).toEqual(["GRANT"]);
+    plane.advance(TRANSFER_MS - 1);
+    expect(session.state).toBe("GRANT");
+    plane.advance(2 * LEASE_MS - 1);
+    // The transfer timer wants to end it; its receiver may still read.
+    expect(session.state).toBe("ENDING");
+    expect(pool.free).toBe(4);
+    plane.advance(1);
+    expectReleased("TRANSFER_TIMEOUT");
   });
 
   it("keeps its blocks for as long as it is renewed, and no longer", () => {

@@ -95,7 +95,7 @@ describe("what the tables promise", () => {
   it("an ending sender renews nothing", () => {
     for (const state of senderStates) {
       const renews = effectsOf(senderTable as Table, state, "renew").includes("extendLease");
-      expect(renews).toBe(state === "LEASING" || state === "GRANT");
+      expect(renews).toBe(state === "GRANT");
       expect(effectsOf(senderTable as Table, state, "renewed").includes("confirmHeld")).toBe(state === "GRANT");
     }
   });

@@ -1,7 +1,6 @@
 import type { BlockId } from "../../../src/ids.ts";
 import type {
   DataPlane,
-  LeaseListener,
   PlaneLease,
   PlanePeer,
   PlaneRead,
@@ -34,7 +33,9 @@ export class VirtualPlane implements DataPlane {
   holds = 0;
   #now = 1_000;
   #due: Due[] = [];
-  #leases = new Map<VirtualLease, { readonly durationMs: number; readonly listener: LeaseListener }>();
+  #leases = new Map<VirtualLease, { readonly durationMs: number; readonly over: () => void }>();
+  /** How long after the call a lease starts. */
+  leaseStartMs = 0;
 
   nowMs(): number {
     return this.#now;
@@ -79,12 +80,11 @@ export class VirtualPlane implements DataPlane {
     read.listener.ended({ status, bytes: 64, movingMs: 1, atMs: this.#now, path: "shared_memory", runs: 1, pieces: 2 });
   }
 
-  lease(durationMs: number, listener: LeaseListener): PlaneLease {
+  lease(durationMs: number, over: () => void): PlaneLease {
     const lease = new VirtualLease();
-    lease.endMs = this.#now + durationMs;
-    this.#leases.set(lease, { durationMs, listener });
-    this.#due.push({ atMs: this.#now, run: () => lease.over || listener.granted(lease.endMs) });
-    this.#watch(lease, listener);
+    lease.endMs = this.#now + this.leaseStartMs + durationMs;
+    this.#leases.set(lease, { durationMs, over });
+    this.#watch(lease, over);
     return lease;
   }
 
@@ -125,17 +125,17 @@ export class VirtualPlane implements DataPlane {
 
   async close(): Promise<void> {}
 
-  #watch(lease: VirtualLease, listener: LeaseListener): void {
+  #watch(lease: VirtualLease, over: () => void): void {
     this.#due.push({
       atMs: lease.endMs,
       run: () => {
         if (lease.over) return;
         if (lease.endMs > this.#now) {
-          this.#watch(lease, listener);
+          this.#watch(lease, over);
           return;
         }
         lease.over = true;
-        listener.over();
+        over();
       },
     });
   }

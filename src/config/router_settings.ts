@@ -106,6 +106,9 @@ export function resolveRouter(sources: RouterSources): Resolved<RouterSettings> 
     strictModel: chosen.pick<boolean>("strict_model", false, { flag: flags.strict_model }),
     context,
     generation,
+    scheduleStyle: chosen.pick<RouterSettings["scheduleStyle"]>("schedule_style", "context_first", {
+      file: file.value("schedule_style"),
+    }),
     maxRetries: noRetry ? 0 : retries,
     nodeId: chosen.pick<number>("node_id", defaultNodeId(port), { file: file.value("node_id") }),
     allowRequestChatTemplate: chosen.pick<boolean>("allow_request_chat_template", false, {
@@ -219,9 +222,6 @@ function compareMixedServers(
 /** Known, right, and not there yet: each gets a sentence (never silence). */
 function refuseUnbuilt(file: FileSection<RouterFile>, flags: Flags<RouterFlagValues>, problems: Problems): void {
   const refuse = (key: keyof RouterFile, text: string): void => file.report(problems, "not_built", key, text);
-  if (file.value("schedule_style")?.value === "generation_first") {
-    refuse("schedule_style", "generation_first is not built yet; write context_first");
-  }
   if (file.has("conditional_disagg_config")) {
     const text = "needs a generation router of type kv_cache_aware, which is not built yet; remove the section";
     refuse("conditional_disagg_config", text);

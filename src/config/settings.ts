@@ -95,6 +95,8 @@ export interface RouterSettings {
   readonly strictModel: boolean;
   readonly context: ServerGroupSettings;
   readonly generation: ServerGroupSettings;
+  /** Whether prefill and decode start one after the other or together (S49). */
+  readonly scheduleStyle: "context_first" | "generation_first";
   /** Tries after the first, per hop (S46, S133); 0 with TRTLLM_DISAGG_NO_RETRY=1. */
   readonly maxRetries: number;
   /** Node part of request ids, 0..255. */

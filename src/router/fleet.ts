@@ -1,5 +1,5 @@
 import type { Clock } from "../clock.ts";
-import type { ServerGroupSettings } from "../config/settings.ts";
+import type { RouterSettings, ServerGroupSettings } from "../config/settings.ts";
 import { KvError } from "../errors.ts";
 import type { Logger } from "../observability/log.ts";
 import type { Hop } from "../openai/index.ts";
@@ -10,6 +10,7 @@ import { type ServedModel, UpstreamWorker } from "./upstream_worker.ts";
 export interface FleetOptions {
   readonly context: ServerGroupSettings;
   readonly generation: ServerGroupSettings;
+  readonly scheduleStyle: RouterSettings["scheduleStyle"];
   readonly clock: Clock;
   readonly log: Logger;
   readonly probe: ProbeTimes;
@@ -54,8 +55,15 @@ export class Fleet {
       generation: createPolicy(options.generation.policy),
     };
     this.#startTimeoutMs = options.startTimeoutMs;
-    const { clock, log, probe } = options;
-    this.#prober = new Prober({ clock, log, times: probe, onChange: () => this.#changed() });
+    const { clock, log, probe, scheduleStyle } = options;
+    this.#prober = new Prober({
+      clock,
+      log,
+      times: probe,
+      mustNameEndpoint: (worker) =>
+        scheduleStyle === "generation_first" && worker.roles.has("context") && this.#groups.generation.length > 0,
+      onChange: () => this.#changed(),
+    });
   }
 
   /**

@@ -26,6 +26,8 @@ export interface HopOptions<Result> {
   /** Given: a 200 answer is streamed there. */
   readonly target?: StreamTarget;
   readonly onSend?: () => void;
+  /** Ends this hop alone; its reason is what `run` throws then. */
+  readonly stop?: AbortSignal;
   readonly isRetry: boolean;
 }
 
@@ -42,7 +44,7 @@ export class HopRunner {
 
   /**
    * @returns what `read` made of the answer
-   * @throws HopFailure; or the reason of the call's signal; or what `onSend` threw
+   * @throws HopFailure; or the reason of the call's signal or of `stop`; or what `onSend` threw
    */
   async run<Result>(hop: Hop, call: RoutedCall, worker: UpstreamWorker, options: HopOptions<Result>): Promise<Result> {
     const { clock } = this.#options;
@@ -61,7 +63,7 @@ export class HopRunner {
     };
     const { lost: lostSignal } = worker;
     lostSignal.addEventListener("abort", giveUp, { once: true });
-    const limit = joinSignals([call.signal, lost.signal]);
+    const limit = joinSignals([call.signal, lost.signal, ...(options.stop ? [options.stop] : [])]);
     try {
       const answer = await exchange(worker.dispatcher, {
         method: "POST",

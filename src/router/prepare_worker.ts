@@ -21,11 +21,18 @@ export class UnusableWorker extends Error {
  */
 export async function prepareWorker(
   worker: UpstreamWorker,
-  options: { readonly clock: Clock; readonly signal: AbortSignal },
+  options: { readonly clock: Clock; readonly signal: AbortSignal; readonly mustNameEndpoint: boolean },
 ): Promise<Preparation> {
   const info = (await getJson(worker, "/server_info", ServerInfo, options.signal)) ?? {};
   if (typeof info.kvt_protocol === "number" && info.kvt_protocol !== KVT_PROTOCOL) {
     throw new UnusableWorker(`it speaks kvt_protocol ${info.kvt_protocol}, this router ${KVT_PROTOCOL}`);
+  }
+  // Without it a generation worker has nobody to ask before there is a reply (S49).
+  if (options.mustNameEndpoint && (info.disaggregated_params?.ctx_info_endpoint ?? null) === null) {
+    throw new UnusableWorker(
+      "schedule_style is generation_first, and its /server_info has no disaggregated_params.ctx_info_endpoint: " +
+        "give it a transceiver (cache_transceiver_config.backend; transceiver_runtime PYTHON for trtllm-serve)",
+    );
   }
   const models = await getJson(worker, "/v1/models", ModelList, options.signal);
   const clockOffsetS = await exchangeClockOffset(worker.control, options);

@@ -27,6 +27,8 @@ export interface ProberOptions {
   readonly clock: Clock;
   readonly log: Logger;
   readonly times: ProbeTimes;
+  /** Whether a worker is of no use without a `ctx_info_endpoint` in its /server_info. */
+  readonly mustNameEndpoint: (worker: UpstreamWorker) => boolean;
   /** Called after each change of a worker's state. */
   readonly onChange: () => void;
 }
@@ -68,7 +70,8 @@ export class Prober {
         await this.#probe(worker, signal);
         timeouts = 0;
         if (worker.state !== "ready") {
-          worker.becameReady(await prepareWorker(worker, { clock, signal }));
+          const mustNameEndpoint = this.#options.mustNameEndpoint(worker);
+          worker.becameReady(await prepareWorker(worker, { clock, signal, mustNameEndpoint }));
           worker.breaker.succeeded();
           offsetAtMs = clock.nowMs();
           this.#changed(worker);

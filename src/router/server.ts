@@ -22,6 +22,7 @@ import { callPaths } from "./routed_call.ts";
 import { RouterMetrics } from "./router_metrics.ts";
 import { Aggregated } from "./upstreams/aggregated.ts";
 import { ContextFirst } from "./upstreams/context_first.ts";
+import { GenerationFirst } from "./upstreams/generation_first.ts";
 
 export interface RouterServer {
   /** `http://host:port` */
@@ -41,7 +42,7 @@ export interface RouterHooks {
   readonly clock?: Clock;
   readonly probe?: Partial<ProbeTimes>;
   readonly admission?: Partial<AdmissionLimits>;
-  /** Null: send no ids, so that each context worker gives its own. */
+  /** Null: send no ids, so that each context worker gives its own (context-first only). */
   readonly ids?: Pick<RequestIds, "next"> | null;
 }
 
@@ -65,6 +66,7 @@ export async function startRouter(settings: RouterSettings, hooks: RouterHooks =
   const fleet = new Fleet({
     context: settings.context,
     generation: settings.generation,
+    scheduleStyle: settings.scheduleStyle,
     clock,
     log,
     probe: { ...defaultProbeTimes, ...hooks.probe },
@@ -92,7 +94,11 @@ export async function startRouter(settings: RouterSettings, hooks: RouterHooks =
       onSuspect: (worker) => fleet.suspect(worker),
     }),
   };
-  const protocols = { contextFirst: new ContextFirst(parts), aggregated: new Aggregated(parts) };
+  const aggregated = new Aggregated(parts);
+  const pairs =
+    settings.scheduleStyle === "generation_first"
+      ? new GenerationFirst({ ...parts, ids: parts.ids ?? new RequestIds({ node: settings.nodeId }) })
+      : new ContextFirst(parts);
   const closing = new AbortController();
   // Every request in flight listens to it.
   setMaxListeners(0, closing.signal);
@@ -104,7 +110,7 @@ export async function startRouter(settings: RouterSettings, hooks: RouterHooks =
     fleet,
     admission,
     closing: closing.signal,
-    chooseProtocol: () => (fleet.isAggregated ? protocols.aggregated : protocols.contextFirst),
+    chooseProtocol: () => (fleet.isAggregated ? aggregated : pairs),
   });
 
   const front = createFront({

@@ -105,6 +105,7 @@ export async function deploy(options: DeployOptions): Promise<Deployed> {
         strictModel: false,
         context: group(context),
         generation: group(generation),
+        scheduleStyle: "context_first",
         maxRetries: 1,
         nodeId: 7,
         allowRequestChatTemplate: false,

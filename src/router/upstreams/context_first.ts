@@ -149,8 +149,11 @@ function expiredFailure(handoff: Handoff, worker: UpstreamWorker): HopFailure {
   });
 }
 
-/** The client's body as a context worker gets it: never a stream, one token, and the id both workers use. */
-export function contextBody(body: JsonObject, disaggRequestId: bigint | undefined): string {
+/**
+ * The client's body as a context worker gets it: never a stream, one token, and the id both workers use.
+ * @param more further `disaggregated_params`
+ */
+export function contextBody(body: JsonObject, disaggRequestId: bigint | undefined, more: JsonObject = {}): string {
   const { stream_options: _options, ...rest } = body;
   return stringifyBody({
     ...rest,
@@ -158,6 +161,7 @@ export function contextBody(body: JsonObject, disaggRequestId: bigint | undefine
     disaggregated_params: {
       request_type: "context_only",
       ...(disaggRequestId === undefined ? {} : { disagg_request_id: disaggRequestId }),
+      ...more,
     },
   });
 }

@@ -50,6 +50,7 @@ export async function route(options: RoutedOptions = {}): Promise<Routed> {
       strictModel: false,
       context: group(context),
       generation: group(generation),
+      scheduleStyle: "context_first",
       maxRetries: 1,
       nodeId: 1,
       allowRequestChatTemplate: false,

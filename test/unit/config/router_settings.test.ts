@@ -135,7 +135,6 @@ describe("sections", () => {
 
 describe("what is not built yet", () => {
   it.each([
-    "schedule_style: generation_first",
     "conditional_disagg_config: {max_local_prefill_length: 5}",
     "otlp_config: {otlp_traces_endpoint: 'http://x'}",
     "num_workers: 2",
@@ -183,6 +182,12 @@ describe("router settings", () => {
       metricsLogIntervalMs: 0,
       maxBodyBytes: 64 << 20,
     });
+  });
+
+  it("schedule_style is context_first unless the file says generation_first", () => {
+    expect(resolve(servers).settings.scheduleStyle).toBe("context_first");
+    expect(resolve(`schedule_style: generation_first\n${servers}`).settings.scheduleStyle).toBe("generation_first");
+    expect(fatal(`schedule_style: gen_first\n${servers}`)[0]).toContain("schedule_style");
   });
 
   it("TRTLLM_DISAGG_NO_RETRY=1 ends retries, whatever the file says", () => {

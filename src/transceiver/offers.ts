@@ -1,12 +1,12 @@
 import { KvError } from "../errors.ts";
 import type { CapabilityToken, Epoch, RequestId, TransferId } from "../ids.ts";
-import type { BlockHold } from "../kv/pool.ts";
 import type { CancelOutcome, TransferReport } from "./api.ts";
 import type { DataPlane, PlaneLease } from "./data_plane.ts";
 import type { SessionObserver } from "./observer.ts";
+import { Offer, type OfferedKv } from "./offer.ts";
 import { equalTokens } from "./proof.ts";
 import type { FrameOf, SenderFrame } from "./protocol.ts";
-import { refusals, type SenderLimits, SenderSession } from "./sender_session.ts";
+import { refusals, type SenderLimits, type SenderSession } from "./sender_session.ts";
 import { type Refusal, type SenderEffect, type SenderEvent, type SenderState, senderTable } from "./sender_table.ts";
 import { cellOf } from "./transition.ts";
 
@@ -20,15 +20,22 @@ export interface OffersOptions {
   readonly maxOpen: number;
   readonly write: (receiver: Epoch, frame: SenderFrame) => boolean;
   readonly countDropped: (what: string) => void;
-  readonly ended: (session: SenderSession, report: TransferReport | null, error: KvError | null) => void;
+  readonly ended: (offer: Offer, report: TransferReport | null, error: KvError | null) => void;
   readonly observer: SessionObserver | undefined;
+}
+
+/** What a connection knows of the receiver at its other end. */
+export interface ReaderSide {
+  readonly sameLayout: boolean;
+  /** The ranks of its instance that read this rank's KV. */
+  readonly ranks: readonly number[];
 }
 
 /** All offers of this side: finds the session that a frame of a proven receiver is about. */
 export class Offers {
   readonly #options: OffersOptions;
-  readonly #live = new Map<RequestId, SenderSession>();
-  readonly #remembered = new Map<RequestId, SenderSession>();
+  readonly #live = new Map<RequestId, Offer>();
+  readonly #remembered = new Map<RequestId, Offer>();
   readonly #byTransfer = new Map<TransferId, SenderSession>();
   readonly #whenEmpty = new Set<() => void>();
   #draining = false;
@@ -37,7 +44,7 @@ export class Offers {
     this.#options = options;
   }
 
-  get live(): Iterable<SenderSession> {
+  get live(): Iterable<Offer> {
     return this.#live.values();
   }
 
@@ -46,20 +53,23 @@ export class Offers {
   }
 
   /** @throws KvError INVALID_ARGUMENT when an offer of this request is open, OFFERS_FULL */
-  add(offer: { requestId: RequestId; tokens: number; blocks: BlockHold; ready: number }): SenderSession {
-    if (this.#live.has(offer.requestId)) {
+  add(offered: OfferedKv): Offer {
+    if (this.#live.has(offered.requestId)) {
       const why = "an offer with this id is open already";
-      throw new KvError("INVALID_ARGUMENT", { what: `request ${offer.requestId}`, why });
+      throw new KvError("INVALID_ARGUMENT", { what: `request ${offered.requestId}`, why });
     }
     const { ended, maxOpen, ...options } = this.#options;
     if (this.#live.size >= maxOpen) throw new KvError("OFFERS_FULL", { open: this.#live.size, limit: maxOpen });
-    this.#remembered.delete(offer.requestId);
-    const session = new SenderSession(
+    this.#remembered.delete(offered.requestId);
+    const offer = new Offer(
       {
         ...options,
         bound: (bound, before, now) => {
           if (before !== null) this.#byTransfer.delete(before);
           this.#byTransfer.set(now, bound);
+        },
+        sessionEnded: ({ transferId }) => {
+          if (transferId !== null) this.#byTransfer.delete(transferId);
         },
         ended: (over, report, error) => {
           this.#forget(over);
@@ -67,10 +77,10 @@ export class Offers {
           if (this.#live.size === 0) for (const tell of this.#whenEmpty) tell();
         },
       },
-      offer,
+      offered,
     );
-    this.#live.set(offer.requestId, session);
-    return session;
+    this.#live.set(offered.requestId, offer);
+    return offer;
   }
 
   /** The token of a live offer, for a proof. */
@@ -80,15 +90,15 @@ export class Offers {
 
   /** The holder of an offer's token ends it. */
   release(request: RequestId, token: CapabilityToken): CancelOutcome {
-    const session = this.#live.get(request) ?? this.#remembered.get(request);
-    if (session === undefined || !equalTokens(session.token, token)) return "not_found";
-    return session.cancel("released by the holder of its state");
+    const offer = this.#live.get(request) ?? this.#remembered.get(request);
+    if (offer === undefined || !equalTokens(offer.token, token)) return "not_found";
+    return offer.cancel("released by the holder of its state");
   }
 
   /** Ends those that nobody reads; a granted one ends with its receiver's DONE or its lease. PULLs are refused from now on. */
   cancelAll(why: string): void {
     this.#draining = true;
-    for (const session of [...this.#live.values()]) session.cancel(why);
+    for (const offer of [...this.#live.values()]) offer.cancel(why);
   }
 
   /** Resolves when no offer is open. */
@@ -106,17 +116,18 @@ export class Offers {
   /** HELLO of a receiver epoch: what it does not name it reads no more. */
   hello(receiver: Epoch, live: readonly TransferId[]): void {
     const named = new Set(live);
-    for (const session of [...this.#live.values()]) {
+    for (const session of [...this.#live.values()].flatMap(({ sessions }) => sessions)) {
       const { transferId } = session;
       if (session.receiver === receiver && transferId !== null && !named.has(transferId)) session.helloWithout();
     }
   }
 
-  pull(receiver: Epoch, frame: FrameOf<"PULL">, sameLayout: boolean): void {
-    const session = this.#live.get(frame.requestId) ?? this.#remembered.get(frame.requestId);
+  pull(receiver: Epoch, frame: FrameOf<"PULL">, { sameLayout, ranks: readers }: ReaderSide): void {
+    const offer = this.#live.get(frame.requestId) ?? this.#remembered.get(frame.requestId);
     const { transferId, token } = frame;
-    if (session !== undefined) {
-      session.pull({ receiver, transferId, token, sameLayout, draining: this.#draining });
+    if (offer !== undefined) {
+      const { rank } = frame.reader;
+      offer.pull({ receiver, transferId, token, sameLayout, draining: this.#draining, rank, readers });
       return;
     }
     const event: SenderEvent = this.#draining ? "pullDraining" : "pull";
@@ -168,10 +179,9 @@ export class Offers {
     return session?.receiver === receiver ? session : undefined;
   }
 
-  #forget(session: SenderSession): void {
-    this.#live.delete(session.requestId);
-    if (session.transferId !== null) this.#byTransfer.delete(session.transferId);
-    this.#remembered.set(session.requestId, session);
+  #forget(offer: Offer): void {
+    this.#live.delete(offer.requestId);
+    this.#remembered.set(offer.requestId, offer);
     if (this.#remembered.size <= REMEMBERED) return;
     for (const oldest of this.#remembered.keys()) {
       this.#remembered.delete(oldest);

@@ -1,4 +1,4 @@
-import type { Epoch } from "../ids.ts";
+import type { BlockId, Epoch } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { TransceiverStats } from "./api.ts";
 import type { DataPlane } from "./data_plane.ts";
@@ -45,10 +45,9 @@ export class Pulls {
     return this.#sessions.size;
   }
 
-  get quarantinedBlocks(): number {
-    let blocks = 0;
-    for (const session of this.#sessions) blocks += session.quarantinedBlocks;
-    return blocks;
+  /** Blocks held only because a transport may still touch them. */
+  get quarantined(): ReadonlySet<BlockId> {
+    return new Set([...this.#sessions].flatMap(({ quarantined }) => quarantined));
   }
 
   get peers(): TransceiverStats["peers"] {

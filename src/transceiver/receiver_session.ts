@@ -142,8 +142,8 @@ export class ReceiverSession implements LinkUser {
   }
 
   /** Held only because a transport may still touch them. */
-  get quarantinedBlocks(): number {
-    return this.#state === "DRAIN" ? this.#blocks.ids.length : 0;
+  get quarantined(): readonly BlockId[] {
+    return this.#state === "DRAIN" ? this.#blocks.ids : [];
   }
 
   cancel(why: string): CancelOutcome {

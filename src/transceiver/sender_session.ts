@@ -1,5 +1,5 @@
 import { KvError } from "../errors.ts";
-import { attemptOf, type CapabilityToken, type Epoch, newToken, type RequestId, type TransferId } from "../ids.ts";
+import { attemptOf, type CapabilityToken, type Epoch, type RequestId, type TransferId } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
 import type { CancelOutcome, TransferReport } from "./api.ts";
 import type { DataPlane, PlaneLease, PlaneTimer } from "./data_plane.ts";
@@ -14,7 +14,6 @@ import {
   type SenderState,
   senderTable,
 } from "./sender_table.ts";
-import { Settled } from "./settled.ts";
 import { cellOf } from "./transition.ts";
 
 export interface SenderLimits {
@@ -63,14 +62,14 @@ interface Reader {
 
 const sameTransfer = (left: TransferId, right: TransferId): boolean => left.slice(0, 32) === right.slice(0, 32);
 
-/** One offer and its reader: runs the sender's table and carries out its effects. */
+/** An offer as one rank reads it: runs the sender's table and carries out its effects. */
 export class SenderSession {
   readonly requestId: RequestId;
   readonly tokens: number;
-  readonly token: CapabilityToken = newToken();
+  readonly token: CapabilityToken;
   readonly #around: SenderSurroundings;
-  readonly #blocks: BlockHold;
-  readonly #settled = new Settled<TransferReport>();
+  /** A share of its own; released at the end. */
+  readonly blocks: BlockHold;
   readonly #startedMs: number;
   #state: SenderState = "NONE";
   #ready: number;
@@ -92,12 +91,13 @@ export class SenderSession {
 
   constructor(
     around: SenderSurroundings,
-    offer: { requestId: RequestId; tokens: number; blocks: BlockHold; ready: number },
+    offer: { requestId: RequestId; tokens: number; token: CapabilityToken; blocks: BlockHold; ready: number },
   ) {
     this.#around = around;
     this.requestId = offer.requestId;
     this.tokens = offer.tokens;
-    this.#blocks = offer.blocks.share();
+    this.token = offer.token;
+    this.blocks = offer.blocks.share();
     this.#ready = offer.ready;
     this.#startedMs = around.plane.nowMs();
     this.#dispatch("send");
@@ -124,21 +124,8 @@ export class SenderSession {
     return this.#lease;
   }
 
-  get pinnedBlocks(): number {
-    return this.#blocks.released ? 0 : this.#blocks.ids.length;
-  }
-
-  get done(): Promise<TransferReport> {
-    return this.#settled.promise;
-  }
-
-  /** Tokens [0, n) are visible. Monotone; less than before is ignored. */
+  /** Tokens [0, n) are visible: more than before. */
   ready(tokens: number): void {
-    if (!Number.isInteger(tokens) || tokens < 0 || tokens > this.tokens) {
-      const why = `the offer has ${this.tokens} tokens`;
-      throw new KvError("INVALID_ARGUMENT", { what: `ready(${tokens}) of request ${this.requestId}`, why });
-    }
-    if (tokens <= this.#ready) return;
     this.#ready = tokens;
     this.#dispatch(tokens === this.tokens ? "prefillEnded" : "progress");
   }
@@ -244,7 +231,7 @@ export class SenderSession {
         seq: 0,
         leaseMs: this.#around.limits.leaseMs,
         path: "shared_memory",
-        blocks: this.#blocks.ids,
+        blocks: this.blocks.ids,
         ready: this.#ready,
       }));
     },
@@ -356,7 +343,7 @@ export class SenderSession {
     return {
       requestId: this.requestId,
       bytes,
-      blocks: this.#blocks.ids.length,
+      blocks: this.blocks.ids.length,
       tokens: this.tokens,
       ms: now - this.#startedMs,
       queueMs: this.#grantedMs - this.#startedMs,
@@ -375,9 +362,7 @@ export class SenderSession {
 
   /** The only place that gives the blocks back. */
   #settle(report: TransferReport | null, error: KvError | null): void {
-    this.#blocks.release();
-    if (report !== null) this.#settled.resolve(report);
-    else if (error !== null) this.#settled.reject(error);
+    this.blocks.release();
     this.#around.ended(this, report, error);
     this.#around.plane.letGo();
   }

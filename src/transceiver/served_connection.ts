@@ -30,6 +30,8 @@ export interface ServedContext {
   readonly secret: string | undefined;
   readonly offers: Offers;
   readonly receivers: Receivers;
+  /** Which ranks of a reader's instance read this rank's KV. */
+  readersOf(reader: FrameOf<"PULL">["reader"]): readonly number[];
   countDropped(what: string): void;
 }
 
@@ -124,7 +126,7 @@ export class ServedConnection implements ChannelListener {
     }
     switch (frame.type) {
       case "PULL":
-        offers.pull(receiver, frame, this.#sameLayout);
+        offers.pull(receiver, frame, { sameLayout: this.#sameLayout, ranks: this.#context.readersOf(frame.reader) });
         break;
       case "RENEW":
         offers.renew(receiver, frame);

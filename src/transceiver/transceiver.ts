@@ -22,13 +22,13 @@ import { dial } from "./dial.ts";
 import { EndedSends } from "./ended_sends.ts";
 import { NativePlane } from "./native_plane.ts";
 import type { SessionObserver } from "./observer.ts";
+import type { Offer } from "./offer.ts";
 import { Offers } from "./offers.ts";
 import { decodeState, encodeState } from "./opaque_state.ts";
 import { type ResolvedOptions, resolveOptions } from "./open_options.ts";
 import { layoutDifferences, layoutDigest } from "./proof.ts";
 import { Pulls } from "./pulls.ts";
 import { Receivers } from "./receivers.ts";
-import type { SenderSession } from "./sender_session.ts";
 import { controlSocketPath } from "./socket_directory.ts";
 import { TransferCounts } from "./transfer_counts.ts";
 
@@ -142,16 +142,16 @@ export class KvTransceiver implements Transceiver {
     if (!Number.isInteger(ready) || ready < 0 || ready > tokens) {
       throw new KvError("INVALID_ARGUMENT", { what: `ready ${ready}`, why: `the offer has ${tokens} tokens` });
     }
-    const session = this.#offers.add({ requestId, tokens, blocks, ready });
+    const offer = this.#offers.add({ requestId, tokens, blocks, ready });
     const { tcp, unix } = this.endpoints;
-    const rank = { rank: this.#options.rank, epoch: this.epoch, tcp, unix, token: session.token };
+    const rank = { rank: this.#options.rank, epoch: this.epoch, tcp, unix, token: offer.token };
     const state = encodeState({ instance: this.instance, layout: this.layout, requestId, tokens, ranks: [rank] });
     return {
       requestId,
       state,
-      done: session.done,
-      ready: (now) => session.ready(now),
-      cancel: (reason = "the sender's caller cancelled it") => session.cancel(reason),
+      done: offer.done,
+      ready: (now) => offer.ready(now),
+      cancel: (reason = "the sender's caller cancelled it") => offer.cancel(reason),
     };
   }
 
@@ -208,19 +208,19 @@ export class KvTransceiver implements Transceiver {
   }
 
   stats(): TransceiverStats {
-    const sessions = [...this.#offers.live];
+    const offers = [...this.#offers.live];
     const held = this.pool.total - this.pool.free;
-    const leased = sessions.filter((session) => session.leased);
+    const leased = offers.filter((offer) => offer.leased);
     return {
       blocks: {
         total: this.pool.total,
         free: this.pool.free,
         held,
-        pinned: pinnedBy(sessions),
+        pinned: pinnedBy(offers),
         leased: pinnedBy(leased),
-        quarantined: this.#pulls.quarantinedBlocks,
+        quarantined: this.#pulls.quarantined.size,
       },
-      sends: { open: sessions.length, leased: leased.length, ...this.#counts.sends },
+      sends: { open: offers.length, leased: leased.length, ...this.#counts.sends },
       receives: { open: this.#pulls.open, ...this.#counts.receives },
       bytesReceived: this.#counts.bytesReceived,
       peers: this.#pulls.peers,
@@ -230,7 +230,7 @@ export class KvTransceiver implements Transceiver {
 
   health(): TransceiverHealth {
     if (this.#phase !== "open") return { status: "unhealthy", reasons: [`it is ${this.#phase}`] };
-    const quarantined = this.#pulls.quarantinedBlocks;
+    const quarantined = this.#pulls.quarantined.size;
     if (quarantined === 0) return { status: "ok", reasons: [] };
     const reasons = [
       `${quarantined} of ${this.pool.total} blocks are in quarantine: reads that were given up still run`,
@@ -290,8 +290,8 @@ export class KvTransceiver implements Transceiver {
   }
 }
 
-const pinnedBy = (sessions: readonly SenderSession[]): number =>
-  sessions.reduce((sum, session) => sum + session.pinnedBlocks, 0);
+/** Offers of requests with one prefix share blocks: each counts once. */
+const pinnedBy = (offers: readonly Offer[]): number => new Set(offers.flatMap(({ pinned }) => pinned)).size;
 
 interface Parts {
   readonly options: ResolvedOptions;
@@ -324,9 +324,9 @@ async function connectParts(
     maxOpen: options.maxOffers,
     write: (receiver, frame) => receivers.write(receiver, frame),
     countDropped,
-    ended: (session, report, error) => {
+    ended: (offer, report, error) => {
       counts.sendEnded(error);
-      const { requestId } = session;
+      const { requestId } = offer;
       ended.add({ requestId, ...(report === null ? {} : { report }), ...(error === null ? {} : { error }) });
     },
     observer,
@@ -362,6 +362,7 @@ async function connectParts(
     secret,
     offers,
     receivers,
+    readersOf: ({ rank }: { readonly rank: number }) => [rank],
     countDropped,
   };
   const { host, port, tls } = options.listen;

@@ -71,9 +71,9 @@ export class SimProcess {
       maxOpen: 1024,
       write: (receiver, frame) => this.#receivers.write(receiver, frame),
       countDropped,
-      ended: (session, report, error) => {
+      ended: (offer, report, error) => {
         this.counts.sendEnded(error);
-        world.sendEnded(session.requestId, report, error);
+        world.sendEnded(offer.requestId, report, error);
       },
       observer: (step) =>
         world.transition(
@@ -114,6 +114,7 @@ export class SimProcess {
       secret: undefined,
       offers: this.offers,
       receivers: this.#receivers,
+      readersOf: ({ rank }) => [rank],
       countDropped,
     };
   }

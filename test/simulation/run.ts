@@ -45,8 +45,8 @@ function strike(world: World): void {
       break;
     }
     case "cancelSend": {
-      const open = world.transfers.filter(({ sender, session }) => sender === struck && session !== null);
-      if (open.length > 0) struck.soon(() => random.pick(open).session?.cancel("by the simulation"));
+      const open = world.transfers.filter(({ sender, offer }) => sender === struck && offer !== null);
+      if (open.length > 0) struck.soon(() => random.pick(open).offer?.cancel("by the simulation"));
       break;
     }
     case "cancelReceive": {

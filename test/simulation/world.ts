@@ -2,8 +2,8 @@ import type { KvError } from "../../src/errors.ts";
 import { type RequestId, requestId } from "../../src/ids.ts";
 import type { BlockHold } from "../../src/kv/pool.ts";
 import type { TransferReport } from "../../src/transceiver/api.ts";
+import type { Offer } from "../../src/transceiver/offer.ts";
 import type { ReceiverSession } from "../../src/transceiver/receiver_session.ts";
-import type { SenderSession } from "../../src/transceiver/sender_session.ts";
 import { type Limits, layout, SimProcess } from "./process.ts";
 import { Random } from "./random.ts";
 import { VirtualTime } from "./virtual_time.ts";
@@ -37,7 +37,7 @@ interface Transfer {
   readonly tokens: number;
   readonly sender: SimProcess;
   readonly receiver: SimProcess;
-  session: SenderSession | null;
+  offer: Offer | null;
   readonly pulls: Pull[];
   senderOutcome: "ok" | KvError | null;
 }
@@ -166,7 +166,7 @@ export class World {
       tokens,
       sender,
       receiver,
-      session: null,
+      offer: null,
       pulls: [],
       senderOutcome: null,
     };
@@ -183,18 +183,18 @@ export class World {
     const streaming = random.chance(0.5);
     let ready = streaming ? random.int(0, tokens - 1) : tokens;
     for (let token = 0; token < ready; token++) sender.memory.write(blocks.ids, token, World.value(number, token));
-    const session = sender.offers.add({ requestId: request, tokens, blocks, ready });
-    transfer.session = session;
+    const offer = sender.offers.add({ requestId: request, tokens, blocks, ready });
+    transfer.offer = offer;
     const compute = (): void => {
       // The engine holds the blocks while it writes them; it learns of a failed transfer and stops.
-      if (session.state === "END" || ready >= tokens) {
+      if (!offer.isOpen || ready >= tokens) {
         blocks.release();
         return;
       }
       const next = random.int(ready + 1, tokens);
       for (let token = ready; token < next; token++) sender.memory.write(blocks.ids, token, World.value(number, token));
       ready = next;
-      session.ready(ready);
+      offer.ready(ready);
       sender.later(random.delay(this.limits.leaseMs / 4), compute);
     };
     sender.later(random.delay(this.limits.leaseMs / 10), compute);
@@ -202,17 +202,17 @@ export class World {
     const wait = random.chance(0.1)
       ? random.between(0, this.limits.queueMs * 1.2)
       : random.delay(this.delays.network * 3);
-    this.time.after(wait, () => receiver.soon(() => this.#fetch(transfer, receiver, session.token)));
+    this.time.after(wait, () => receiver.soon(() => this.#fetch(transfer, receiver, offer.token)));
     // A router that tried twice: another generation worker asks for the same offer.
     if (!random.chance(0.15)) return;
     const other = random.pick(this.current);
     if (other === receiver || other === sender) return;
     this.time.after(random.delay(this.delays.network * 6), () =>
-      other.soon(() => this.#fetch(transfer, other, session.token)),
+      other.soon(() => this.#fetch(transfer, other, offer.token)),
     );
   }
 
-  #fetch(transfer: Transfer, receiver: SimProcess, token: SenderSession["token"]): void {
+  #fetch(transfer: Transfer, receiver: SimProcess, token: Offer["token"]): void {
     const { sender, tokens, request, number } = transfer;
     const count = Math.ceil(tokens / layout.tokensPerBlock);
     if (receiver.pool.free < count) return;
@@ -275,12 +275,12 @@ export class World {
       if (unquiet === 0 && plane.holds !== 0)
         this.broken(`I4: ${name} keeps Node alive for ${plane.holds} ended transfers`);
     }
-    for (const { number, session, sender, pulls, senderOutcome } of this.transfers) {
+    for (const { number, offer, sender, pulls, senderOutcome } of this.transfers) {
       for (const { receiver, outcome } of pulls) {
         if (!receiver.dead && outcome === null)
           this.broken(`I4: transfer ${number} has no outcome at ${receiver.name}`);
       }
-      if (session !== null && !sender.dead && senderOutcome === null)
+      if (offer !== null && !sender.dead && senderOutcome === null)
         this.broken(`I4: transfer ${number} has no outcome at its sender`);
     }
   }

@@ -1,9 +1,9 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { newEpoch, newToken, newTransferId, nextAttempt, requestId, type TransferId } from "../../../src/ids.ts";
 import { BlockPool } from "../../../src/kv/pool.ts";
+import type { Offer } from "../../../src/transceiver/offer.ts";
 import { Offers } from "../../../src/transceiver/offers.ts";
 import type { FrameOf, SenderFrame } from "../../../src/transceiver/protocol.ts";
-import type { SenderSession } from "../../../src/transceiver/sender_session.ts";
 import { VirtualPlane } from "./virtual_plane.ts";
 
 const LEASE_MS = 1_000;
@@ -39,17 +39,17 @@ beforeEach(() => {
   });
 });
 
-function offer(ready = TOKENS): SenderSession {
+function offer(ready = TOKENS): Offer {
   const blocks = pool.allocate(4);
-  const session = offers.add({ requestId: requestId(1), tokens: TOKENS, blocks, ready });
+  const added = offers.add({ requestId: requestId(1), tokens: TOKENS, blocks, ready });
   blocks.release();
-  return session;
+  return added;
 }
 
-function pull(session: SenderSession, transferId: TransferId, receiver = reader, token = session.token): void {
+function pull(session: Offer, transferId: TransferId, receiver = reader, token = session.token): void {
   const range = { from: 0, to: TOKENS, reader: { rank: 0, tpSize: 1, ppSize: 1 }, paths: ["shared_memory"] };
   const head = { type: "PULL", se: epoch, re: receiver, transferId } as const;
-  offers.pull(receiver, { ...head, requestId: requestId(1), token, ...range }, true);
+  offers.pull(receiver, { ...head, requestId: requestId(1), token, ...range }, { sameLayout: true, ranks: [0] });
 }
 
 const done = (transferId: TransferId, status: FrameOf<"DONE">["status"] = "ok"): void =>
@@ -103,10 +103,10 @@ describe("an offer on a virtual clock", () => {
     pull(session, newTransferId());
     expect(types()).toEqual(["GRANT"]);
     plane.advance(TRANSFER_MS - 1);
-    expect(session.state).toBe("GRANT");
+    expect(session.sessions[0]?.state).toBe("GRANT");
     plane.advance(2 * LEASE_MS - 1);
     // The transfer timer wants to end it; its receiver may still read.
-    expect(session.state).toBe("ENDING");
+    expect(session.sessions[0]?.state).toBe("ENDING");
     expect(pool.free).toBe(4);
     plane.advance(1);
     expectReleased("TRANSFER_TIMEOUT");
@@ -187,9 +187,9 @@ describe("an offer on a virtual clock", () => {
     renewFor(TRANSFER_MS - LEASE_MS / 2);
     session.ready(50);
     renewFor(TRANSFER_MS - LEASE_MS / 2);
-    expect(session.state).toBe("GRANT");
+    expect(session.sessions[0]?.state).toBe("GRANT");
     renewFor(LEASE_MS / 2);
-    expect(session.state).toBe("ENDING");
+    expect(session.sessions[0]?.state).toBe("ENDING");
     renewFor(2 * LEASE_MS);
     expectReleased("TRANSFER_TIMEOUT");
   });
@@ -212,7 +212,7 @@ describe("an offer on a virtual clock", () => {
     pull(session, second);
     plane.advance(LEASE_MS - 1);
     done(first);
-    expect(session.state).toBe("GRANT");
+    expect(session.sessions[0]?.state).toBe("GRANT");
     pull(session, first);
     expect(types()).toEqual(["GRANT", "GRANT"]);
     done(second);
@@ -232,7 +232,7 @@ describe("an offer on a virtual clock", () => {
       if (seq === 6) offers.hello(newEpoch(), []);
       if (seq === 6) offers.hello(reader, []);
     }
-    expect(session.state).toBe("OFFER");
+    expect(session.sessions[0]?.state).toBe("OFFER");
     plane.advance(LEASE_MS - 1);
     pull(session, nextAttempt(id));
     plane.advance(0);

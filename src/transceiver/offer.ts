@@ -1,0 +1,149 @@
+import { KvError } from "../errors.ts";
+import { type CapabilityToken, newToken, type RequestId } from "../ids.ts";
+import type { BlockHold } from "../kv/pool.ts";
+import type { CancelOutcome, TransferReport } from "./api.ts";
+import { joinReports } from "./joined_reports.ts";
+import { type PullAsked, SenderSession, type SenderSurroundings } from "./sender_session.ts";
+import { Settled } from "./settled.ts";
+
+export interface OfferedKv {
+  readonly requestId: RequestId;
+  readonly tokens: number;
+  readonly blocks: BlockHold;
+  readonly ready: number;
+}
+
+/** A PULL, and the ranks of its side. */
+export interface ReaderAsked extends PullAsked {
+  /** Who pulls. */
+  readonly rank: number;
+  /** All ranks that read this one's KV, `rank` among them. */
+  readonly readers: readonly number[];
+}
+
+export interface OfferSurroundings extends Omit<SenderSurroundings, "bound" | "ended"> {
+  readonly bound: SenderSurroundings["bound"];
+  /** A session is over; others of the offer may go on. */
+  sessionEnded(session: SenderSession): void;
+  /** Once, when all sessions are over. */
+  ended(offer: Offer, report: TransferReport | null, error: KvError | null): void;
+}
+
+/**
+ * The KV of one request that this rank holds, with a session for each rank that reads it: each has a lease of its own and pins the
+ * blocks. How many there are is known from the first PULL; one that never pulls is bounded by the offer timer.
+ */
+export class Offer {
+  readonly requestId: RequestId;
+  readonly tokens: number;
+  readonly token: CapabilityToken = newToken();
+  readonly #around: OfferSurroundings;
+  readonly #settled = new Settled<TransferReport>();
+  readonly #first: SenderSession;
+  readonly #sessions: SenderSession[] = [];
+  /** By reader rank; null until the first PULL. */
+  #byRank: Map<number, SenderSession> | null = null;
+  #ready: number;
+  #open = 0;
+  #asking: ReaderAsked | null = null;
+  readonly #reports: TransferReport[] = [];
+  #error: KvError | null = null;
+
+  constructor(around: OfferSurroundings, offered: OfferedKv) {
+    this.#around = around;
+    this.requestId = offered.requestId;
+    this.tokens = offered.tokens;
+    this.#ready = offered.ready;
+    this.#first = this.#start(offered.blocks);
+  }
+
+  get sessions(): readonly SenderSession[] {
+    return this.#sessions;
+  }
+
+  get done(): Promise<TransferReport> {
+    return this.#settled.promise;
+  }
+
+  get isOpen(): boolean {
+    return this.#open > 0;
+  }
+
+  get leased(): boolean {
+    return this.#sessions.some(({ leased }) => leased);
+  }
+
+  /** Blocks that a session still pins; all pin the same. */
+  get pinned(): BlockHold["ids"] {
+    return this.#sessions.find(({ blocks }) => !blocks.released)?.blocks.ids ?? [];
+  }
+
+  /** Tokens [0, n) are visible. Monotone; less than before is ignored. */
+  ready(tokens: number): void {
+    if (!Number.isInteger(tokens) || tokens < 0 || tokens > this.tokens) {
+      const why = `the offer has ${this.tokens} tokens`;
+      throw new KvError("INVALID_ARGUMENT", { what: `ready(${tokens}) of request ${this.requestId}`, why });
+    }
+    if (tokens <= this.#ready) return;
+    this.#ready = tokens;
+    for (const session of [...this.#sessions]) session.ready(tokens);
+  }
+
+  cancel(why: string): CancelOutcome {
+    if (!this.isOpen) return "already_complete";
+    for (const session of [...this.#sessions]) session.cancel(why);
+    return this.isOpen ? "in_flight" : "cancelled";
+  }
+
+  pull(asked: ReaderAsked): void {
+    this.#asking = asked;
+    (this.#byRank?.get(asked.rank) ?? this.#first).pull(asked);
+    this.#asking = null;
+  }
+
+  #start(blocks: BlockHold): SenderSession {
+    this.#open++;
+    const { requestId, tokens, token } = this;
+    const session: SenderSession = new SenderSession(
+      {
+        ...this.#around,
+        bound: (bound, before, now) => {
+          this.#around.bound(bound, before, now);
+          this.#know();
+        },
+        ended: (over, report, error) => this.#sessionEnded(over, report, error),
+      },
+      { requestId, tokens, token, blocks, ready: this.#ready },
+    );
+    this.#sessions.push(session);
+    return session;
+  }
+
+  /** The first PULL that is right says who reads. Its own session stands already. */
+  #know(): void {
+    const asking = this.#asking;
+    if (asking === null || this.#byRank !== null) return;
+    this.#byRank = new Map([[asking.rank, this.#first]]);
+    for (const rank of asking.readers) {
+      if (!this.#byRank.has(rank)) this.#byRank.set(rank, this.#start(this.#first.blocks));
+    }
+  }
+
+  #sessionEnded(over: SenderSession, report: TransferReport | null, error: KvError | null): void {
+    this.#open--;
+    if (report !== null) this.#reports.push(report);
+    this.#error ??= error;
+    this.#around.sessionEnded(over);
+    if (this.#open > 0) {
+      // Its side can't use a part of the KV. After LEASE_EXPIRED it may have it all: only its last word was lost.
+      if (error === null || error.code === "LEASE_EXPIRED") return;
+      for (const other of [...this.#sessions]) other.cancel(`another of its readers ended: ${error.message}`);
+      return;
+    }
+    const [first, ...rest] = this.#reports;
+    const joined = this.#error === null && first !== undefined ? joinReports([first, ...rest]) : null;
+    if (joined !== null) this.#settled.resolve(joined);
+    else if (this.#error !== null) this.#settled.reject(this.#error);
+    this.#around.ended(this, joined, this.#error);
+  }
+}

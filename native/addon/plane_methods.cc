@@ -79,6 +79,45 @@ Napi::Value PlaneObject::Post(const Napi::CallbackInfo& info) {
   return env_.Undefined();
 }
 
+Napi::Value PlaneObject::Digest(const Napi::CallbackInfo& info) {
+  Arguments arguments(env_);
+  const uint64_t digest = arguments.Id(info[0], "digest");
+  const auto blocks = CheckedBlocks(info[1]);
+  const auto ranges = arguments.Uint32s(info[2], "ranges");
+  if (env_.IsExceptionPending() || !arguments.ok() || !TakesWork()) return env_.Undefined();
+  auto request = std::make_unique<DigestRequest>();
+  request->table.assign(blocks.begin(), blocks.end());
+  const uint64_t tokens = uint64_t{plane_->options().geometry.tokens_per_block} * blocks.size();
+  if (ranges.size() % 2 != 0) arguments.Fail("ranges", "must hold pairs of tokens");
+  for (size_t at = 0; at + 1 < ranges.size(); at += 2) {
+    const TokenRange range{ranges[at], ranges[at + 1]};
+    if (range.from >= range.to || range.to > tokens) {
+      arguments.Fail("ranges", "has tokens " + std::to_string(range.from) + " to " +
+                                   std::to_string(range.to) + " of blocks that hold " +
+                                   std::to_string(tokens));
+    }
+    request->ranges.push_back(range);
+  }
+  if (!arguments.ok()) return env_.Undefined();
+  Command command;
+  command.kind = Command::Kind::kDigest;
+  command.id = digest;
+  command.digest = std::move(request);
+  plane_->Submit(std::move(command));
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::TakeDigests(const Napi::CallbackInfo& info) {
+  Arguments arguments(env_);
+  const uint64_t digest = arguments.Id(info[0], "digest");
+  if (!arguments.ok()) return env_.Undefined();
+  const auto digests = plane_ ? plane_->TakeDigests(digest) : std::vector<kvt::Digest>();
+  const size_t bytes = digests.size() * sizeof(kvt::Digest);
+  auto array = Napi::Uint8Array::New(env_, bytes);
+  if (!env_.IsExceptionPending() && bytes > 0) memcpy(array.Data(), digests.data(), bytes);
+  return array;
+}
+
 Napi::Value PlaneObject::Cancel(const Napi::CallbackInfo& info) {
   Arguments arguments(env_);
   const uint64_t job = arguments.Id(info[0], "job");

@@ -195,6 +195,8 @@ void PlaneObject::Define(const Napi::Object& object) {
       Method<&PlaneObject::Reach>("reach"),
       Method<&PlaneObject::ReleasePeer>("releasePeer"),
       Method<&PlaneObject::Post>("post"),
+      Method<&PlaneObject::Digest>("digest"),
+      Method<&PlaneObject::TakeDigests>("takeDigests"),
       Method<&PlaneObject::Cancel>("cancel"),
       Method<&PlaneObject::Grant>("grant"),
       Method<&PlaneObject::Renew>("renew"),

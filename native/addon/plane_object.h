@@ -35,6 +35,8 @@ class PlaneObject {
   Napi::Value Reach(const Napi::CallbackInfo& info);
   Napi::Value ReleasePeer(const Napi::CallbackInfo& info);
   Napi::Value Post(const Napi::CallbackInfo& info);
+  Napi::Value Digest(const Napi::CallbackInfo& info);
+  Napi::Value TakeDigests(const Napi::CallbackInfo& info);
   Napi::Value Cancel(const Napi::CallbackInfo& info);
   Napi::Value Grant(const Napi::CallbackInfo& info);
   Napi::Value Renew(const Napi::CallbackInfo& info);

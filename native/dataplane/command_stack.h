@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "paths/digests.h"
 #include "paths/path.h"
 
 namespace kvt {
@@ -15,6 +16,7 @@ struct Command {
     kReach,
     kReleasePeer,
     kPost,
+    kDigest,
     kCancel,
     kGrant,
     kRenew,
@@ -30,6 +32,7 @@ struct Command {
   std::vector<uint8_t> descriptor;
   std::vector<uint64_t> leases;
   std::unique_ptr<Transfer> transfer;
+  std::unique_ptr<DigestRequest> digest;
 };
 
 // Lock-free, any number of producers, one consumer that takes everything at once: a producer never waits for

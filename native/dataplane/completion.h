@@ -17,6 +17,7 @@ enum class CompletionKind {
   kTimer = 8,
   kReached = 9,
   kPeerDead = 10,
+  kDigested = 11,
 };
 
 enum class JobStatus { kOk = 0, kCancelled = 1, kTimedOut = 2, kFailed = 3, kBadRange = 4, kNoPeer = 5 };

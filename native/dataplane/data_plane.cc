@@ -119,6 +119,7 @@ Result<bool> DataPlane::Open() {
   pool_ = std::move(pool.value());
   descriptor_ = std::move(*descriptor);
   path_ = std::move(path.value());
+  digests_ = std::make_unique<Digests>(pool_, options_.geometry, options_.crew, wake_);
   return true;
 }
 
@@ -133,27 +134,47 @@ void DataPlane::Serve() {
     unsignalled_.store(0, std::memory_order_relaxed);
     bool worked = false;
     for (Command& command : commands_.TakeAll()) {
-      dispatcher.Apply(std::move(command), BootNow());
+      Apply(&dispatcher, std::move(command));
       worked = true;
     }
     const bool stopping = stop_.load(std::memory_order_acquire);
-    if (stopping) dispatcher.Apply(Command{}, BootNow());
+    if (stopping) Apply(&dispatcher, Command{});
     // Small jobs are complete when they have been posted.
     if (worked) DrainPath(&dispatcher);
     dispatcher.Expire(BootNow());
     const bool delivered = Flush(&dispatcher);
-    if (dispatcher.closing() && dispatcher.quiet() && (delivered || stopping)) return;
+    const bool quiet = dispatcher.quiet() && digests_->quiet();
+    if (dispatcher.closing() && quiet && (delivered || stopping)) return;
     Arm(dispatcher.Next());
     if (commands_.empty()) Sleep();
   }
 }
 
+void DataPlane::Apply(Dispatcher* dispatcher, Command command) {
+  if (command.kind == Command::Kind::kDigest) {
+    if (!dispatcher->closing()) digests_->Start(command.id, std::move(command.digest));
+    return;
+  }
+  if (command.kind == Command::Kind::kClose) digests_->CancelAll();
+  dispatcher->Apply(std::move(command), BootNow());
+}
+
 void DataPlane::DrainPath(Dispatcher* dispatcher) {
   events_.clear();
   path_->Poll(&events_);
-  if (events_.empty()) return;
+  digest_ends_.clear();
+  digests_->Poll(&digest_ends_);
+  if (events_.empty() && digest_ends_.empty()) return;
   const BootNanos now = BootNow();
   for (const PathEvent& event : events_) dispatcher->Apply(event, now);
+  for (const DigestEnd& end : digest_ends_) {
+    Completion completion;
+    completion.kind = CompletionKind::kDigested;
+    completion.id = end.id;
+    completion.moving_us = static_cast<double>(end.took) / 1e3;
+    completion.at_ms = ToMillis(now);
+    dispatcher->completions().push_back(completion);
+  }
 }
 
 // False when the ring is full: the rest waits until JavaScript has taken some.

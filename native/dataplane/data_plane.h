@@ -19,6 +19,7 @@
 #include "memory/host_pool.h"
 #include "memory/result.h"
 #include "paths/copy_crew.h"
+#include "paths/digests.h"
 #include "paths/path.h"
 
 namespace kvt {
@@ -66,6 +67,8 @@ class DataPlane {
   void Submit(Command command);
   size_t Take(std::span<Record> records);
   bool HasCompletions() const { return ring_.Size() > 0; }
+  // After its kDigested, once.
+  std::vector<Digest> TakeDigests(uint64_t id) { return digests_->Take(id); }
   const Statistics& statistics() const { return statistics_; }
   size_t RingHighWater() const { return ring_.HighWater(); }
 
@@ -75,6 +78,7 @@ class DataPlane {
   Result<bool> Open();
   void Serve();
   void DrainPath(Dispatcher* dispatcher);
+  void Apply(Dispatcher* dispatcher, Command command);
   bool Flush(Dispatcher* dispatcher);
   bool NeedsOwner(Command::Kind kind, BootNanos when);
   void Arm(BootNanos until);
@@ -97,7 +101,9 @@ class DataPlane {
   std::vector<uint8_t> descriptor_;
   Error error_;
   std::unique_ptr<Path> path_;
+  std::unique_ptr<Digests> digests_;
   std::vector<PathEvent> events_;
+  std::vector<DigestEnd> digest_ends_;
   std::thread owner_;  // last: it uses all of the above
 };
 

@@ -17,6 +17,8 @@ void Dispatcher::Apply(Command command, BootNanos now) {
     case Command::Kind::kPost:
       Post(std::move(command), now);
       break;
+    case Command::Kind::kDigest:
+      break;  // the data plane's own
     case Command::Kind::kCancel:
       EndEarly(command.id, JobStatus::kCancelled, now);
       break;

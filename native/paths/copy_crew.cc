@@ -14,40 +14,44 @@ namespace {
 // small one where there is a single copy thread.
 constexpr uint64_t kTurnBytes = uint64_t{2} << 20;
 
-void CopySlice(CopyTask& task, const UnitRange& units) {
-  const BlockTables tables{task.transfer->source_blocks, task.transfer->target_blocks};
-  RunCursor cursor(task.plan, task.transfer->tokens, tables, units);
+}  // namespace
+
+void CopyTask::RunUnits(const UnitRange& range) {
+  const BlockTables tables{transfer->source_blocks, transfer->target_blocks};
+  RunCursor cursor(plan, transfer->tokens, tables, range);
   // The run being copied, the next one, and the one after that.
-  std::array<Run, 3> runs;
+  std::array<Run, 3> next;
   uint64_t copied = 0;
-  uint64_t pieces = 0;
+  uint64_t copied_pieces = 0;
   size_t known = 0;
-  while (known < runs.size() && cursor.Next(&runs[known])) ++known;
+  while (known < next.size() && cursor.Next(&next[known])) ++known;
   while (known > 0) {
-    if (known == runs.size()) WarmRun(runs[2], task.source, task.target);
-    CopyRun(runs[0], known > 1 ? &runs[1] : nullptr, task.source, task.target, task.stream);
+    if (known == next.size()) WarmRun(next[2], source, target);
+    CopyRun(next[0], known > 1 ? &next[1] : nullptr, source, target, stream);
     ++copied;
-    pieces += runs[0].count;
-    std::rotate(runs.begin(), runs.begin() + 1, runs.end());
-    if (known < runs.size() || !cursor.Next(&runs[2])) --known;
+    copied_pieces += next[0].count;
+    std::rotate(next.begin(), next.begin() + 1, next.end());
+    if (known < next.size() || !cursor.Next(&next[2])) --known;
   }
-  if (task.stream) FinishStream();
-  task.runs.fetch_add(copied, std::memory_order_relaxed);
-  task.pieces.fetch_add(pieces, std::memory_order_relaxed);
+  if (stream) FinishStream();
+  runs.fetch_add(copied, std::memory_order_relaxed);
+  pieces.fetch_add(copied_pieces, std::memory_order_relaxed);
 }
 
+namespace {
+
 // False when nothing is left to take.
-bool CopyNextSlice(CopyTask& task) {
+bool RunNextSlice(CrewTask& task) {
   if (task.cancelled.load(std::memory_order_relaxed)) return false;
   const uint64_t first = task.next_unit.fetch_add(task.units_per_slice, std::memory_order_relaxed);
   if (first >= task.units) return false;
   const uint64_t last = std::min(task.units, first + task.units_per_slice);
-  CopySlice(task, {first, last});
+  task.RunUnits({first, last});
   task.units_done.fetch_add(last - first, std::memory_order_relaxed);
   return true;
 }
 
-bool Exhausted(const CopyTask& task) {
+bool Exhausted(const CrewTask& task) {
   return task.cancelled.load(std::memory_order_relaxed) ||
          task.next_unit.load(std::memory_order_relaxed) >= task.units;
 }
@@ -80,7 +84,7 @@ void CopyCrew::StartOne() {
   if (thread) started_.push_back(std::move(*thread));
 }
 
-void CopyCrew::Add(const std::shared_ptr<CopyTask>& task) {
+void CopyCrew::Add(const std::shared_ptr<CrewTask>& task) {
   bool queued = false;
   {
     const std::lock_guard lock(mutex_);
@@ -96,15 +100,15 @@ void CopyCrew::Add(const std::shared_ptr<CopyTask>& task) {
   }
 }
 
-void CopyCrew::RunHere(CopyTask& task) {
+void CopyCrew::RunHere(CrewTask& task) {
   task.started = BootNow();
-  while (CopyNextSlice(task)) {
+  while (RunNextSlice(task)) {
   }
   task.ended = BootNow();
-  task.on_quiet(task);
+  task.on_quiet();
 }
 
-void CopyCrew::Cancel(const std::shared_ptr<CopyTask>& task) {
+void CopyCrew::Cancel(const std::shared_ptr<CrewTask>& task) {
   bool quiet = false;
   {
     const std::lock_guard lock(mutex_);
@@ -112,21 +116,21 @@ void CopyCrew::Cancel(const std::shared_ptr<CopyTask>& task) {
     quiet = task->queued && task->workers == 0;
     Dequeue(task);
   }
-  if (quiet) task->on_quiet(*task);
+  if (quiet) task->on_quiet();
 }
 
 void CopyCrew::Run() {
-  while (const std::shared_ptr<CopyTask> task = Take()) {
-    const uint64_t slice_bytes = task->units_per_slice * task->plan.UnitBytes();
-    for (uint64_t moved = 0; moved < kTurnBytes && CopyNextSlice(*task); moved += slice_bytes) {
+  while (const std::shared_ptr<CrewTask> task = Take()) {
+    const uint64_t slice_bytes = task->units_per_slice * task->unit_bytes;
+    for (uint64_t moved = 0; moved < kTurnBytes && RunNextSlice(*task); moved += slice_bytes) {
     }
-    if (Leave(task)) task->on_quiet(*task);
+    if (Leave(task)) task->on_quiet();
   }
 }
 
 // The task with the fewest threads, the oldest of these first: all idle threads share one task, and a second
 // task gets a thread at the next turn.
-std::shared_ptr<CopyTask> CopyCrew::Take() {
+std::shared_ptr<CrewTask> CopyCrew::Take() {
   std::unique_lock lock(mutex_);
   ++waiting_;
   work_.wait(lock, [this] { return stop_ || !queue_.empty(); });
@@ -135,7 +139,7 @@ std::shared_ptr<CopyTask> CopyCrew::Take() {
   const auto chosen = std::min_element(queue_.begin(), queue_.end(), [](const auto& left, const auto& right) {
     return left->workers < right->workers;
   });
-  std::shared_ptr<CopyTask> task = *chosen;
+  std::shared_ptr<CrewTask> task = *chosen;
   queue_.erase(chosen);
   queue_.push_back(task);
   if (task->started == 0) task->started = BootNow();
@@ -148,7 +152,7 @@ std::shared_ptr<CopyTask> CopyCrew::Take() {
 }
 
 // True when the caller was the last one in a task that has no slices left.
-bool CopyCrew::Leave(const std::shared_ptr<CopyTask>& task) {
+bool CopyCrew::Leave(const std::shared_ptr<CrewTask>& task) {
   const std::lock_guard lock(mutex_);
   --task->workers;
   if (!Exhausted(*task)) return false;
@@ -158,7 +162,7 @@ bool CopyCrew::Leave(const std::shared_ptr<CopyTask>& task) {
   return true;
 }
 
-void CopyCrew::Dequeue(const std::shared_ptr<CopyTask>& task) {
+void CopyCrew::Dequeue(const std::shared_ptr<CrewTask>& task) {
   if (!task->queued) return;
   task->queued = false;
   queue_.erase(std::find(queue_.begin(), queue_.end(), task));

@@ -146,7 +146,6 @@ std::shared_ptr<CopyTask> SharedMemoryPath::MakeTask(const Peer& peer,
   task->target = options_.pool->data();
   task->source_owner = peer.pool;
   task->target_owner = options_.pool;
-  task->units = task->plan.Units(tokens);
   // Slices of whole blocks where blocks are small, so that neighbours still merge.
   const uint64_t payload = geometry.PayloadBytes();
   task->units_per_slice = payload <= kSliceBytes ? geometry.Rows() * (kSliceBytes / payload)
@@ -164,7 +163,7 @@ Path::Posted SharedMemoryPath::Post(std::unique_ptr<Transfer> transfer) {
       peer.plan->Check(transfer->tokens, tables, peer.pool->descriptor.blocks, options_.own.blocks);
   if (!wrong.empty()) return Posted::kBadRange;
   auto task = MakeTask(peer, std::move(transfer));
-  task->on_quiet = [inbox = inbox_](CopyTask& done) { inbox->Put(EndOf(done)); };
+  task->on_quiet = [inbox = inbox_, done = task.get()] { inbox->Put(EndOf(*done)); };
   tasks_.emplace(task->transfer->job, task);
   const uint64_t bytes = task->plan.Bytes(task->transfer->tokens);
   const auto cost = CostMicros(task->transfer->peer, bytes, options_.own.geometry.PayloadBytes());

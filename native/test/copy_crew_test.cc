@@ -46,10 +46,9 @@ struct Job {
     task = std::make_shared<CopyTask>(*Plan::Compile({geometry}, {geometry}, &why), std::move(transfer));
     task->source = source.data;
     task->target = target.data;
-    task->units = task->plan.Units(task->transfer->tokens);
     task->units_per_slice = 16;
     task->stream = true;
-    task->on_quiet = [this](CopyTask&) {
+    task->on_quiet = [this] {
       const std::lock_guard lock(ending.mutex);
       ++ending.quiets;
       ending.changed.notify_all();

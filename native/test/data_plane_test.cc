@@ -92,6 +92,13 @@ class Plane {
     command.transfer->posted = BootNow();
     plane->Submit(std::move(command));
   }
+  void Digest(uint64_t id, std::vector<uint32_t> table, std::vector<TokenRange> ranges) {
+    Command command;
+    command.kind = Command::Kind::kDigest;
+    command.id = id;
+    command.digest = std::make_unique<DigestRequest>(std::move(table), std::move(ranges));
+    plane->Submit(std::move(command));
+  }
 
   std::unique_ptr<DataPlane> plane;
 
@@ -140,6 +147,43 @@ TEST("bytes cross from pool to pool by reach and post, small jobs and large ones
   for (uint32_t index = 0; index < 64; ++index) {
     CHECK_EQ(memcmp(to + (63 - index) * block, from + index * block, block), 0);
   }
+}
+
+TEST("digests of few blocks and of many are those of the bytes that lie there, and are taken once") {
+  const Directory directory;
+  Plane plane(directory.path, 2048);
+  std::byte* pool = plane.plane->pool()->data();
+  for (size_t index = 0; index < plane.plane->pool()->bytes(); ++index) {
+    pool[index] = static_cast<std::byte>(index * index >> 7);
+  }
+  const Geometry& geometry = plane.plane->options().geometry;
+  for (const uint32_t blocks : {1U, 2048U}) {
+    std::vector<uint32_t> table(blocks);
+    std::vector<TokenRange> ranges(blocks);
+    for (uint32_t index = 0; index < blocks; ++index) {
+      table[index] = blocks - 1 - index;
+      ranges[index] = {index * 32ULL + index % 3, (index + 1) * 32ULL};
+    }
+    plane.Digest(blocks, table, ranges);
+    CHECK_EQ(plane.Next(CompletionKind::kDigested)[1], static_cast<double>(blocks));
+    const auto digests = plane.plane->TakeDigests(blocks);
+    CHECK_EQ(digests.size(), ranges.size());
+    for (size_t index = 0; index < digests.size(); ++index) {
+      CHECK(digests[index] == DigestOf(pool, geometry, table, ranges[index]));
+    }
+    CHECK(plane.plane->TakeDigests(blocks).empty());
+  }
+}
+
+TEST("closing with digests under way ends the owner") {
+  const Directory directory;
+  Plane plane(directory.path, 2048);
+  std::vector<uint32_t> table(2048);
+  std::vector<TokenRange> ranges(2048);
+  for (uint32_t index = 0; index < 2048; ++index) ranges[index] = {index * 32ULL, (index + 1) * 32ULL};
+  for (uint64_t id = 1; id <= 20; ++id) plane.Digest(id, table, ranges);
+  plane.Do(Command::Kind::kClose, 0);
+  plane.WaitFor([&] { return plane.plane->phase() == DataPlane::Phase::kClosed; });
 }
 
 TEST("a deadline ends a job at once, quiet follows, and later jobs are served") {

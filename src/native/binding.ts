@@ -83,6 +83,13 @@ export interface NativeDataPlane {
     toToken: number,
     deadlineMs: number,
   ): void;
+  /**
+   * 64-bit XXH3 of tokens of a sequence in this pool, in canonical order whatever the block size: `ranges` holds pairs
+   * [from, to) of tokens, each gives one digest. Off the JS thread. Completion DIGESTED, unless the plane closes first.
+   */
+  digest(digest: number, blocks: Uint32Array, ranges: Uint32Array): void;
+  /** The digests of one DIGESTED, 8 bytes each in the order of the ranges; once. */
+  takeDigests(digest: number): Uint8Array;
   /** The job ends CANCELLED unless it has already ended; JOB_QUIET as above. */
   cancel(job: number): void;
 
@@ -118,7 +125,7 @@ export interface NativePoolSpan {
 }
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of this file. */
-export const mirrorVersion = 2;
+export const mirrorVersion = 3;
 
 /** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra, runs, pieces]`. */
 export const RECORD_WORDS = 10;
@@ -141,6 +148,8 @@ export const completionKind = {
   REACHED: 9,
   /** id = peer: its process is known dead (pidfd). */
   PEER_DEAD: 10,
+  /** id = digest; movingUs = time of hashing. */
+  DIGESTED: 11,
 } as const;
 
 export const jobStatus = { OK: 0, CANCELLED: 1, TIMED_OUT: 2, FAILED: 3, BAD_RANGE: 4, NO_PEER: 5 } as const;

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "layout/plan.h"
+
+namespace kvt {
+
+// 64-bit XXH3 in its canonical form: big-endian, as it travels.
+using Digest = std::array<uint8_t, 8>;
+
+// Over the KV of some tokens of a sequence in canonical order, [layer][k|v][head][token][headDim]. It depends
+// on the values alone, not on where the blocks lie or how many tokens a block holds, so both ends of a
+// transfer get the same one (docs/decisions/028-digests-of-moved-blocks.md). `table` must cover the tokens.
+Digest DigestOf(const std::byte* pool, const Geometry& geometry, std::span<const uint32_t> table,
+                const TokenRange& tokens);
+
+}  // namespace kvt

@@ -1,0 +1,91 @@
+#include "paths/digests.h"
+
+#include <utility>
+
+namespace kvt {
+namespace {
+
+// So little is hashed on the owner's thread in less time than waking a copy thread takes (decision 015).
+constexpr uint64_t kHereBytesMax = uint64_t{256} << 10;
+constexpr uint64_t kSliceBytes = uint64_t{256} << 10;
+
+}  // namespace
+
+struct Digests::Task final : CrewTask {
+  void RunUnits(const UnitRange& range) override {
+    for (uint64_t index = range.first; index < range.last; ++index) {
+      digests[index] = DigestOf(pool->data(), geometry, request->table, request->ranges[index]);
+    }
+  }
+
+  std::shared_ptr<const HostPool> pool;
+  Geometry geometry;
+  std::unique_ptr<const DigestRequest> request;
+  std::vector<Digest> digests;
+};
+
+Digests::Digests(std::shared_ptr<HostPool> pool, const Geometry& geometry, CopyCrew* crew,
+                 std::shared_ptr<const EventFd> wake)
+    : pool_(std::move(pool)),
+      geometry_(geometry),
+      crew_(crew),
+      wake_(std::move(wake)),
+      inbox_(std::make_shared<Inbox>()) {}
+
+void Digests::Start(uint64_t id, std::unique_ptr<DigestRequest> request) {
+  auto task = std::make_shared<Task>();
+  uint64_t tokens = 0;
+  for (const TokenRange& range : request->ranges) tokens += range.to - range.from;
+  const uint64_t bytes = tokens * geometry_.TokenBytes();
+  task->pool = pool_;
+  task->geometry = geometry_;
+  task->units = request->ranges.size();
+  task->unit_bytes = task->units == 0 ? 0 : bytes / task->units;
+  task->units_per_slice = std::max<uint64_t>(1, kSliceBytes / std::max<uint64_t>(1, task->unit_bytes));
+  task->digests.resize(task->units);
+  task->request = std::move(request);
+  task->on_quiet = [inbox = inbox_, wake = wake_, id] {
+    {
+      const std::lock_guard lock(inbox->mutex);
+      inbox->ended.push_back(id);
+    }
+    wake->Signal();
+  };
+  tasks_.emplace(id, task);
+  if (bytes <= kHereBytesMax) {
+    CopyCrew::RunHere(*task);
+  } else {
+    crew_->Add(task);
+  }
+}
+
+void Digests::CancelAll() {
+  for (const auto& [id, task] : tasks_) crew_->Cancel(task);
+}
+
+void Digests::Poll(std::vector<DigestEnd>* ends) {
+  std::vector<uint64_t> ended;
+  {
+    const std::lock_guard lock(inbox_->mutex);
+    ended.swap(inbox_->ended);
+  }
+  for (const uint64_t id : ended) {
+    const auto found = tasks_.find(id);
+    const std::shared_ptr<Task> task = std::move(found->second);
+    tasks_.erase(found);
+    if (task->units_done.load(std::memory_order_relaxed) != task->units) continue;
+    {
+      const std::lock_guard lock(results_mutex_);
+      results_.emplace(id, std::move(task->digests));
+    }
+    ends->push_back({id, task->ended - task->started});
+  }
+}
+
+std::vector<Digest> Digests::Take(uint64_t id) {
+  const std::lock_guard lock(results_mutex_);
+  auto node = results_.extract(id);
+  return node.empty() ? std::vector<Digest>() : std::move(node.mapped());
+}
+
+}  // namespace kvt

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "layout/digest.h"
+#include "memory/event_fd.h"
+#include "memory/host_pool.h"
+#include "paths/copy_crew.h"
+
+namespace kvt {
+
+struct DigestRequest {
+  std::vector<uint32_t> table;
+  std::vector<TokenRange> ranges;
+};
+
+struct DigestEnd {
+  uint64_t id = 0;
+  BootNanos took = 0;  // from the first byte to the last
+};
+
+// Digests of the own pool, computed by the copy threads. Whoever releases the blocks meanwhile gets a digest
+// that means nothing, no more: a digest only reads. Start, Poll and CancelAll are for the owner thread.
+class Digests {
+ public:
+  Digests(std::shared_ptr<HostPool> pool, const Geometry& geometry, CopyCrew* crew,
+          std::shared_ptr<const EventFd> wake);
+
+  void Start(uint64_t id, std::unique_ptr<DigestRequest> request);
+  void CancelAll();
+  // Those that have ended and were not cancelled.
+  void Poll(std::vector<DigestEnd>* ends);
+  bool quiet() const { return tasks_.empty(); }
+
+  // Any thread, once, after the end was told: one digest for each range, in order.
+  std::vector<Digest> Take(uint64_t id);
+
+ private:
+  struct Task;
+  // Shared, as a copy thread may still be waking the owner when that has already seen the end and closes.
+  struct Inbox {
+    std::mutex mutex;
+    std::vector<uint64_t> ended;
+  };
+
+  const std::shared_ptr<HostPool> pool_;
+  const Geometry geometry_;
+  CopyCrew* const crew_;
+  const std::shared_ptr<const EventFd> wake_;
+  const std::shared_ptr<Inbox> inbox_;
+  std::unordered_map<uint64_t, std::shared_ptr<Task>> tasks_;
+  std::mutex results_mutex_;
+  std::unordered_map<uint64_t, std::vector<Digest>> results_;
+};
+
+}  // namespace kvt

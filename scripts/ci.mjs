@@ -100,7 +100,9 @@ async function checkStyle() {
   await part("types", () => run(bin("tsc"), ["-p", "tsconfig.json"], { cwd: root }));
   await part("clang-format", async () => {
     const clangFormat = await findClangFormat();
-    const { output } = await run("git", ["ls-files", "native/*.cc", "native/*.h", ":!native/third_party"], { cwd: root });
+    const { output } = await run("git", ["ls-files", "native/*.cc", "native/*.h", ":!native/third_party"], {
+      cwd: root,
+    });
     await run(clangFormat, ["--dry-run", "-Werror", ...output.trim().split("\n")], { cwd: root });
   });
   return { ...noCounts(), failed: failures.length, failures };

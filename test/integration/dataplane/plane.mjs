@@ -25,7 +25,7 @@ export async function openPlane({ layout, blocks, socketDir, epoch = "0000000000
   const seen = [];
   const waiting = new Set();
   const onCompletions = (batch) => {
-    for (let at = 0; at < batch.length; at += 8) seen.push([...batch.subarray(at, at + 8)]);
+    for (let at = 0; at < batch.length; at += 10) seen.push([...batch.subarray(at, at + 10)]);
     for (const look of [...waiting]) look();
   };
   const plane = await native.openDataPlane({ layout, blocks, socketDir, epoch, check }, onCompletions);

@@ -10,7 +10,7 @@ export class BlockPool {
   readonly blockBytes: number;
   readonly #references: Uint16Array;
   readonly #free: number[];
-  readonly #hooks: PoolHooks;
+  readonly #hooks: PoolHooks[] = [];
   readonly #waiters = new Set<() => void>();
 
   constructor(options: { readonly blocks: number; readonly blockBytes: number; readonly hooks?: PoolHooks }) {
@@ -19,7 +19,7 @@ export class BlockPool {
     this.#references = new Uint16Array(options.blocks);
     // Popped from the end: low ids first, so that a fresh pool hands out adjacent blocks, which copy as one run.
     this.#free = Array.from({ length: options.blocks }, (_, index) => options.blocks - 1 - index);
-    this.#hooks = options.hooks ?? {};
+    if (options.hooks !== undefined) this.#hooks.push(options.hooks);
   }
 
   get free(): number {
@@ -32,7 +32,7 @@ export class BlockPool {
       throw new KvError("OUT_OF_BLOCKS", { wanted: count, free: this.#free.length, total: this.total });
     }
     const ids = this.#free.splice(this.#free.length - count, count).reverse() as BlockId[];
-    this.#hooks.taken?.(ids);
+    for (const hooks of this.#hooks) hooks.taken?.(ids);
     for (const id of ids) this.#references[id] = 1;
     return new BlockHold(this, ids);
   }
@@ -45,6 +45,11 @@ export class BlockPool {
   onFreed(listener: () => void): () => void {
     this.#waiters.add(listener);
     return () => this.#waiters.delete(listener);
+  }
+
+  /** For the memory of one more rank whose blocks have these ids. @internal */
+  addHooks(hooks: PoolHooks): void {
+    this.#hooks.push(hooks);
   }
 
   /** @internal */
@@ -67,7 +72,7 @@ export class BlockPool {
       if (count === 1) freed.push(id);
     }
     if (freed.length === 0) return;
-    this.#hooks.freed?.(freed);
+    for (const hooks of this.#hooks) hooks.freed?.(freed);
     for (let index = freed.length - 1; index >= 0; index--) this.#free.push(freed[index] as BlockId);
     for (const listener of [...this.#waiters]) listener();
   }

@@ -53,6 +53,23 @@ export function encodeState(state: OpaqueState): string {
   return Buffer.from(encode(wire)).toString("base64");
 }
 
+/**
+ * One state of the states that the ranks of an instance gave for one request: what a worker of several ranks answers with.
+ * @throws KvError BAD_STATE, INVALID_ARGUMENT when they are not of one request, or two are of one rank
+ */
+export function joinStates(states: readonly string[]): string {
+  const [first, ...rest] = states.map(decodeState);
+  if (first === undefined) throw new KvError("INVALID_ARGUMENT", { what: "states", why: "there are none" });
+  const ranks = [first, ...rest].flatMap((state) => state.ranks).sort((left, right) => left.rank - right.rank);
+  const alike = (state: OpaqueState): boolean =>
+    state.instance === first.instance && state.requestId === first.requestId && state.tokens === first.tokens;
+  if (!rest.every(alike) || new Set(ranks.map(({ rank }) => rank)).size < ranks.length) {
+    const why = "they are not of the ranks of one instance for one request";
+    throw new KvError("INVALID_ARGUMENT", { what: `${states.length} states`, why });
+  }
+  return encodeState({ ...first, ranks });
+}
+
 const decoder = new Decoder();
 const readRank = readerOfFields({
   rank: countField,

@@ -1,0 +1,85 @@
+import type { KvError } from "../errors.ts";
+import type { CancelOutcome, ReceiveTransfer, SendTransfer, TransferReport } from "./api.ts";
+import { joinReports } from "./joined_reports.ts";
+import { joinStates } from "./opaque_state.ts";
+import { Progress } from "./progress.ts";
+
+type Parts<Part> = readonly [Part, ...Part[]];
+
+/** What cancelling several transfers of one request achieved together. */
+export function joinOutcomes(outcomes: readonly CancelOutcome[]): CancelOutcome {
+  if (outcomes.includes("in_flight")) return "in_flight";
+  if (outcomes.includes("cancelled")) return "cancelled";
+  return outcomes.includes("already_complete") ? "already_complete" : "not_found";
+}
+
+async function joinDone(parts: Parts<{ readonly done: Promise<TransferReport> }>): Promise<TransferReport> {
+  const [first, ...rest] = await Promise.all(parts.map(({ done }) => done));
+  return joinReports([first as TransferReport, ...rest]);
+}
+
+/**
+ * The offers of all ranks of one instance for one request as one. It is complete when all are; one that fails cancels the others, and
+ * `done` rejects with the first failure once all have ended, so that every rank's blocks are released by then.
+ */
+export function joinSends(parts: Parts<SendTransfer>): SendTransfer {
+  const [first] = parts;
+  if (parts.length === 1) return first;
+  const cancel = (reason?: string): CancelOutcome => joinOutcomes(parts.map((part) => part.cancel(reason)));
+  for (const { done } of parts) {
+    done.catch((error: KvError) => {
+      // Its receiver may have it all, and so may the others: only a last word was lost.
+      if (error.code !== "LEASE_EXPIRED") cancel(`another rank's offer of this request ended: ${error.message}`);
+    });
+  }
+  const ended = Promise.allSettled(parts.map(({ done }) => done));
+  const joined = joinDone(parts);
+  const done = ended.then(() => joined);
+  done.catch(() => {});
+  return {
+    requestId: first.requestId,
+    state: joinStates(parts.map(({ state }) => state)),
+    ready: (tokens) => {
+      for (const part of parts) part.ready(tokens);
+    },
+    done,
+    cancel,
+  };
+}
+
+/**
+ * The pulls that one request needs, from several ranks or by several, as one. It is complete when all are; the first that fails is its
+ * outcome, told at once, and cancels the others. Blocks are held by each part until none of its reads can touch them.
+ */
+export function joinReceives(parts: Parts<ReceiveTransfer>): ReceiveTransfer {
+  const [first] = parts;
+  if (parts.length === 1) return first;
+  const done = joinDone(parts);
+  const cancel = (reason?: string): CancelOutcome => joinOutcomes(parts.map((part) => part.cancel(reason)));
+  done.catch((error: KvError) => cancel(`another part of this request ended: ${error.message}`));
+  return {
+    requestId: first.requestId,
+    tokens: first.tokens,
+    done,
+    released: Promise.all(parts.map(({ released }) => released)).then(() => {}),
+    progress: { [Symbol.asyncIterator]: () => leastOf(parts)[Symbol.asyncIterator]() },
+    cancel,
+  };
+}
+
+/** Tokens that have arrived in every part. */
+function leastOf(parts: Parts<ReceiveTransfer>): Progress {
+  const least = new Progress();
+  const tokens = parts.map(() => 0);
+  const watch = async (progress: AsyncIterable<number>, index: number): Promise<void> => {
+    for await (const count of progress) {
+      tokens[index] = count;
+      least.advance(Math.min(...tokens));
+    }
+  };
+  Promise.all(parts.map(({ progress }, index) => watch(progress, index))).then(
+    () => least.end(null),
+    (error: Error) => least.end(error),
+  );
+  return least;
+}

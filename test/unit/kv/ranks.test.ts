@@ -1,0 +1,120 @@
+import { describe, expect, it } from "vitest";
+import { neededRanks, placeOf, rankOf, ranksOf, readersOf, shareOf, unneededRanks } from "../../../src/kv/ranks.ts";
+
+const models = [
+  { layers: 1, kvHeads: 1 },
+  { layers: 5, kvHeads: 2 },
+  { layers: 4, kvHeads: 3 },
+  { layers: 7, kvHeads: 4 },
+  { layers: 8, kvHeads: 8 },
+  { layers: 3, kvHeads: 24 },
+];
+const sizes = [1, 2, 3, 4, 8];
+
+/** All instances that can hold a model. */
+const instances = ({ layers, kvHeads }: (typeof models)[number]) =>
+  sizes
+    .filter((tpSize) => kvHeads % tpSize === 0 || tpSize % kvHeads === 0)
+    .flatMap((tpSize) => sizes.filter((ppSize) => ppSize <= layers).map((ppSize) => ({ tpSize, ppSize })));
+
+describe("the shares of an instance's ranks", () => {
+  it("cover every layer and head, each as often as there are replicas, and number the ranks stage by stage", () => {
+    for (const model of models) {
+      for (const instance of instances(model)) {
+        const copies = Math.max(1, instance.tpSize / model.kvHeads);
+        const held = new Map<string, number>();
+        for (const rank of ranksOf(instance)) {
+          const place = placeOf(rank, instance);
+          expect(rankOf(place)).toBe(rank);
+          const { layers, heads } = shareOf(model, place);
+          for (let layer = layers.from; layer < layers.to; layer++) {
+            for (let head = heads.from; head < heads.to; head++) {
+              held.set(`${layer}.${head}`, (held.get(`${layer}.${head}`) ?? 0) + 1);
+            }
+          }
+        }
+        expect(held.size).toBe(model.layers * model.kvHeads);
+        expect(new Set(held.values())).toEqual(new Set([copies]));
+      }
+    }
+  });
+
+  it("give the first stages the layers that are left over, as TensorRT-LLM does", () => {
+    const model = { layers: 10, kvHeads: 8 };
+    const layers = [0, 1, 2, 3].map((ppRank) => shareOf(model, { tpRank: 0, tpSize: 1, ppRank, ppSize: 4 }).layers);
+    expect(layers).toEqual([
+      { from: 0, to: 3 },
+      { from: 3, to: 6 },
+      { from: 6, to: 8 },
+      { from: 8, to: 10 },
+    ]);
+  });
+
+  it("are refused, with the sizes, where heads or layers can't be spread", () => {
+    const place = (tpSize: number, ppSize: number) => ({ tpRank: 0, tpSize, ppRank: 0, ppSize });
+    expect(() => shareOf({ layers: 4, kvHeads: 3 }, place(2, 1))).toThrow(/tpSize 2.*3 KV heads/);
+    expect(() => shareOf({ layers: 4, kvHeads: 4 }, place(6, 1))).toThrow(/tpSize 6/);
+    expect(() => shareOf({ layers: 4, kvHeads: 4 }, place(1, 5))).toThrow(/ppSize 5.*4 layers/);
+  });
+});
+
+describe("the ranks that a reader pulls from", () => {
+  const pairs = models.flatMap((model) =>
+    instances(model).flatMap((sender) => instances(model).map((reader) => ({ model, sender, reader }))),
+  );
+
+  it("hold its share together, each head of each layer once, and none is asked in vain", () => {
+    expect(pairs.length).toBeGreaterThan(500);
+    const wrong: unknown[] = [];
+    for (const { model, sender, reader } of pairs) {
+      for (const rank of ranksOf(reader)) {
+        const wanted = shareOf(model, placeOf(rank, reader));
+        const needed = neededRanks(model, placeOf(rank, reader), sender);
+        const shares = needed.map((other) => shareOf(model, placeOf(other, sender)));
+        for (let layer = wanted.layers.from; layer < wanted.layers.to; layer++) {
+          for (let head = wanted.heads.from; head < wanted.heads.to; head++) {
+            const holders = shares.filter(
+              ({ layers, heads }) => layers.from <= layer && layer < layers.to && heads.from <= head && head < heads.to,
+            );
+            if (holders.length !== 1) wrong.push({ model, sender, reader, rank, layer, head, holders });
+          }
+        }
+        for (const { layers, heads } of shares) {
+          const layersMeet = layers.from < wanted.layers.to && wanted.layers.from < layers.to;
+          const headsMeet = heads.from < wanted.heads.to && wanted.heads.from < heads.to;
+          if (!layersMeet || !headsMeet) wrong.push({ model, sender, reader, rank, layers, heads });
+        }
+      }
+    }
+    expect(wrong).toEqual([]);
+  });
+
+  it("are itself alone between equal instances", () => {
+    for (const { model, sender } of pairs) {
+      for (const rank of ranksOf(sender)) {
+        expect(neededRanks(model, placeOf(rank, sender), sender)).toEqual([rank]);
+      }
+      expect(unneededRanks(model, sender, sender)).toEqual([]);
+    }
+  });
+
+  it("see the same readers from the other side, and a rank that nobody needs is ended by reader 0", () => {
+    for (const { model, sender, reader } of pairs) {
+      const unneeded = unneededRanks(model, reader, sender);
+      for (const own of ranksOf(sender)) {
+        const needing = ranksOf(reader).filter((rank) =>
+          neededRanks(model, placeOf(rank, reader), sender).includes(own),
+        );
+        expect(needing.length === 0).toBe(unneeded.includes(own));
+        expect(readersOf(model, placeOf(own, sender), reader)).toEqual(needing.length > 0 ? needing : [0]);
+      }
+    }
+  });
+
+  it("leave the replicas out", () => {
+    const model = { layers: 4, kvHeads: 2 };
+    expect(neededRanks(model, placeOf(0, { tpSize: 1, ppSize: 1 }), { tpSize: 4, ppSize: 2 })).toEqual([0, 2, 4, 6]);
+    expect(unneededRanks(model, { tpSize: 1, ppSize: 1 }, { tpSize: 4, ppSize: 2 })).toEqual([1, 3, 5, 7]);
+    expect(readersOf(model, placeOf(0, { tpSize: 2, ppSize: 1 }), { tpSize: 8, ppSize: 1 })).toEqual([0, 1, 2, 3]);
+  });
+});

@@ -24,7 +24,12 @@ export const KvtFile = z.strictObject({
     })
     .nullish(),
   transfer: z
-    .strictObject({ path: PathName.nullish(), same_host: z.boolean().nullish(), verify: z.boolean().nullish() })
+    .strictObject({
+      path: PathName.nullish(),
+      same_host: z.boolean().nullish(),
+      verify: z.boolean().nullish(),
+      max_offers: z.int().min(1).max(65536).nullish(),
+    })
     .nullish(),
   /** Engine family of single workers, by `host:port` (S53). */
   upstreams: z.record(z.string(), z.strictObject({ engine: z.enum(["kvt", "trtllm", "vllm", "sglang"]) })).nullish(),

@@ -8,9 +8,11 @@ import type { Problems } from "./problems.ts";
 import { checkSchema } from "./schema_check.ts";
 import type { WorkerSettings } from "./settings.ts";
 
-export type KvtSettings = Pick<WorkerSettings, "control" | "lease">;
+export type KvtSettings = Pick<WorkerSettings, "control" | "lease" | "transfer">;
 
 const DEFAULT_LEASE_MS = 10_000;
+/** As many as may wait in the queue. */
+const DEFAULT_OFFERS = 1024;
 
 /** Reads `--kvt_config` (S5); without a file everything has its default. */
 export function kvtSettings(
@@ -39,6 +41,9 @@ export function kvtSettings(
       // Two leases without progress end a transfer (design.md section 5).
       stallMs: chosen.pick<number>("lease.stallMs", 2 * leaseMs, { file: lease.value("stallMs") }),
       strict: chosen.pick<boolean>("lease.strict", false, { file: lease.value("strict") }),
+    },
+    transfer: {
+      maxOffers: chosen.pick<number>("transfer.max_offers", DEFAULT_OFFERS, { file: transfer.value("max_offers") }),
     },
   };
 }

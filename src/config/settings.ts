@@ -67,6 +67,10 @@ export interface WorkerSettings {
     readonly tls: { readonly cert: string; readonly key: string; readonly ca: string | null } | null;
   };
   readonly lease: { readonly leaseMs: number; readonly stallMs: number; readonly strict: boolean };
+  readonly transfer: {
+    /** Context requests whose KV was not fetched yet; more are answered 429. */
+    readonly maxOffers: number;
+  };
   /** KVT_AUTH_TOKEN. */
   readonly authToken: string | null;
   /** KVT_SOCKET_DIR. */

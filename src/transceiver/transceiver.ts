@@ -18,6 +18,7 @@ import type {
   TransceiverStats,
 } from "./api.ts";
 import { ControlServer, isLoopback } from "./control_server.ts";
+import type { DataPlane } from "./data_plane.ts";
 import { dial } from "./dial.ts";
 import { EndedSends } from "./ended_sends.ts";
 import { NativePlane } from "./native_plane.ts";
@@ -35,6 +36,8 @@ import { TransferCounts } from "./transfer_counts.ts";
 /** @internal For tests and simulations. */
 export interface TransceiverHooks {
   readonly observer?: SessionObserver;
+  /** Puts a fault decorator around the data plane, as the sessions see it. */
+  readonly plane?: (real: DataPlane) => DataPlane;
 }
 
 /** Quarantined blocks above this share of the pool make the transceiver unhealthy (I3). */
@@ -308,10 +311,11 @@ interface Parts {
 async function connectParts(
   options: ResolvedOptions,
   epoch: Epoch,
-  plane: NativePlane,
+  native: NativePlane,
   hooks: TransceiverHooks,
 ): Promise<Parts> {
   const { layout, leaseMs, stallMs, queueMs, transferMs, instance, authToken: secret } = options;
+  const plane = hooks.plane?.(native) ?? native;
   const counts = new TransferCounts();
   const ended = new EndedSends(plane, options.senderFutureMs);
   const receivers = new Receivers();
@@ -374,7 +378,7 @@ async function connectParts(
       "control frames and capability tokens cross the network in the clear; set listen.tls (control.tls)",
     );
   }
-  return { options, epoch, plane, pool: openPool(options, plane), offers, pulls, counts, ended, server };
+  return { options, epoch, plane: native, pool: openPool(options, native), offers, pulls, counts, ended, server };
 }
 
 function openPool(options: ResolvedOptions, plane: NativePlane): BlockPool {

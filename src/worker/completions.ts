@@ -133,7 +133,9 @@ export class Completions {
     const spec = requestSpec(params, { id: call.id, prompt, eosIds, maxSeqLen, contextIds, onToken: answer.onToken });
     call.spec = spec;
     const request = scheduler.submit(spec);
-    const leave = (): void => scheduler.abort(request, "the client closed the connection");
+    const leave = (): void => {
+      scheduler.abort(request, "the client closed the connection");
+    };
     if (call.gone.aborted) leave();
     // Not removed at the end: a context reply that does not reach its reader leaves an offer that nobody knows.
     call.gone.addEventListener("abort", leave, { once: true });

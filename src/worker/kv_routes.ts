@@ -13,7 +13,6 @@ export interface KvRouteOptions {
   readonly records: Records;
   /** KVT_AUTH_TOKEN; null: loopback callers only. */
   readonly authToken: string | null;
-  readonly hasTransceiver: boolean;
 }
 
 const Release = z.looseObject({ ctx_request_id: Id64.optional(), encoded_opaque_state: z.string().max(1 << 20) });
@@ -26,14 +25,13 @@ export function addKvRoutes(front: FastifyInstance, options: KvRouteOptions): vo
 
   // No guard: the state's token is the right to do it.
   front.post("/kv/release", async (request) => {
-    if (!options.hasTransceiver) throw new KvError("TRANSCEIVER_DISABLED", {});
     const body = parseRequest(Release, parseBody(bytesOf(request)));
     const { requestId } = decodeState(body.encoded_opaque_state);
     if (body.ctx_request_id !== undefined && body.ctx_request_id !== requestIdToBigInt(requestId)) {
       const why = `it belongs to request ${requestIdToBigInt(requestId)}, ctx_request_id names ${body.ctx_request_id}`;
       throw new KvError("BAD_STATE", { why });
     }
-    const outcome = transceiver.release(body.encoded_opaque_state);
+    const outcome = scheduler.releaseOffer(body.encoded_opaque_state, requestId);
     if (outcome === "not_found") throw new KvError("NO_OFFER", { peer: transceiver.instance, request: requestId });
     return { outcome };
   });
@@ -41,9 +39,12 @@ export function addKvRoutes(front: FastifyInstance, options: KvRouteOptions): vo
   front.post("/kv/abort", async (request) => {
     guard(request, options.authToken);
     const { request_id: id } = parseRequest(Abort, parseBody(bytesOf(request)));
-    const aborted = scheduler.abortById(id, "POST /kv/abort");
-    if (aborted === 0) throw new KvError("REQUEST_NOT_FOUND", { request: id });
-    return { aborted };
+    const outcomes = scheduler.abortById(id, "POST /kv/abort");
+    if (outcomes.length > 0) {
+      return { aborted: outcomes.length, outcome: outcomes.includes("in_flight") ? "in_flight" : outcomes[0] };
+    }
+    if (options.records.of(id).length === 0) throw new KvError("REQUEST_NOT_FOUND", { request: id });
+    return { aborted: 0, outcome: "already_complete" };
   });
 
   front.get("/kv/peers", async (request) => {

@@ -1,9 +1,10 @@
 import { KvError } from "../errors.ts";
 import type { RequestId } from "../ids.ts";
-import type { ReceiveTransfer } from "../transceiver/api.ts";
+import type { CancelOutcome, ReceiveTransfer } from "../transceiver/api.ts";
 import { AdmissionQueue, checkServable, endsAtFirstToken } from "./admission.ts";
 import { BlockReservations, mustHold } from "./block_reservations.ts";
 import { planPrefill } from "./chunk_plan.ts";
+import { type DeparturePhase, Departures } from "./departures.ts";
 import type { Engine, Sample } from "./engine.ts";
 import { asKvError, computeChunk, DecodeCall, leaveStep } from "./engine_calls.ts";
 import { type Finish, type RequestSpec, WorkerRequest } from "./request.ts";
@@ -21,6 +22,7 @@ export class Scheduler {
   readonly #limits: SchedulerLimits;
   readonly #options: SchedulerOptions;
   readonly #blocks: BlockReservations;
+  readonly #departures: Departures;
   readonly #live = new Set<WorkerRequest>();
   readonly #waiting: AdmissionQueue;
   readonly #receiving = new Set<WorkerRequest>();
@@ -42,6 +44,7 @@ export class Scheduler {
     this.#limits = options.limits;
     const { tokensPerBlock } = options.engine.geometry;
     this.#blocks = new BlockReservations({ pool: options.pool, tokensPerBlock, reuse: options.reusePrefixes });
+    this.#departures = new Departures(options.nowMs, (phase, ms) => options.onFreed?.(phase, ms));
     this.#waiting = new AdmissionQueue(options.limits, (request, error) => this.#stop(request, error));
     this.#stopListening = options.pool.onFreed(() => {
       if (this.#waiting.length > 0) this.#wake();
@@ -73,7 +76,7 @@ export class Scheduler {
 
   /**
    * Queues a request. Its `done` settles once: with the outcome, or with a KvError.
-   * @throws KvError DRAINING, INVALID_REQUEST, PROMPT_TOO_LONG, QUEUE_FULL, TRANSCEIVER_DISABLED
+   * @throws KvError DRAINING, INVALID_REQUEST, OFFERS_FULL, PROMPT_TOO_LONG, QUEUE_FULL, TRANSCEIVER_DISABLED
    */
   submit(spec: RequestSpec): WorkerRequest {
     this.#check(spec);
@@ -92,26 +95,53 @@ export class Scheduler {
     return request;
   }
 
-  /** Ends a request; blocks that no engine call or transfer touches are free when this returns. No-op once it has ended. */
-  abort(request: WorkerRequest, reason: string): void {
-    this.#end(request, new KvError("CANCELLED", { transfer: request.spec.id, why: reason }), reason);
-  }
-
-  #end(request: WorkerRequest, error: KvError, reason: string): void {
-    if (!this.#live.has(request) || request.abortedWith !== null) return;
-    if (request.state === "DISAGG_CONTEXT_TRANS_IN_PROGRESS") {
-      request.abortedWith = error;
-      request.offer?.cancel(reason);
-      return;
+  /**
+   * Ends a request that nobody wants any more. `cancelled`: its blocks are free; `in_flight`: an engine call or a transfer still touches
+   * them, they are free when it lets go.
+   */
+  abort(request: WorkerRequest, reason: string): CancelOutcome {
+    if (!this.#live.has(request)) return "already_complete";
+    if (request.abortedWith !== null) return "in_flight";
+    const leftMs = this.#options.nowMs();
+    const error = new KvError("CANCELLED", { transfer: request.spec.id, why: reason });
+    if (request.offer !== null) {
+      const outcome = this.#cancelOffer(request, error);
+      this.#departures.left(request, outcome === "in_flight" ? "granted" : "offered", leftMs);
+      return outcome;
     }
+    this.#departures.left(request, this.#phaseOf(request), leftMs);
     this.#stop(request, error);
+    return this.#live.has(request) ? "in_flight" : "cancelled";
   }
 
-  /** Aborts the requests of one `x-request-id` (POST /kv/abort); answers how many there were. */
-  abortById(id: string, reason: string): number {
+  #phaseOf(request: WorkerRequest): DeparturePhase {
+    if (request.state === "DISAGG_GENERATION_TRANS_IN_PROGRESS") return "receiving";
+    if (this.#decoding.has(request)) return "decode";
+    return this.#prefilling.includes(request) ? "prefill" : "queued";
+  }
+
+  #cancelOffer(request: WorkerRequest, error: KvError): CancelOutcome {
+    request.abortedWith = error;
+    return request.offer?.cancel(error.message) ?? "not_found";
+  }
+
+  /** Ends the offer that a state of this worker names (POST /kv/release). @throws KvError BAD_STATE, TRANSCEIVER_DISABLED */
+  releaseOffer(state: string, contextId: RequestId): CancelOutcome {
+    const leftMs = this.#options.nowMs();
+    const outcome = this.#port().release(state);
+    const request = [...this.#live].find(
+      ({ spec: { role } }) => role.kind === "context" && role.contextId === contextId,
+    );
+    const ends = outcome === "cancelled" || outcome === "in_flight";
+    if (request !== undefined && ends)
+      this.#departures.left(request, outcome === "in_flight" ? "granted" : "offered", leftMs);
+    return outcome;
+  }
+
+  /** Aborts the requests of one `x-request-id` (POST /kv/abort); answers what became of each. */
+  abortById(id: string, reason: string): CancelOutcome[] {
     const found = [...this.#live].filter(({ spec }) => spec.id === id);
-    for (const request of found) this.abort(request, reason);
-    return found.length;
+    return found.map((request) => this.abort(request, reason));
   }
 
   /** Refuses new requests from now on; resolves when none is left that computes, waits or receives. Offers may still be open. */
@@ -125,7 +155,12 @@ export class Scheduler {
   async close(): Promise<void> {
     this.#draining = true;
     const what = "this worker";
-    for (const request of [...this.#live]) this.#end(request, new KvError("CLOSED", { what }), "the worker is closing");
+    for (const request of [...this.#live]) {
+      if (request.abortedWith !== null) continue;
+      const error = new KvError("CLOSED", { what });
+      if (request.offer !== null) this.#cancelOffer(request, error);
+      else this.#stop(request, error);
+    }
     await this.drain();
     this.#stopListening();
     this.#blocks.forgetPrefixes();
@@ -136,7 +171,15 @@ export class Scheduler {
     if (this.#broken !== null) throw this.#broken;
     if (spec.role.kind !== "aggregated" && this.#transfers === null) throw new KvError("TRANSCEIVER_DISABLED", {});
     checkServable(spec, this.#limits, this.#blocks.capacity);
+    if (spec.role.kind === "context") this.#checkOffers();
     this.#waiting.checkRoom();
+  }
+
+  /** Before any prefill is spent: whatever is admitted can be offered. */
+  #checkOffers(): void {
+    const { maxOffers } = this.#limits;
+    const open = [...this.#live].filter(({ spec }) => spec.role.kind === "context").length;
+    if (open >= maxOffers) throw new KvError("OFFERS_FULL", { open, limit: maxOffers });
   }
 
   #wake(): void {
@@ -346,9 +389,12 @@ export class Scheduler {
     else this.#settleQuarantine(request);
   }
 
+  /** The outcome was told when it was given up; its blocks are free when no read can touch them. */
   #settleQuarantine(request: WorkerRequest): void {
-    if (!isTerminal(request.state)) request.change("fail");
-    this.#forget(request);
+    void request.receiving?.released.then(() => {
+      if (!isTerminal(request.state)) request.change("fail");
+      this.#forget(request);
+    });
   }
 
   /** The answer is the first token alone: nothing is fetched, and the context side may let go. */
@@ -405,6 +451,7 @@ export class Scheduler {
 
   #forget(request: WorkerRequest): void {
     this.#live.delete(request);
+    this.#departures.freed(request);
     this.#receiving.delete(request);
     this.#decoding.delete(request);
     this.#prefilling = this.#prefilling.filter((other) => other !== request);

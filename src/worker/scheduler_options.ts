@@ -1,6 +1,7 @@
 import type { BlockHold, BlockPool } from "../kv/pool.ts";
 import type { Transceiver, TransferReport } from "../transceiver/api.ts";
 import type { AdmissionLimits } from "./admission.ts";
+import type { DeparturePhase } from "./departures.ts";
 import type { Engine } from "./engine.ts";
 import type { WorkerRequest } from "./request.ts";
 import type { StateChange } from "./request_state.ts";
@@ -13,6 +14,8 @@ export interface SchedulerLimits extends AdmissionLimits {
   readonly maxBatchSize: number;
   /** Tokens computed in one step: bounds how long a token of another request, and an abort, wait for a prompt. */
   readonly stepTokens: number;
+  /** Context requests whose KV was not fetched yet, from their arrival on; more are refused. */
+  readonly maxOffers: number;
   /** An engine step longer than this makes the worker unhealthy. */
   readonly stepLimitMs: number;
 }
@@ -29,6 +32,8 @@ export interface SchedulerOptions {
   readonly onChange?: (change: StateChange) => void;
   /** A transfer of this side is complete. */
   readonly onTransfer?: (request: WorkerRequest, direction: "send" | "receive", report: TransferReport) => void;
+  /** Blocks of a request that nobody wanted any more are free, `ms` after the scheduler heard so. */
+  readonly onFreed?: (phase: DeparturePhase, ms: number) => void;
   readonly onStep?: (step: { readonly rows: number; readonly prefillTokens: number; readonly ms: number }) => void;
   /** Test hook: may spoil received blocks before anything reads them. */
   readonly onReceived?: (blocks: BlockHold) => void;

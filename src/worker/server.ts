@@ -4,11 +4,14 @@ import type { WorkerSettings } from "../config/settings.ts";
 import { KvError } from "../errors.ts";
 import { createLogger, type Logger } from "../observability/log.ts";
 import { createFront } from "../openai/http_front.ts";
+import type { TransceiverHooks } from "../transceiver/transceiver.ts";
 import { Completions } from "./completions.ts";
+import type { DeparturePhase } from "./departures.ts";
 import { addInfoRoutes } from "./info_routes.ts";
 import { addKvRoutes } from "./kv_routes.ts";
 import { Records, type RequestRecord, transferRecord } from "./records.ts";
 import type { RequestSampling } from "./request.ts";
+import type { StateChange } from "./request_state.ts";
 import { WorkerMetrics } from "./worker_metrics.ts";
 import { buildWorker, type WorkerParts } from "./worker_parts.ts";
 
@@ -29,6 +32,13 @@ export interface WorkerHooks {
   readonly requestReadMs?: number;
   /** A client that reads nothing of its stream for this long is cut off. */
   readonly stallMs?: number;
+  /** Each edge of each request, once. */
+  readonly onChange?: (change: StateChange) => void;
+  /** Each engine step, when it has ended. */
+  readonly onStep?: () => void;
+  /** Blocks of a request that nobody wanted any more are free. */
+  readonly onFreed?: (phase: DeparturePhase, ms: number) => void;
+  readonly transceiver?: TransceiverHooks;
 }
 
 const DRAIN_MS = 180_000;
@@ -50,15 +60,24 @@ export async function startWorker(settings: WorkerSettings, hooks: WorkerHooks =
   const parts = await buildWorker(settings, log, {
     onChange: (change) => {
       metrics.changed(change);
+      hooks.onChange?.(change);
       log.debug(change, "request state");
     },
-    onStep: ({ ms }) => metrics.stepped(ms),
+    onStep: ({ ms }) => {
+      metrics.stepped(ms);
+      hooks.onStep?.();
+    },
+    onFreed: (phase, ms) => {
+      metrics.freed(phase, ms);
+      hooks.onFreed?.(phase, ms);
+    },
     onTransfer: (request, direction, report) => {
       const record = transferRecord(request.spec.id, direction, report);
       records.add(record);
       metrics.transferred(record);
       log.info(record, "transfer");
     },
+    ...(hooks.transceiver && { transceiver: hooks.transceiver }),
   });
   const { scheduler, transceiver } = parts;
   metrics.watch({ scheduler, transceiver });
@@ -95,7 +114,6 @@ export async function startWorker(settings: WorkerSettings, hooks: WorkerHooks =
     parts,
     records,
     authToken: settings.authToken,
-    hasTransceiver: settings.transceiver !== null,
   });
 
   const { host } = settings;

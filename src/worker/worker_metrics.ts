@@ -1,5 +1,6 @@
 import { latencyBuckets, Metrics, shortLatencyBuckets, sizeBuckets } from "../observability/metrics.ts";
 import type { Transceiver } from "../transceiver/api.ts";
+import type { DeparturePhase } from "./departures.ts";
 import type { RequestRecord, TransferRecord } from "./records.ts";
 import type { StateChange } from "./request_state.ts";
 import type { Scheduler } from "./scheduler.ts";
@@ -56,6 +57,12 @@ export class WorkerMetrics {
     help: "Runs and pieces (contiguous copies) of completed receives, by which the path is judged.",
     labels: ["unit"],
   });
+  readonly #freed = this.#metrics.histogram<"phase">({
+    name: "kvt_worker_abandoned_to_free_seconds",
+    help: "From the word that nobody wants a request any more (client left, abort, release) until its blocks are free, by its phase then.",
+    labels: ["phase"],
+    buckets: shortLatencyBuckets,
+  });
   readonly #steps = this.#metrics.histogram({
     name: "kvt_worker_step_seconds",
     help: "Engine steps: one token of every decoding request and chunks of prompts.",
@@ -76,18 +83,53 @@ export class WorkerMetrics {
     });
     this.#metrics.gauge<"state">({
       name: "kvt_worker_blocks",
-      help: "KV blocks now: in the pool, free, held by the prefix cache, pinned by transfers, in quarantine.",
+      help: "KV blocks now: in the pool, free, held by the prefix cache, pinned by offers, of these leased to a receiver, in quarantine.",
       labels: ["state"],
       read: (gauge) => {
-        const { total, free, pinned, quarantined } = transceiver.stats().blocks;
-        const counts = { total, free, pinned, quarantined, cached: scheduler.load.cachedBlocks };
+        const { total, free, pinned, leased, quarantined } = transceiver.stats().blocks;
+        const counts = { total, free, pinned, leased, quarantined, cached: scheduler.load.cachedBlocks };
         for (const [state, count] of Object.entries(counts)) gauge.set({ state }, count);
+      },
+    });
+    this.#watchTransfers(transceiver);
+  }
+
+  #watchTransfers(transceiver: Transceiver): void {
+    this.#metrics.gauge<"direction" | "state">({
+      name: "kvt_worker_transfers_open",
+      help: "Transfers now: offers, of these leased to a receiver, and receives.",
+      labels: ["direction", "state"],
+      read: (gauge) => {
+        const { sends, receives } = transceiver.stats();
+        gauge.set({ direction: "send", state: "open" }, sends.open);
+        gauge.set({ direction: "send", state: "leased" }, sends.leased);
+        gauge.set({ direction: "receive", state: "open" }, receives.open);
+      },
+    });
+    this.#metrics.gauge<"direction" | "outcome">({
+      name: "kvt_worker_transfers_ended",
+      help: "Transfers that have ended since the start, by outcome.",
+      labels: ["direction", "outcome"],
+      read: (gauge) => {
+        const { sends, receives } = transceiver.stats();
+        for (const [direction, { completed, failed, cancelled }] of Object.entries({
+          send: sends,
+          receive: receives,
+        })) {
+          for (const [outcome, count] of Object.entries({ completed, failed, cancelled })) {
+            gauge.set({ direction, outcome }, count);
+          }
+        }
       },
     });
   }
 
   changed({ from, to }: StateChange): void {
     this.#states.inc({ from, to });
+  }
+
+  freed(phase: DeparturePhase, ms: number): void {
+    this.#freed.observe({ phase }, ms / 1000);
   }
 
   stepped(ms: number): void {

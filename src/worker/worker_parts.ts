@@ -3,7 +3,7 @@ import type { WorkerSettings } from "../config/settings.ts";
 import { KvError } from "../errors.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { Logger } from "../observability/log.ts";
-import { KvTransceiver } from "../transceiver/transceiver.ts";
+import { KvTransceiver, type TransceiverHooks } from "../transceiver/transceiver.ts";
 import { BY_MAX_NUM_TOKENS } from "./admission.ts";
 import { ContextIds } from "./context_ids.ts";
 import type { EngineGeometry } from "./engine.ts";
@@ -23,7 +23,9 @@ export interface WorkerParts {
   close(): Promise<void>;
 }
 
-type SchedulerHooks = Pick<SchedulerOptions, "onChange" | "onStep" | "onTransfer">;
+type PartHooks = Pick<SchedulerOptions, "onChange" | "onFreed" | "onStep" | "onTransfer"> & {
+  readonly transceiver?: TransceiverHooks;
+};
 
 /** Without `max_tokens` a pool is never larger: several workers share a machine, and the pool is reserved, not promised. */
 const DEFAULT_POOL_BYTES_MAX = 1 << 30;
@@ -33,7 +35,7 @@ const QUEUE_TIMEOUT_MS = 180_000;
 const STEP_LIMIT_MS = 60_000;
 
 /** @throws KvError of the engine (MODEL_*), the tokenizer (TOKENIZER_*) or the transceiver (POOL_UNAVAILABLE, ...) */
-export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: SchedulerHooks): Promise<WorkerParts> {
+export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: PartHooks): Promise<WorkerParts> {
   const { kvCache } = settings;
   const undo: (() => Promise<void>)[] = [];
   const close = async (): Promise<void> => {
@@ -53,7 +55,7 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
         : new ChatTemplate(settings.chatTemplate, tokenizer);
     const maxSeqLen = seqLenOf(settings, geometry);
     const blocks = poolBlocks(settings, geometry, maxSeqLen);
-    const transceiver = await KvTransceiver.open(transceiverOptions(settings, geometry, blocks));
+    const transceiver = await KvTransceiver.open(transceiverOptions(settings, geometry, blocks), hooks.transceiver);
     undo.push(() => transceiver.close());
     engine.attach(transceiver.span, blocks);
     const lifted = settings.enableChunkedPrefill || settings.maxNumTokens >= maxSeqLen;
@@ -74,6 +76,7 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
         offerMs: settings.transceiver?.kvTransferTimeoutMs ?? QUEUE_TIMEOUT_MS,
         maxSeqLen,
         stepLimitMs: STEP_LIMIT_MS,
+        maxOffers: settings.transfer.maxOffers,
       },
       // Spoiled blocks must not be reused.
       reusePrefixes: kvCache.enableBlockReuse && !zeroes,
@@ -165,6 +168,7 @@ function transceiverOptions(settings: WorkerSettings, geometry: EngineGeometry, 
     pool: { memory: "host" as const, blocks },
     listen: { host: control.host, port: control.port, ...tls },
     lease,
+    maxOffers: settings.transfer.maxOffers,
     ...(settings.authToken === null ? {} : { authToken: settings.authToken }),
     ...(settings.socketDir === null ? {} : { socketDir: settings.socketDir }),
   };

@@ -263,7 +263,7 @@ describe("a worker over HTTP", () => {
         expect(answer.status).toBe(404);
       }
     };
-    expect(await aborted()).toEqual({ aborted: 1 });
+    expect(await aborted()).toMatchObject({ aborted: 1 });
     expect(await ended).toMatchObject({ status: 499, code: "cancelled" });
   });
 

@@ -148,7 +148,7 @@ describe("scheduler, disaggregated", () => {
     const { context } = pair();
     const request = context.scheduler.submit(spec(tokensOf(9), 5, { role: contextRole() }));
     const outcome = await request.done;
-    expect(context.scheduler.abortById(request.spec.id, "client left")).toBe(1);
+    expect(context.scheduler.abortById(request.spec.id, "client left")).toEqual(["cancelled"]);
     expect(await codeOf(outcome.offer?.done ?? Promise.resolve())).toBe("CANCELLED");
     expect(request.state).toBe("DISAGG_TRANS_ERROR");
     expect(await free(context)).toBe(32);

@@ -47,6 +47,7 @@ export function rig(
       offerMs: 10_000,
       maxSeqLen: engine.geometry.maxSeqLen,
       stepLimitMs: 60_000,
+      maxOffers: 100,
       ...options.limits,
     },
     reusePrefixes: options.reusePrefixes ?? true,

@@ -1,0 +1,86 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { RouterSettings, WorkerSettings } from "../../../src/config/settings.ts";
+import { defaultWorkerSettings } from "../../../src/config/worker_settings.ts";
+import { createLogger } from "../../../src/observability/log.ts";
+import { type RouterServer, startRouter } from "../../../src/router/server.ts";
+import { startWorker, type WorkerHooks, type WorkerServer } from "../../../src/worker/server.ts";
+import { transceiverDefaults } from "../worker/transceiver_defaults.ts";
+import { tinyModel } from "../worker/worker_process.ts";
+
+/** A context worker, a generation worker and a router, all real, in this process: so that a test can act in the very step it waits for. */
+export interface Here extends AsyncDisposable {
+  readonly context: WorkerServer;
+  readonly generation: WorkerServer;
+  readonly router: RouterServer;
+}
+
+export interface HereOptions {
+  readonly context?: { readonly settings?: Partial<WorkerSettings>; readonly hooks?: WorkerHooks };
+  readonly generation?: { readonly settings?: Partial<WorkerSettings>; readonly hooks?: WorkerHooks };
+  readonly router?: Partial<RouterSettings>;
+}
+
+const silent = createLogger({ name: "test", level: "fatal" });
+
+export async function startHere(options: HereOptions = {}): Promise<Here> {
+  const socketDir = mkdtempSync(join(tmpdir(), "kvt-here-"));
+  const worker = (side: HereOptions["context"]): Promise<WorkerServer> => {
+    const defaults = defaultWorkerSettings(tinyModel);
+    const settings: WorkerSettings = {
+      ...defaults,
+      host: "127.0.0.1",
+      port: 0,
+      transceiver: transceiverDefaults,
+      // All blocks are free when nothing runs.
+      kvCache: { ...defaults.kvCache, enableBlockReuse: false, maxTokens: 4096 },
+      socketDir,
+      ...side?.settings,
+    };
+    return startWorker(settings, { log: silent, ...side?.hooks });
+  };
+  const context = await worker(options.context);
+  const generation = await worker(options.generation);
+  const servers = ({ url }: WorkerServer) => ({ servers: [{ url, origin: url }], policy: "round_robin" }) as const;
+  const router = await startRouter(
+    {
+      host: "127.0.0.1",
+      port: 0,
+      logLevel: "fatal",
+      model: null,
+      strictModel: false,
+      context: servers(context),
+      generation: servers(generation),
+      maxRetries: 1,
+      nodeId: 1,
+      scheduleStyle: "context_first",
+      allowRequestChatTemplate: false,
+      serverStartTimeoutMs: 10_000,
+      requestTimeoutMs: 30_000,
+      metricsLogIntervalMs: 0,
+      maxBodyBytes: 64 << 20,
+      authToken: null,
+      ...options.router,
+    },
+    { log: silent },
+  );
+  await router.ready;
+  return {
+    context,
+    generation,
+    router,
+    [Symbol.asyncDispose]: async () => {
+      await router.close({ drainMs: 0 });
+      await Promise.all([context, generation].map((server) => server.close({ drainMs: 0 })));
+      rmSync(socketDir, { recursive: true, force: true });
+    },
+  };
+}
+
+/** One series of a worker's or router's /metrics; 0 when it is not there yet. */
+export async function metric(server: { readonly url: string }, series: string): Promise<number> {
+  const text = await (await fetch(`${server.url}/metrics`)).text();
+  const line = text.split("\n").find((entry) => entry.startsWith(`${series} `));
+  return line === undefined ? 0 : Number(line.slice(series.length + 1));
+}

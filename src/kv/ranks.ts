@@ -68,6 +68,12 @@ export function shareOf(model: Model, parallel: Parallel): RankShare {
   };
 }
 
+/** What the pool of one rank of a model with `layout` holds. */
+export function layoutOfRank(layout: Layout, parallel: Parallel): Layout {
+  const { layers, heads } = shareOf(layout, parallel);
+  return { ...layout, layers: layers.to - layers.from, kvHeads: heads.to - heads.from };
+}
+
 const overlap = (left: Range, right: Range): boolean => left.from < right.to && right.from < left.to;
 
 /**

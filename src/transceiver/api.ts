@@ -1,6 +1,7 @@
 import type { BlockId, Epoch, RequestId } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { BlockHold, BlockPool } from "../kv/pool.ts";
+import type { Parallel } from "../kv/ranks.ts";
 
 /** `cache_transceiver_config` of the YAML, same names, units and defaults (spec system.md S13-S28). */
 export interface TransceiverConfig {
@@ -13,13 +14,10 @@ export interface TransceiverConfig {
 
 export interface OpenOptions {
   readonly config?: TransceiverConfig;
+  /** Of the whole model, whatever part of it this rank holds. */
   readonly layout: Layout;
-  readonly parallel?: {
-    readonly tpRank: number;
-    readonly tpSize: number;
-    readonly ppRank: number;
-    readonly ppSize: number;
-  };
+  /** This rank's place in its instance; default: it holds everything. */
+  readonly parallel?: Parallel;
   readonly pool:
     | { readonly memory: "host"; readonly blocks: number }
     | {

@@ -26,15 +26,18 @@ export function joinSends(parts: Parts<SendTransfer>): SendTransfer {
   const [first] = parts;
   if (parts.length === 1) return first;
   const cancel = (reason?: string): CancelOutcome => joinOutcomes(parts.map((part) => part.cancel(reason)));
-  for (const { done } of parts) {
-    done.catch((error: KvError) => {
+  let failure: KvError | null = null;
+  for (const part of parts) {
+    part.done.catch((error: KvError) => {
+      failure ??= error;
       // Its receiver may have it all, and so may the others: only a last word was lost.
       if (error.code !== "LEASE_EXPIRED") cancel(`another rank's offer of this request ended: ${error.message}`);
     });
   }
-  const ended = Promise.allSettled(parts.map(({ done }) => done));
-  const joined = joinDone(parts);
-  const done = ended.then(() => joined);
+  const done = Promise.allSettled(parts.map((part) => part.done)).then(() => {
+    if (failure !== null) throw failure;
+    return joinDone(parts);
+  });
   done.catch(() => {});
   return {
     requestId: first.requestId,

@@ -3,11 +3,12 @@ import { z } from "zod";
 import { KvError } from "../errors.ts";
 import type { CapabilityToken, Epoch, RequestId } from "../ids.ts";
 import { Layout } from "../kv/layout.ts";
+import { RANKS_LIMIT } from "./peer_ranks.ts";
 import { countField, epochField, readerOfFields, requestIdField, textField, tokenField } from "./wire_fields.ts";
 
 const STATE_VERSION = 1;
-/** 2 KiB and 200 bytes a rank, for 1024 ranks: more is no state of ours. */
-const STATE_LIMIT = 2048 + 200 * 1024;
+/** 2 KiB and 200 bytes a rank: more is no state of ours. */
+const STATE_LIMIT = 2048 + 200 * RANKS_LIMIT;
 
 const RankState = z.object({
   rank: countField,
@@ -20,14 +21,18 @@ const RankState = z.object({
 });
 
 /** The fields of a state, and the judge of every one. */
-export const State = z.object({
-  version: z.literal(STATE_VERSION),
-  instance: textField,
-  layout: Layout,
-  requestId: requestIdField,
-  tokens: countField.min(1),
-  ranks: z.array(RankState).min(1).max(1024),
-});
+export const State = z
+  .object({
+    version: z.literal(STATE_VERSION),
+    instance: textField,
+    layout: Layout,
+    tpSize: countField.min(1),
+    ppSize: countField.min(1),
+    requestId: requestIdField,
+    tokens: countField.min(1),
+    ranks: z.array(RankState).min(1).max(RANKS_LIMIT),
+  })
+  .refine(({ tpSize, ppSize }) => tpSize * ppSize <= RANKS_LIMIT, `an instance has at most ${RANKS_LIMIT} ranks`);
 
 /** One rank's part: where it listens and the right to fetch. */
 export interface RankState {
@@ -41,7 +46,11 @@ export interface RankState {
 /** What prefill hands to decode through the router (`encoded_opaque_state`): all that is needed to fetch, nothing else. */
 export interface OpaqueState {
   readonly instance: string;
+  /** Of the whole model. */
   readonly layout: Layout;
+  /** Of the instance, all of whose ranks hold a part. */
+  readonly tpSize: number;
+  readonly ppSize: number;
   readonly requestId: RequestId;
   readonly tokens: number;
   readonly ranks: readonly RankState[];
@@ -78,7 +87,13 @@ const readRank = readerOfFields({
   unix: textField,
   token: tokenField,
 });
-const readHead = readerOfFields({ instance: textField, requestId: requestIdField, tokens: countField });
+const readHead = readerOfFields({
+  instance: textField,
+  tpSize: countField,
+  ppSize: countField,
+  requestId: requestIdField,
+  tokens: countField,
+});
 /** Of the last state with its words as they came: the states of one sender all have the same. */
 let lastLayout: { readonly raw: Readonly<Record<string, unknown>>; readonly layout: Layout } | undefined;
 
@@ -105,7 +120,9 @@ function readPlain(value: unknown): OpaqueState | undefined {
   const head = readHead(value);
   const rank = readRank(rawRank);
   const layout = readLayout(value.layout);
-  if (head === undefined || head.tokens < 1 || rank === undefined || layout === undefined) return undefined;
+  if (head === undefined || head.tokens < 1 || head.tpSize < 1 || head.ppSize < 1) return undefined;
+  if (head.tpSize * head.ppSize > RANKS_LIMIT) return undefined;
+  if (rank === undefined || layout === undefined) return undefined;
   return { ...head, layout, ranks: [rank] };
 }
 

@@ -2,12 +2,13 @@ import { hostname } from "node:os";
 import { z } from "zod";
 import { KvError } from "../errors.ts";
 import { Layout } from "../kv/layout.ts";
+import { type Parallel, rankOf } from "../kv/ranks.ts";
 import type { OpenOptions } from "./api.ts";
 import { defaultSocketDir } from "./socket_directory.ts";
 
 const DEFAULT_LEASE_MS = 10_000;
 const DEFAULT_TRANSFER_MS = 60_000;
-const DEFAULT_SENDER_FUTURE_MS = 1_000;
+export const DEFAULT_SENDER_FUTURE_MS = 1_000;
 const DEFAULT_PULLS = 8;
 const DEFAULT_OFFERS = 1024;
 
@@ -80,12 +81,7 @@ function refuseOtherMemory(pool: unknown): void {
 /** Every option checked and with its default. */
 export interface ResolvedOptions {
   readonly layout: Layout;
-  readonly parallel: {
-    readonly tpRank: number;
-    readonly tpSize: number;
-    readonly ppRank: number;
-    readonly ppSize: number;
-  };
+  readonly parallel: Parallel;
   readonly rank: number;
   readonly blocks: number;
   readonly adopt: { readonly fd: number; readonly offset: number; readonly bytes: number } | undefined;
@@ -134,7 +130,7 @@ export function resolveOptions(options: OpenOptions, environment: NodeJS.Process
   return {
     layout,
     parallel,
-    rank: parallel.ppRank * parallel.tpSize + parallel.tpRank,
+    rank: rankOf(parallel),
     blocks: pool.blocks,
     adopt: "adopt" in pool ? pool.adopt[0] : undefined,
     listen: { host: listen?.host ?? "127.0.0.1", port: listen?.port ?? 0, tls: listen?.tls },

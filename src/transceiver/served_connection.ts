@@ -125,9 +125,12 @@ export class ServedConnection implements ChannelListener {
       return;
     }
     switch (frame.type) {
-      case "PULL":
-        offers.pull(receiver, frame, { sameLayout: this.#sameLayout, ranks: this.#context.readersOf(frame.reader) });
+      case "PULL": {
+        const ranks = this.#context.readersOf(frame.reader);
+        const fits = this.#sameLayout && ranks.includes(frame.reader.rank);
+        offers.pull(receiver, frame, { sameLayout: fits, ranks });
         break;
+      }
       case "RENEW":
         offers.renew(receiver, frame);
         break;

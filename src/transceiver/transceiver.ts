@@ -2,6 +2,7 @@ import { KvError } from "../errors.ts";
 import { type BlockId, type Epoch, newEpoch } from "../ids.ts";
 import { blocksFor, headBytesOf, type Layout, planesOf } from "../kv/layout.ts";
 import { BlockPool } from "../kv/pool.ts";
+import { layoutOfRank, type ParallelSizes, placeOf, shareOf } from "../kv/ranks.ts";
 import type { NativePoolSpan } from "../native/binding.ts";
 import { loadNative } from "../native/loader.ts";
 import { createLogger } from "../observability/log.ts";
@@ -21,23 +22,27 @@ import { ControlServer, isLoopback } from "./control_server.ts";
 import type { DataPlane } from "./data_plane.ts";
 import { dial } from "./dial.ts";
 import { EndedSends } from "./ended_sends.ts";
+import { joinReceives } from "./joined_transfers.ts";
 import { NativePlane } from "./native_plane.ts";
 import type { SessionObserver } from "./observer.ts";
 import type { Offer } from "./offer.ts";
 import { Offers } from "./offers.ts";
-import { decodeState, encodeState } from "./opaque_state.ts";
+import { decodeState, encodeState, type OpaqueState, type RankState } from "./opaque_state.ts";
 import { type ResolvedOptions, resolveOptions } from "./open_options.ts";
+import { PeerRanks } from "./peer_ranks.ts";
 import { layoutDifferences, layoutDigest } from "./proof.ts";
 import { Pulls } from "./pulls.ts";
 import { Receivers } from "./receivers.ts";
 import { controlSocketPath } from "./socket_directory.ts";
 import { TransferCounts } from "./transfer_counts.ts";
 
-/** @internal For tests and simulations. */
+/** @internal For tests, and for the ranks of one instance. */
 export interface TransceiverHooks {
   readonly observer?: SessionObserver;
   /** Puts a fault decorator around the data plane, as the sessions see it. */
   readonly plane?: (real: DataPlane) => DataPlane;
+  /** Of another rank of this instance: a block id names a block in the pool of each. */
+  readonly pool?: BlockPool;
 }
 
 /** Quarantined blocks above this share of the pool make the transceiver unhealthy (I3). */
@@ -62,6 +67,7 @@ export class KvTransceiver implements Transceiver {
   readonly #plane: NativePlane;
   readonly #offers: Offers;
   readonly #pulls: Pulls;
+  readonly #peerRanks: PeerRanks;
   readonly #counts: TransferCounts;
   readonly #ended: EndedSends;
   readonly #server: ControlServer;
@@ -78,6 +84,7 @@ export class KvTransceiver implements Transceiver {
     this.#plane = parts.plane;
     this.#offers = parts.offers;
     this.#pulls = parts.pulls;
+    this.#peerRanks = parts.peerRanks;
     this.#counts = parts.counts;
     this.#ended = parts.ended;
     this.#server = parts.server;
@@ -91,7 +98,8 @@ export class KvTransceiver implements Transceiver {
   static async open(options: OpenOptions, hooks: TransceiverHooks = {}): Promise<KvTransceiver> {
     const resolved = resolveOptions(options);
     const epoch = newEpoch();
-    const { layout, check } = resolved;
+    const { check, parallel } = resolved;
+    const layout = layoutOfRank(resolved.layout, parallel);
     const plane = await NativePlane.open(loadNative(), {
       layout: {
         layers: layout.layers,
@@ -148,7 +156,9 @@ export class KvTransceiver implements Transceiver {
     const offer = this.#offers.add({ requestId, tokens, blocks, ready });
     const { tcp, unix } = this.endpoints;
     const rank = { rank: this.#options.rank, epoch: this.epoch, tcp, unix, token: offer.token };
-    const state = encodeState({ instance: this.instance, layout: this.layout, requestId, tokens, ranks: [rank] });
+    const { tpSize, ppSize } = this.#options.parallel;
+    const { instance, layout } = this;
+    const state = encodeState({ instance, layout, tpSize, ppSize, requestId, tokens, ranks: [rank] });
     return {
       requestId,
       state,
@@ -167,14 +177,6 @@ export class KvTransceiver implements Transceiver {
   receive(options: ReceiveOptions): ReceiveTransfer {
     this.#mustTakeWork();
     const offer = decodeState(options.state);
-    const [rank] = offer.ranks;
-    if (rank === undefined || offer.ranks.length > 1) {
-      throw new KvError("NOT_PROVIDED", {
-        what: `a state of ${offer.ranks.length} ranks`,
-        why: "pulling from several ranks is not built yet",
-        remedy: "run the context worker with one rank",
-      });
-    }
     const fields = layoutDifferences(this.layout, offer.layout);
     if (fields !== "") throw new KvError("LAYOUT_MISMATCH", { peer: offer.instance, fields });
     this.#checkBlocks(options.blocks, offer.tokens);
@@ -183,20 +185,25 @@ export class KvTransceiver implements Transceiver {
       const why = `the offer has ${offer.tokens} tokens`;
       throw new KvError("INVALID_ARGUMENT", { what: `skipTokens ${skipTokens}`, why });
     }
-    const { requestId, tokens } = offer;
-    const session = this.#pulls.start(
-      { requestId, token: rank.token, peer: offer.instance, tokens, skipTokens, blocks: options.blocks },
-      { name: offer.instance, epoch: rank.epoch, tcp: rank.tcp, unix: rank.unix },
-      options.signal,
-    );
-    return {
-      requestId,
-      tokens,
-      done: session.done,
-      released: session.released,
-      progress: session.progress,
-      cancel: (reason = "the receiver's caller cancelled it") => session.cancel(reason),
-    };
+    const { needed, unneeded } = this.#peerRanks.sources(offer);
+    const ranks = needed.map((rank) => rankIn(offer, rank));
+    const own = JSON.stringify(shareOf(this.layout, this.#options.parallel));
+    if (needed.some((rank) => JSON.stringify(shareOf(this.layout, placeOf(rank, offer))) !== own)) {
+      throw new KvError("NOT_PROVIDED", {
+        what: "a pull between ranks that hold different layers or heads",
+        why: "plans of unequal layouts are not built yet",
+        remedy: "give both workers the same --tp_size and --pp_size",
+      });
+    }
+    const [first, ...rest] = ranks.map((rank) => this.#pull(offer, rank, { ...options, skipTokens }));
+    if (first === undefined)
+      throw new KvError("INTERNAL", { where: "receive", why: "no rank holds what this one needs" });
+    // Replicas that no rank of this side needs are told so by a pull of nothing: they let their blocks go now, not by their timer.
+    using nothing = options.blocks.share(0, 0);
+    for (const rank of offer.ranks.filter(({ rank }) => unneeded.includes(rank))) {
+      this.#pull(offer, rank, { blocks: nothing, skipTokens: offer.tokens });
+    }
+    return joinReceives([first, ...rest]);
   }
 
   /** Ends the offer that a state of this transceiver names. @throws KvError BAD_STATE */
@@ -210,20 +217,35 @@ export class KvTransceiver implements Transceiver {
     return this.#ended.wait(options.atLeast, () => this.#offers.open);
   }
 
-  stats(): TransceiverStats {
+  /** @internal */
+  get blocksInUse(): Readonly<Record<"pinned" | "leased" | "quarantined", ReadonlySet<BlockId>>> {
     const offers = [...this.#offers.live];
-    const held = this.pool.total - this.pool.free;
-    const leased = offers.filter((offer) => offer.leased);
+    return {
+      pinned: pinnedBy(offers),
+      leased: pinnedBy(offers.filter(({ leased }) => leased)),
+      quarantined: this.#pulls.quarantined,
+    };
+  }
+
+  /** @internal */
+  get plane(): DataPlane {
+    return this.#plane;
+  }
+
+  stats(): TransceiverStats {
+    const { total, free } = this.pool;
+    const { pinned, leased, quarantined } = this.blocksInUse;
+    const open = [...this.#offers.live];
     return {
       blocks: {
-        total: this.pool.total,
-        free: this.pool.free,
-        held,
-        pinned: pinnedBy(offers),
-        leased: pinnedBy(leased),
-        quarantined: this.#pulls.quarantined.size,
+        total,
+        free,
+        held: total - free,
+        pinned: pinned.size,
+        leased: leased.size,
+        quarantined: quarantined.size,
       },
-      sends: { open: offers.length, leased: leased.length, ...this.#counts.sends },
+      sends: { open: open.length, leased: open.filter((offer) => offer.leased).length, ...this.#counts.sends },
       receives: { open: this.#pulls.open, ...this.#counts.receives },
       bytesReceived: this.#counts.bytesReceived,
       peers: this.#pulls.peers,
@@ -272,6 +294,26 @@ export class KvTransceiver implements Transceiver {
     await this.#plane.close();
   }
 
+  #pull(
+    { instance, requestId, tokens }: OpaqueState,
+    { epoch, tcp, unix, token }: RankState,
+    { blocks, skipTokens, signal }: Pick<ReceiveOptions, "blocks" | "signal"> & { readonly skipTokens: number },
+  ): ReceiveTransfer {
+    const session = this.#pulls.start(
+      { requestId, token, peer: instance, tokens, skipTokens, blocks },
+      { name: instance, epoch, tcp, unix },
+      signal,
+    );
+    return {
+      requestId,
+      tokens,
+      done: session.done,
+      released: session.released,
+      progress: session.progress,
+      cancel: (reason = "the receiver's caller cancelled it") => session.cancel(reason),
+    };
+  }
+
   #mustTakeWork(): void {
     const what = `transceiver ${this.instance}`;
     if (this.#phase === "closed") throw new KvError("CLOSED", { what });
@@ -293,8 +335,15 @@ export class KvTransceiver implements Transceiver {
   }
 }
 
+/** @throws KvError BAD_STATE */
+function rankIn({ ranks }: OpaqueState, wanted: number): RankState {
+  const found = ranks.find(({ rank }) => rank === wanted);
+  if (found === undefined) throw new KvError("BAD_STATE", { why: `rank ${wanted}, which holds a part, is missing` });
+  return found;
+}
+
 /** Offers of requests with one prefix share blocks: each counts once. */
-const pinnedBy = (offers: readonly Offer[]): number => new Set(offers.flatMap(({ pinned }) => pinned)).size;
+const pinnedBy = (offers: readonly Offer[]): ReadonlySet<BlockId> => new Set(offers.flatMap(({ pinned }) => pinned));
 
 interface Parts {
   readonly options: ResolvedOptions;
@@ -303,6 +352,7 @@ interface Parts {
   readonly pool: BlockPool;
   readonly offers: Offers;
   readonly pulls: Pulls;
+  readonly peerRanks: PeerRanks;
   readonly counts: TransferCounts;
   readonly ended: EndedSends;
   readonly server: ControlServer;
@@ -335,6 +385,7 @@ async function connectParts(
     },
     observer,
   });
+  const peerRanks = new PeerRanks(layout, options.parallel);
   const digest = layoutDigest(layout);
   const pulls = new Pulls({
     plane,
@@ -366,7 +417,7 @@ async function connectParts(
     secret,
     offers,
     receivers,
-    readersOf: ({ rank }: { readonly rank: number }) => [rank],
+    readersOf: (reader: ParallelSizes) => peerRanks.readers(reader),
     countDropped,
   };
   const { host, port, tls } = options.listen;
@@ -378,26 +429,34 @@ async function connectParts(
       "control frames and capability tokens cross the network in the clear; set listen.tls (control.tls)",
     );
   }
-  return { options, epoch, plane: native, pool: openPool(options, native), offers, pulls, counts, ended, server };
+  return {
+    options,
+    epoch,
+    plane: native,
+    pool: openPool(options, native, hooks.pool),
+    offers,
+    pulls,
+    peerRanks,
+    counts,
+    ended,
+    server,
+  };
 }
 
-function openPool(options: ResolvedOptions, plane: NativePlane): BlockPool {
-  const { blocks, check } = options;
-  const { blockBytes } = plane.native;
-  if (!check) return new BlockPool({ blocks, blockBytes });
+/** The ids of the blocks; with KVT_CHECK, the plane's memory is filled while they are free. */
+function openPool({ blocks, check }: ResolvedOptions, plane: NativePlane, shared: BlockPool | undefined): BlockPool {
+  const pool = shared ?? new BlockPool({ blocks, blockBytes: plane.native.blockBytes });
+  if (!check) return pool;
   for (let from = 0; from < blocks; from += FILL_STEP) {
     plane.fillReleased(Array.from({ length: Math.min(FILL_STEP, blocks - from) }, (_, at) => (from + at) as BlockId));
   }
-  return new BlockPool({
-    blocks,
-    blockBytes,
-    hooks: {
-      freed: (ids) => plane.fillReleased(ids),
-      taken: (ids) => {
-        const touched = plane.findTouched(ids);
-        if (touched === undefined) return;
-        throw new KvError("INTERNAL", { where: "block pool", why: `block ${touched} was written while it was free` });
-      },
+  pool.addHooks({
+    freed: (ids) => plane.fillReleased(ids),
+    taken: (ids) => {
+      const touched = plane.findTouched(ids);
+      if (touched === undefined) return;
+      throw new KvError("INTERNAL", { where: "block pool", why: `block ${touched} was written while it was free` });
     },
   });
+  return pool;
 }

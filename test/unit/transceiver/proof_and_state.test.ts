@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { isKvError } from "../../../src/errors.ts";
 import { type Epoch, newEpoch, newToken, requestId } from "../../../src/ids.ts";
 import type { Layout } from "../../../src/kv/layout.ts";
-import { decodeState, encodeState, type OpaqueState } from "../../../src/transceiver/opaque_state.ts";
+import { decodeState, encodeState, joinStates, type OpaqueState } from "../../../src/transceiver/opaque_state.ts";
 import { equalBytes, layoutDifferences, layoutDigest, newNonce, proofOf } from "../../../src/transceiver/proof.ts";
 
 const layout: Layout = { layers: 30, kvHeads: 3, headDim: 64, dtype: "bf16", tokensPerBlock: 32, attention: "gqa" };
@@ -51,6 +51,8 @@ describe("the opaque state", () => {
   const state = (ranks: number): OpaqueState => ({
     instance: "context-3.example.org:4711",
     layout,
+    tpSize: ranks,
+    ppSize: 1,
     requestId: requestId(2n ** 62n + 1n),
     tokens: 131_072,
     ranks: Array.from({ length: ranks }, (_, number) => rank(number)),
@@ -60,6 +62,17 @@ describe("the opaque state", () => {
     for (const ranks of [1, 2, 8]) {
       const one = state(ranks);
       expect(decodeState(encodeState(one))).toEqual({ ...one });
+    }
+  });
+
+  it("joins the states of an instance's ranks, and no others", () => {
+    const whole = state(4);
+    const [first, ...rest] = whole.ranks.map((one) => encodeState({ ...whole, ranks: [one] })).reverse();
+    expect(decodeState(joinStates([first as string, ...rest]))).toEqual(whole);
+    expect(joinStates([first as string])).toBe(first);
+    const another = encodeState({ ...state(4), requestId: requestId(7) });
+    for (const wrong of [[], [first as string, first as string], [first as string, another]]) {
+      expect(() => joinStates(wrong)).toThrow(/states/);
     }
   });
 

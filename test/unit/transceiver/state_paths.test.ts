@@ -41,6 +41,8 @@ const state = fc.record({
   version: spoilt(fc.constant(1)),
   instance: spoilt(fc.constant("a")),
   layout: spoilt(layout),
+  tpSize: spoilt(fc.constantFrom(1, 2, 1024)),
+  ppSize: spoilt(fc.constantFrom(1, 2)),
   requestId: spoilt(bytes(8)),
   tokens: spoilt(fc.integer({ min: 1, max: 1e6 })),
   ranks: spoilt(fc.array(spoilt(rank), { minLength: 1, maxLength: 2 })),

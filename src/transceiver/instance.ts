@@ -1,0 +1,205 @@
+import { KvError } from "../errors.ts";
+import type { BlockId, Epoch } from "../ids.ts";
+import type { Layout } from "../kv/layout.ts";
+import type { BlockPool } from "../kv/pool.ts";
+import { type ParallelSizes, placeOf, ranksOf } from "../kv/ranks.ts";
+import type {
+  CancelOutcome,
+  EndedSend,
+  OpenOptions,
+  ReceiveOptions,
+  ReceiveTransfer,
+  SendOptions,
+  SendTransfer,
+  Transceiver,
+  TransceiverHealth,
+  TransceiverStats,
+} from "./api.ts";
+import { EndedSends } from "./ended_sends.ts";
+import { joinOutcomes, joinReceives, joinSends } from "./joined_transfers.ts";
+import { DEFAULT_SENDER_FUTURE_MS } from "./open_options.ts";
+import { KvTransceiver, type TransceiverHooks } from "./transceiver.ts";
+
+export interface InstanceOptions extends Omit<OpenOptions, "parallel" | "pool">, ParallelSizes {
+  /** Blocks of each rank's pool: a block id names a block in every one of them. */
+  readonly pool: { readonly memory: "host"; readonly blocks: number };
+}
+
+const HEALTH_ORDER = ["ok", "degraded", "unhealthy"] as const;
+
+/**
+ * All ranks of one instance in one process: a transceiver and a pool each, block ids in common. A transfer of the instance is one of every
+ * rank; it is complete when all are, and one that fails ends the others.
+ */
+export class KvInstance implements Transceiver {
+  /** In rank order. */
+  readonly ranks: readonly [KvTransceiver, ...KvTransceiver[]];
+  readonly sizes: ParallelSizes;
+  readonly #ended: EndedSends;
+  #openSends = 0;
+
+  private constructor(
+    ranks: readonly [KvTransceiver, ...KvTransceiver[]],
+    sizes: ParallelSizes,
+    senderFutureMs: number,
+  ) {
+    this.ranks = ranks;
+    this.sizes = sizes;
+    this.#ended = new EndedSends(ranks[0].plane, senderFutureMs);
+  }
+
+  /**
+   * Opens one transceiver a rank. With `listen.port` rank r listens at port + r.
+   * @throws KvError as KvTransceiver.open; INVALID_ARGUMENT when the model can't be spread over so many ranks
+   */
+  static async open(options: InstanceOptions, hooks: TransceiverHooks = {}): Promise<KvInstance> {
+    const { tpSize, ppSize, listen, ...common } = options;
+    const opened: KvTransceiver[] = [];
+    try {
+      for (const rank of ranksOf({ tpSize, ppSize })) {
+        const port = listen === undefined || listen.port === 0 ? 0 : listen.port + rank;
+        opened.push(
+          await KvTransceiver.open(
+            {
+              ...common,
+              parallel: placeOf(rank, { tpSize, ppSize }),
+              ...(listen === undefined ? {} : { listen: { ...listen, port } }),
+            },
+            opened[0] === undefined ? hooks : { ...hooks, pool: opened[0].pool },
+          ),
+        );
+      }
+      const [first, ...rest] = opened;
+      if (first === undefined) throw new KvError("INVALID_ARGUMENT", { what: "tpSize * ppSize", why: "it is below 1" });
+      const futureMs = common.config?.kv_transfer_sender_future_timeout_ms ?? DEFAULT_SENDER_FUTURE_MS;
+      return new KvInstance([first, ...rest], { tpSize, ppSize }, futureMs);
+    } catch (error) {
+      await Promise.all(opened.map((transceiver) => transceiver.close()));
+      throw error;
+    }
+  }
+
+  /** Of rank 0, which stands for the start of this instance. */
+  get epoch(): Epoch {
+    return this.ranks[0].epoch;
+  }
+
+  get instance(): string {
+    return this.ranks[0].instance;
+  }
+
+  get pool(): BlockPool {
+    return this.ranks[0].pool;
+  }
+
+  get layout(): Layout {
+    return this.ranks[0].layout;
+  }
+
+  get endpoints(): Transceiver["endpoints"] {
+    return this.ranks[0].endpoints;
+  }
+
+  send(options: SendOptions): SendTransfer {
+    const sending = joinSends(this.#start((rank) => rank.send(options)));
+    this.#openSends++;
+    const ended = (outcome: Partial<EndedSend>): void => {
+      this.#openSends--;
+      this.#ended.add({ requestId: options.requestId, ...outcome });
+    };
+    sending.done.then(
+      (report) => ended({ report }),
+      (error: Error) => ended({ error }),
+    );
+    return sending;
+  }
+
+  receive(options: ReceiveOptions): ReceiveTransfer {
+    return joinReceives(this.#start((rank) => rank.receive(options)));
+  }
+
+  release(state: string): CancelOutcome {
+    return joinOutcomes(this.ranks.map((rank) => rank.release(state)));
+  }
+
+  waitForSenders(options: { readonly atLeast: number }): Promise<readonly EndedSend[]> {
+    return this.#ended.wait(options.atLeast, () => this.#openSends);
+  }
+
+  /** Blocks are counted once, transfers once for each pair of ranks. */
+  stats(): TransceiverStats {
+    const all = this.ranks.map((rank) => rank.stats());
+    const sum = (of: (stats: TransceiverStats) => number): number => all.reduce((total, one) => total + of(one), 0);
+    const union = (of: (rank: KvTransceiver) => Iterable<BlockId>): number =>
+      new Set(this.ranks.flatMap((rank) => [...of(rank)])).size;
+    const dropped: Record<string, number> = {};
+    for (const one of all) {
+      for (const [what, count] of Object.entries(one.dropped)) dropped[what] = (dropped[what] ?? 0) + count;
+    }
+    const { total, free } = this.pool;
+    return {
+      blocks: {
+        total,
+        free,
+        held: total - free,
+        pinned: union((rank) => rank.blocksInUse.pinned),
+        leased: union((rank) => rank.blocksInUse.leased),
+        quarantined: union((rank) => rank.blocksInUse.quarantined),
+      },
+      sends: {
+        open: sum(({ sends }) => sends.open),
+        leased: sum(({ sends }) => sends.leased),
+        completed: sum(({ sends }) => sends.completed),
+        failed: sum(({ sends }) => sends.failed),
+        cancelled: sum(({ sends }) => sends.cancelled),
+      },
+      receives: {
+        open: sum(({ receives }) => receives.open),
+        completed: sum(({ receives }) => receives.completed),
+        failed: sum(({ receives }) => receives.failed),
+        cancelled: sum(({ receives }) => receives.cancelled),
+      },
+      bytesReceived: sum(({ bytesReceived }) => bytesReceived),
+      peers: all.flatMap(({ peers }) => peers),
+      dropped,
+    };
+  }
+
+  /** As its worst rank. */
+  health(): TransceiverHealth {
+    const all = this.ranks.map((rank) => rank.health());
+    const worst = Math.max(...all.map(({ status }) => HEALTH_ORDER.indexOf(status)));
+    return {
+      status: HEALTH_ORDER[worst] ?? "unhealthy",
+      reasons: all.flatMap(({ reasons }, rank) =>
+        reasons.map((reason) => (all.length === 1 ? reason : `rank ${rank}: ${reason}`)),
+      ),
+    };
+  }
+
+  async drain(): Promise<void> {
+    await Promise.all(this.ranks.map((rank) => rank.drain()));
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.ranks.map((rank) => rank.close()));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /** All ranks begin, or none. */
+  #start<Part extends { cancel(reason?: string): CancelOutcome }>(
+    begin: (rank: KvTransceiver) => Part,
+  ): readonly [Part, ...Part[]] {
+    const started: Part[] = [];
+    try {
+      for (const rank of this.ranks) started.push(begin(rank));
+    } catch (error) {
+      for (const part of started) part.cancel("another rank could not begin");
+      throw error;
+    }
+    return started as unknown as readonly [Part, ...Part[]];
+  }
+}

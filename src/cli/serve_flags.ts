@@ -13,7 +13,7 @@ export const logLevelChoices = {
   internal_error: "fatal",
 } as const;
 
-const ranks = { kind: "integer", min: 1, help: "ranks of one worker (default 1; more are not built yet)" } as const;
+const ranks = { kind: "integer", min: 1, max: 1024 } as const;
 const accepted = "accepted, without effect here";
 
 /** Flags of `kvt serve` (system.md S99-S102). */
@@ -67,9 +67,9 @@ export const serveFlags = {
   enable_chunked_prefill: { kind: "boolean", help: "compute long prompts in pieces of max_num_tokens" },
   chat_template: { kind: "string", value: "FILE|TEXT", help: "Jinja template in place of the model's own" },
   device: { kind: "string", value: "NAME", help: "cpu (default); GPUs are not built yet" },
-  tensor_parallel_size: { ...ranks, aliases: ["tp_size"] },
-  pipeline_parallel_size: { ...ranks, aliases: ["pp_size"] },
-  context_parallel_size: { ...ranks, aliases: ["cp_size"] },
+  tensor_parallel_size: { ...ranks, aliases: ["tp_size"], help: "ranks that the KV heads are spread over (default 1)" },
+  pipeline_parallel_size: { ...ranks, aliases: ["pp_size"], help: "ranks that the layers are spread over (default 1)" },
+  context_parallel_size: { ...ranks, aliases: ["cp_size"], help: "1; more are not built" },
   max_beam_width: { kind: "integer", min: 1, help: "1; the engine has no beam search" },
   disagg_cluster_uri: { kind: "string", value: "URI", help: "service discovery (not built yet)" },
   metadata_server_config_file: { kind: "string", value: "FILE", help: "metadata server (not built yet)" },

@@ -50,6 +50,9 @@ export interface WorkerSettings {
     /** Tokens that the whole pool holds. */
     readonly maxTokens: number | null;
   };
+  /** Ranks that the KV cache is spread over: heads (TP) and layers (PP). */
+  readonly tensorParallelSize: number;
+  readonly pipelineParallelSize: number;
   readonly maxBatchSize: number;
   /** Tokens computed in one step; also the longest prompt that is admitted unless prefill is chunked. */
   readonly maxNumTokens: number;

@@ -62,6 +62,8 @@ export function resolveWorker(sources: WorkerSources): Resolved<WorkerSettings> 
 
   refuseUnbuilt(file, flags, chosen, problems);
   const kvCache = kvCacheSettings(file.section("kv_cache_config"), flags, chosen, problems);
+  const ranks = (key: "tensor_parallel_size" | "pipeline_parallel_size"): number =>
+    chosen.pick<number>(key, 1, { flag: flags[key], file: file.value(key) });
   const limit = <T>(key: "max_batch_size" | "max_num_tokens" | "max_seq_len", fallback: T): number | T =>
     chosen.pick<number | T>(key, fallback, { flag: flags[key], file: file.value(key) });
   chosen.pick<boolean>("disable_overlap_scheduler", false, { file: file.value("disable_overlap_scheduler") });
@@ -85,6 +87,8 @@ export function resolveWorker(sources: WorkerSources): Resolved<WorkerSettings> 
       problems,
     ),
     kvCache,
+    tensorParallelSize: ranks("tensor_parallel_size"),
+    pipelineParallelSize: ranks("pipeline_parallel_size"),
     maxBatchSize: limit("max_batch_size", 64),
     maxNumTokens: limit("max_num_tokens", 8192),
     maxSeqLen: limit("max_seq_len", null),
@@ -184,13 +188,14 @@ function refuseUnbuilt(
   chosen: Chosen,
   problems: Problems,
 ): void {
-  const parallel = ["tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size"] as const;
-  for (const key of parallel) {
-    const size = chosen.pick<number>(key, 1, { flag: flags[key], file: file.value(key) });
-    if (size === 1) continue;
-    const text = `${size} ranks: sharding the KV cache over ranks is not built yet; write 1`;
-    if (file.has(key)) file.report(problems, "not_built", key, text);
-    else problems.add("not_built", flags[key]?.origin ?? key, text);
+  const contextParallel = chosen.pick<number>("context_parallel_size", 1, {
+    flag: flags.context_parallel_size,
+    file: file.value("context_parallel_size"),
+  });
+  if (contextParallel > 1) {
+    const text = `${contextParallel} ranks that share a sequence's tokens (context parallelism) are not built; write 1`;
+    if (file.has("context_parallel_size")) file.report(problems, "not_built", "context_parallel_size", text);
+    else problems.add("not_built", flags.context_parallel_size?.origin ?? "context_parallel_size", text);
   }
   const beams = chosen.pick<number>("max_beam_width", 1, {
     flag: flags.max_beam_width,

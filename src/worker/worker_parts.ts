@@ -1,9 +1,11 @@
 import { freemem } from "node:os";
 import type { WorkerSettings } from "../config/settings.ts";
 import { KvError } from "../errors.ts";
-import type { Layout } from "../kv/layout.ts";
+import { blockBytesOf, type Layout } from "../kv/layout.ts";
+import { layoutOfRank, type ParallelSizes, placeOf, ranksOf, shareOf } from "../kv/ranks.ts";
 import type { Logger } from "../observability/log.ts";
-import { KvTransceiver, type TransceiverHooks } from "../transceiver/transceiver.ts";
+import { KvInstance } from "../transceiver/instance.ts";
+import type { TransceiverHooks } from "../transceiver/transceiver.ts";
 import { BY_MAX_NUM_TOKENS } from "./admission.ts";
 import { ContextIds } from "./context_ids.ts";
 import type { EngineGeometry } from "./engine.ts";
@@ -15,7 +17,7 @@ import { ChatTemplate, type PromptReader, Tokenizer } from "./text/index.ts";
 /** What a worker is made of, in the order in which it is built; `close` takes it down the other way round. */
 export interface WorkerParts {
   readonly engine: ReferenceEngine;
-  readonly transceiver: KvTransceiver;
+  readonly transceiver: KvInstance;
   readonly scheduler: Scheduler;
   readonly reader: PromptReader;
   readonly contextIds: ContextIds;
@@ -55,9 +57,9 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
         : new ChatTemplate(settings.chatTemplate, tokenizer);
     const maxSeqLen = seqLenOf(settings, geometry);
     const blocks = poolBlocks(settings, geometry, maxSeqLen);
-    const transceiver = await KvTransceiver.open(transceiverOptions(settings, geometry, blocks), hooks.transceiver);
+    const transceiver = await KvInstance.open(transceiverOptions(settings, geometry, blocks), hooks.transceiver);
     undo.push(() => transceiver.close());
-    engine.attach(transceiver.span, blocks);
+    engine.attachRanks(rankPools(transceiver), blocks);
     const lifted = settings.enableChunkedPrefill || settings.maxNumTokens >= maxSeqLen;
     const limit = lifted
       ? { tokens: maxSeqLen - 1, name: "max_seq_len less one output token" }
@@ -85,8 +87,8 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
       ...(zeroes
         ? {
             onReceived: ({ ids }) => {
-              for (const id of ids) {
-                new Uint8Array(transceiver.memory, id * geometry.blockBytes, geometry.blockBytes).fill(0);
+              for (const { memory, blockBytes } of transceiver.ranks) {
+                for (const id of ids) new Uint8Array(memory, id * blockBytes, blockBytes).fill(0);
               }
             },
           }
@@ -126,12 +128,36 @@ function seqLenOf({ maxSeqLen }: WorkerSettings, geometry: EngineGeometry): numb
 
 function poolBlocks(settings: WorkerSettings, geometry: EngineGeometry, maxSeqLen: number): number {
   const { maxTokens, freeMemoryFraction } = settings.kvCache;
-  const { tokensPerBlock, blockBytes } = geometry;
+  const { tokensPerBlock } = geometry;
+  const sizes = sizesOf(settings);
+  const layout = layoutOf(geometry);
+  // Of all ranks together: what several keep is there several times.
+  const blockBytes = ranksOf(sizes)
+    .map((rank) => blockBytesOf(layoutOfRank(layout, placeOf(rank, sizes))))
+    .reduce((sum, bytes) => sum + bytes, 0);
   if (maxTokens !== null) return Math.ceil(maxTokens / tokensPerBlock);
   const useful = settings.maxBatchSize * Math.ceil(maxSeqLen / tokensPerBlock);
   const bytes = Math.min(freemem() * freeMemoryFraction, DEFAULT_POOL_BYTES_MAX);
   return Math.max(1, Math.min(useful, Math.floor(bytes / blockBytes)));
 }
+
+const sizesOf = ({ tensorParallelSize, pipelineParallelSize }: WorkerSettings): ParallelSizes => ({
+  tpSize: tensorParallelSize,
+  ppSize: pipelineParallelSize,
+});
+
+/** Each rank's pool with the part of the KV that the engine keeps there. */
+const rankPools = ({ ranks, layout, sizes }: KvInstance) =>
+  ranks.map(({ span }, rank) => {
+    const { layers, heads } = shareOf(layout, placeOf(rank, sizes));
+    return {
+      span,
+      firstLayer: layers.from,
+      layers: layers.to - layers.from,
+      firstHead: heads.from,
+      heads: heads.to - heads.from,
+    };
+  });
 
 export const layoutOf = (geometry: EngineGeometry): Layout => ({
   layers: geometry.layers,
@@ -165,6 +191,7 @@ function transceiverOptions(settings: WorkerSettings, geometry: EngineGeometry, 
             kv_transfer_sender_future_timeout_ms: transceiver.kvTransferSenderFutureTimeoutMs,
           },
     layout: layoutOf(geometry),
+    ...sizesOf(settings),
     pool: { memory: "host" as const, blocks },
     listen: { host: control.host, port: control.port, ...tls },
     lease,

@@ -188,9 +188,7 @@ describe("the worker file", () => {
   });
 
   it.each([
-    ["tensor_parallel_size: 2", "not built yet"],
-    ["pipeline_parallel_size: 2", "not built yet"],
-    ["context_parallel_size: 2", "not built yet"],
+    ["context_parallel_size: 2", "not built"],
     ["max_beam_width: 4", "no beam search"],
     ["return_perf_metrics: true", "not built yet"],
     ["perf_metrics_max_requests: 10", "not built yet"],
@@ -203,6 +201,18 @@ describe("the worker file", () => {
     expect(problems.fatal.map(({ kind }) => kind)).toEqual(["not_built"]);
     expect(problems.fatal[0]?.text).toContain(words);
     expect(problems.fatal[0]?.place?.line).toBe(1);
+  });
+
+  it("takes the sizes of an instance from the file, or from trtllm-serve's flags", () => {
+    const { settings, problems } = resolve("tensor_parallel_size: 4\npipeline_parallel_size: 2");
+    expect(problems.fatal).toEqual([]);
+    expect([settings.tensorParallelSize, settings.pipelineParallelSize]).toEqual([4, 2]);
+    const flags = {
+      tensor_parallel_size: { value: 2, origin: "--tp_size" },
+      pipeline_parallel_size: { value: 3, origin: "--pp_size" },
+    };
+    const flagged = resolve("", { flags }).settings;
+    expect([flagged.tensorParallelSize, flagged.pipelineParallelSize]).toEqual([2, 3]);
   });
 
   it("accepts all of these at their defaults", () => {
@@ -329,7 +339,7 @@ describe("flags of a worker", () => {
   it.each([
     [{ disagg_cluster_uri: flag("http://x:1", "--disagg_cluster_uri") }, "not built yet"],
     [{ metadata_server_config_file: flag(seed("metadata_config.yaml"), "-m") }, "not built yet"],
-    [{ tensor_parallel_size: flag(2, "--tp_size") }, "not built yet"],
+    [{ context_parallel_size: flag(2, "--cp_size") }, "not built"],
     [{ device: flag("cuda:0", "--device") }, "not built yet"],
     [{ port: flag(0, "--port") }, "works only with service discovery"],
     [{ chat_template: flag("/nowhere", "--chat_template") }, "neither a file nor a template"],

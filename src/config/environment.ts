@@ -20,6 +20,10 @@ export interface Environment {
   readonly legacyBackend: Candidate<LegacyBackend> | undefined;
   /** TRTLLM_NIXL_KVCACHE_BACKEND as given. */
   readonly nixlPlugin: string | undefined;
+  /** TRTLLM_KVCACHE_RECV_BUFFER_COUNT: receives at the same time (S83); 1 with TRTLLM_DISABLE_KV_CACHE_TRANSFER_OVERLAP (S84). */
+  readonly receives: Candidate<number> | undefined;
+  /** TRTLLM_KVCACHE_SEND_MAX_CONCURRENCY_NUM: the same for sends. */
+  readonly sends: Candidate<number> | undefined;
   /** TRTLLM_DISAGG_NO_RETRY (S90). */
   readonly noRetry: Candidate<boolean> | undefined;
 }
@@ -50,18 +54,14 @@ const notBuilt = new Set([
   "TLLM_SPAWN_PROXY_PROCESS",
   "TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR",
   "TLLM_SPAWN_PROXY_PROCESS_IPC_HMAC_KEY",
-  "TRTLLM_DISABLE_KV_CACHE_TRANSFER_OVERLAP",
   "TRTLLM_DISABLE_SELECTIVE_CACHE_TRANSFER",
   "TRTLLM_DISAGG_BENCHMARK_GEN_ONLY",
   "TRTLLM_DISAGG_COORDINATOR_RESERVATION_TIMEOUT",
   "TRTLLM_DISAGG_LAYERWISE",
   "TRTLLM_DISAGG_WEDGE_TRACE_INTERVAL_MS",
   "TRTLLM_DISAGG_WORKER_PROCESS_ID",
-  "TRTLLM_ENABLE_KVCACHE_RECEIVE_PARALLEL",
   "TRTLLM_KVCACHE_AWARE_ROUTER_HASH_TOKENS_PER_BLOCK",
   "TRTLLM_KVCACHE_POOL_USE_FABRIC_MEMORY",
-  "TRTLLM_KVCACHE_RECV_BUFFER_COUNT",
-  "TRTLLM_KVCACHE_SEND_MAX_CONCURRENCY_NUM",
   "TRTLLM_KVCACHE_TIME_OUTPUT_PATH",
   "TRTLLM_KVCACHE_TRANSFER_ALL_BLOCKS_FOR_WINDOW",
   "TRTLLM_KVCACHE_TRANSFER_BUFFER_SIZE",
@@ -71,19 +71,23 @@ const notBuilt = new Set([
   "TRTLLM_NIXL_INTERFACE",
   "TRTLLM_NIXL_KVCACHE_BACKEND",
   "TRTLLM_NIXL_PORT",
-  "TRTLLM_PARALLEL_CACHE_SEND",
-  "TRTLLM_REQUEST_KV_CACHE_CONCURRENT",
   "TRTLLM_UCX_INTERFACE",
 ]);
 
 // What they ask for is how this package always works, or is Python's own business: not worth a line.
 const silent = new Set([
   "TRTLLM_DISAGG_ENABLE_INFLIGHT_CANCEL",
+  "TRTLLM_DISABLE_KV_CACHE_TRANSFER_OVERLAP",
   "TRTLLM_DISAGG_NO_RETRY",
   "TRTLLM_DISAGG_SERVER_DISABLE_GC",
+  "TRTLLM_ENABLE_KVCACHE_RECEIVE_PARALLEL",
+  "TRTLLM_KVCACHE_RECV_BUFFER_COUNT",
+  "TRTLLM_KVCACHE_SEND_MAX_CONCURRENCY_NUM",
   "TRTLLM_KVCACHE_TRANSFER_USE_ASYNC_BUFFER",
   "TRTLLM_KVCACHE_TRANSFER_USE_SYNC_BUFFER",
   "TRTLLM_NIXL_BOUNCE_ENABLE",
+  "TRTLLM_PARALLEL_CACHE_SEND",
+  "TRTLLM_REQUEST_KV_CACHE_CONCURRENT",
   "TRTLLM_SERVER_DISABLE_GC",
   "TRTLLM_TRY_ZCOPY_FOR_KVCACHE_TRANSFER",
   "TRTLLM_USE_MOONCAKE_KVCACHE",
@@ -130,6 +134,22 @@ function logLevel(env: Env, problems: Problems): LogLevel | undefined {
   return value === undefined ? undefined : parseLogLevel(value, "KVT_LOG_LEVEL", problems);
 }
 
+/** A count from 1 to 4096; anything else is reported and counts as unset. */
+function count(env: Env, name: string, problems: Problems): Candidate<number> | undefined {
+  const value = text(env, name);
+  if (value === undefined) return undefined;
+  const number = Number(value);
+  if (Number.isInteger(number) && number >= 1 && number <= 4096) return candidate(name, number);
+  problems.add("warning", name, `${JSON.stringify(value)} is no number from 1 to 4096; the variable is ignored`);
+  return undefined;
+}
+
+/** How many transfers run at the same time: what the variable says, one when transfers shall not overlap. */
+function transfers(env: Env, name: string, problems: Problems): Candidate<number> | undefined {
+  const serial = "TRTLLM_DISABLE_KV_CACHE_TRANSFER_OVERLAP";
+  return flag(env, serial, problems) ? candidate(serial, 1) : count(env, name, problems);
+}
+
 function legacyBackend(env: Env, problems: Problems): Candidate<LegacyBackend> | undefined {
   const set = legacyOrder.filter((backend) => flag(env, `TRTLLM_USE_${backend}_KVCACHE`, problems));
   const [first] = set;
@@ -172,6 +192,8 @@ export function readEnvironment(env: Env, problems: Problems): Environment {
     nixlFallback: flag(env, "KVT_NIXL_FALLBACK", problems),
     legacyBackend: legacyBackend(env, problems),
     nixlPlugin: text(env, "TRTLLM_NIXL_KVCACHE_BACKEND"),
+    receives: transfers(env, "TRTLLM_KVCACHE_RECV_BUFFER_COUNT", problems),
+    sends: transfers(env, "TRTLLM_KVCACHE_SEND_MAX_CONCURRENCY_NUM", problems),
     noRetry: candidate("TRTLLM_DISAGG_NO_RETRY", flag(env, "TRTLLM_DISAGG_NO_RETRY", problems)),
   };
 }

@@ -29,6 +29,9 @@ export const KvtFile = z.strictObject({
       same_host: z.boolean().nullish(),
       verify: z.boolean().nullish(),
       max_offers: z.int().min(1).max(65536).nullish(),
+      max_receives: z.int().min(1).max(4096).nullish(),
+      max_receives_per_peer: z.int().min(1).max(4096).nullish(),
+      max_sends_per_peer: z.int().min(1).max(4096).nullish(),
     })
     .nullish(),
   /** Engine family of single workers, by `host:port` (S53). */

@@ -13,6 +13,8 @@ export type KvtSettings = Pick<WorkerSettings, "control" | "lease" | "transfer">
 const DEFAULT_LEASE_MS = 10_000;
 /** As many as may wait in the queue. */
 const DEFAULT_OFFERS = 1024;
+/** Transfers at the same time (S83). */
+const DEFAULT_TRANSFERS = 8;
 
 /** Reads `--kvt_config` (S5); without a file everything has its default. */
 export function kvtSettings(
@@ -42,9 +44,25 @@ export function kvtSettings(
       stallMs: chosen.pick<number>("lease.stallMs", 2 * leaseMs, { file: lease.value("stallMs") }),
       strict: chosen.pick<boolean>("lease.strict", false, { file: lease.value("strict") }),
     },
-    transfer: {
-      maxOffers: chosen.pick<number>("transfer.max_offers", DEFAULT_OFFERS, { file: transfer.value("max_offers") }),
-    },
+    transfer: transferSettings(transfer, environment, chosen),
+  };
+}
+
+function transferSettings(section: Transfer, environment: Environment, chosen: Chosen): KvtSettings["transfer"] {
+  const { receives: env, sends } = environment;
+  return {
+    maxOffers: chosen.pick<number>("transfer.max_offers", DEFAULT_OFFERS, { file: section.value("max_offers") }),
+    maxReceives: chosen.pick<number>("transfer.max_receives", DEFAULT_TRANSFERS, {
+      env,
+      file: section.value("max_receives"),
+    }),
+    maxReceivesPerPeer: chosen.pick<number>("transfer.max_receives_per_peer", DEFAULT_TRANSFERS, {
+      file: section.value("max_receives_per_peer"),
+    }),
+    maxSendsPerPeer: chosen.pick<number>("transfer.max_sends_per_peer", DEFAULT_TRANSFERS, {
+      env: sends,
+      file: section.value("max_sends_per_peer"),
+    }),
   };
 }
 

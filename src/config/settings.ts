@@ -73,6 +73,11 @@ export interface WorkerSettings {
   readonly transfer: {
     /** Context requests whose KV was not fetched yet; more are answered 429. */
     readonly maxOffers: number;
+    /** Receives at the same time, in all and from one peer; the others wait, the smallest first. */
+    readonly maxReceives: number;
+    readonly maxReceivesPerPeer: number;
+    /** What one peer may fetch from here at the same time. */
+    readonly maxSendsPerPeer: number;
   };
   /** KVT_AUTH_TOKEN. */
   readonly authToken: string | null;

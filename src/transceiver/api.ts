@@ -32,8 +32,11 @@ export interface OpenOptions {
   };
   /** Offers open at the same time; `send` refuses more with OFFERS_FULL. Default 1024. */
   readonly maxOffers?: number;
-  /** Pulls that run at the same time; the others wait for their turn. Default 8. */
+  /** Pulls that run at the same time, in all and from one peer; the others wait, the smallest first. Defaults 8. */
   readonly maxConcurrentPulls?: number;
+  readonly maxConcurrentPullsPerPeer?: number;
+  /** Pulls that one peer runs from here at the same time; it is told when it connects. Default 8. */
+  readonly maxConcurrentSends?: number;
   readonly lease?: { readonly leaseMs?: number; readonly stallMs?: number; readonly strict?: boolean };
   /** Name of the instance in messages, metrics and the protocol; default host:pid. */
   readonly instance?: string;
@@ -144,6 +147,8 @@ export interface TransceiverStats {
   };
   readonly receives: {
     readonly open: number;
+    /** Of these, waiting for a turn. */
+    readonly waiting: number;
     readonly completed: number;
     readonly failed: number;
     readonly cancelled: number;

@@ -155,6 +155,7 @@ export class KvInstance implements Transceiver {
       },
       receives: {
         open: sum(({ receives }) => receives.open),
+        waiting: sum(({ receives }) => receives.waiting),
         completed: sum(({ receives }) => receives.completed),
         failed: sum(({ receives }) => receives.failed),
         cancelled: sum(({ receives }) => receives.cancelled),

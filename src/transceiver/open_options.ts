@@ -9,6 +9,7 @@ import { defaultSocketDir } from "./socket_directory.ts";
 const DEFAULT_LEASE_MS = 10_000;
 const DEFAULT_TRANSFER_MS = 60_000;
 export const DEFAULT_SENDER_FUTURE_MS = 1_000;
+/** In all, from one peer, and by one peer. */
 const DEFAULT_PULLS = 8;
 const DEFAULT_OFFERS = 1024;
 
@@ -53,6 +54,8 @@ const Options = z.strictObject({
     .optional(),
   maxOffers: z.int().min(1).max(65536).optional(),
   maxConcurrentPulls: z.int().min(1).max(4096).optional(),
+  maxConcurrentPullsPerPeer: z.int().min(1).max(4096).optional(),
+  maxConcurrentSends: z.int().min(1).max(4096).optional(),
   instance: z.string().min(1).max(256).optional(),
   authToken: z.string().min(1).optional(),
   socketDir: z.string().startsWith("/").optional(),
@@ -100,6 +103,8 @@ export interface ResolvedOptions {
   readonly senderFutureMs: number;
   readonly maxOffers: number;
   readonly maxConcurrentPulls: number;
+  readonly maxConcurrentPullsPerPeer: number;
+  readonly maxConcurrentSends: number;
   readonly instance: string;
   readonly authToken: string | undefined;
   readonly socketDir: string;
@@ -142,6 +147,8 @@ export function resolveOptions(options: OpenOptions, environment: NodeJS.Process
     senderFutureMs: config?.kv_transfer_sender_future_timeout_ms ?? DEFAULT_SENDER_FUTURE_MS,
     maxOffers: rest.maxOffers ?? DEFAULT_OFFERS,
     maxConcurrentPulls: rest.maxConcurrentPulls ?? DEFAULT_PULLS,
+    maxConcurrentPullsPerPeer: rest.maxConcurrentPullsPerPeer ?? DEFAULT_PULLS,
+    maxConcurrentSends: rest.maxConcurrentSends ?? DEFAULT_PULLS,
     instance: rest.instance ?? `${hostname()}:${process.pid}`,
     authToken: rest.authToken ?? (environment.KVT_AUTH_TOKEN || undefined),
     socketDir: rest.socketDir ?? defaultSocketDir(environment),

@@ -46,6 +46,8 @@ export interface LinkSurroundings {
   countDropped(what: string): void;
   /** Counts up for this side's epoch, over all links: a sender drops an older connection for a newer one, and remembers the number. */
   nextConnection(): number;
+  /** What the sender said that it can serve. */
+  welcomed(limits: FrameOf<"WELCOME">["limits"]): void;
   /** The link holds nothing any more. */
   unused(link: PeerLink): void;
 }
@@ -323,6 +325,7 @@ export class PeerLink implements ChannelListener {
         this.#failAll(new KvError("LAYOUT_MISMATCH", { peer: this.target.name, fields }));
       } else {
         this.#leaseMs = welcome.limits.leaseMs;
+        this.#around.welcomed(welcome.limits);
         if (this.#mapped) this.#isUp();
         else this.#reach(welcome.descriptor);
       }

@@ -66,7 +66,8 @@ export const frameFields = {
     layout: Layout,
     /** Empty when the layouts differ: nothing could be read with it. */
     descriptor: bytesField.refine((raw) => raw.length <= 4096, "must be at most 4096 bytes"),
-    limits: z.object({ leaseMs: millisField.min(1), stallMs: millisField }),
+    /** `pulls`: how many of one receiver are served at the same time; it keeps the others back. */
+    limits: z.object({ leaseMs: millisField.min(1), stallMs: millisField, pulls: z.int().min(1).max(4096).optional() }),
     proof: proofField,
   }),
   STALE_EPOCH: z.object({ ...epochs, transferId: transferIdField.optional() }),

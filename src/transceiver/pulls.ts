@@ -5,7 +5,7 @@ import type { DataPlane } from "./data_plane.ts";
 import type { Dial, DialIdentity, DialTarget } from "./dial.ts";
 import type { SessionObserver } from "./observer.ts";
 import { PeerLink } from "./peer_link.ts";
-import { PullTurns } from "./pull_turns.ts";
+import { PullTurns, type TurnLimits } from "./pull_turns.ts";
 import { type ReceiverLimits, ReceiverSession, type WantedOffer } from "./receiver_session.ts";
 import type { TransferCounts } from "./transfer_counts.ts";
 
@@ -14,7 +14,7 @@ export interface PullsOptions {
   readonly layout: Layout;
   readonly limits: ReceiverLimits;
   readonly leaseMs: number;
-  readonly maxConcurrent: number;
+  readonly maxConcurrent: TurnLimits;
   readonly reader: { readonly rank: number; readonly tpSize: number; readonly ppSize: number };
   readonly identity: DialIdentity;
   readonly dial: Dial;
@@ -39,6 +39,11 @@ export class Pulls {
   constructor(options: PullsOptions) {
     this.#options = options;
     this.#turns = new PullTurns(options.maxConcurrent);
+  }
+
+  /** Of the open ones, those that wait for their turn. */
+  get waiting(): number {
+    return this.#turns.waiting;
   }
 
   get open(): number {
@@ -73,6 +78,7 @@ export class Pulls {
         reader,
         observer,
         turns: this.#turns,
+        sender: target.epoch,
         link: () => this.#linkTo(target),
         settled: (_session, report, error) => {
           signal?.removeEventListener("abort", aborted);
@@ -129,7 +135,9 @@ export class Pulls {
       ownLeaseMs: leaseMs,
       countDropped: (what) => counts.drop(what),
       nextConnection: () => ++this.#connections,
+      welcomed: (limits) => this.#turns.limitPeer(target.epoch, limits.pulls ?? null),
       unused: (unused) => {
+        this.#turns.limitPeer(target.epoch, null);
         if (this.#peers.get(target.epoch)?.link === unused) this.#peers.delete(target.epoch);
       },
     });

@@ -3,6 +3,7 @@ import {
   attemptOf,
   type BlockId,
   type CapabilityToken,
+  type Epoch,
   newTransferId,
   nextAttempt,
   type RequestId,
@@ -17,7 +18,7 @@ import type { LinkUser, PeerLink } from "./peer_link.ts";
 import { Pieces } from "./pieces.ts";
 import { Progress } from "./progress.ts";
 import type { DoneStatus, FrameOf } from "./protocol.ts";
-import type { PullTurns } from "./pull_turns.ts";
+import type { PullTurns, PullWaiter } from "./pull_turns.ts";
 import {
   type ReceiverEffect,
   type ReceiverEvent,
@@ -59,6 +60,7 @@ export interface ReceiverSurroundings {
   readonly plane: DataPlane;
   readonly limits: ReceiverLimits;
   readonly turns: PullTurns<ReceiverSession>;
+  readonly sender: Epoch;
   readonly reader: { readonly rank: number; readonly tpSize: number; readonly ppSize: number };
   /** The link to the offer's sender, made when it is first wanted. */
   link(): PeerLink;
@@ -79,7 +81,7 @@ export interface WantedOffer {
 }
 
 /** One pull: runs the receiver's table and carries out its effects. */
-export class ReceiverSession implements LinkUser {
+export class ReceiverSession implements LinkUser, PullWaiter {
   readonly offer: WantedOffer;
   readonly progress = new Progress();
   readonly #around: ReceiverSurroundings;
@@ -164,9 +166,22 @@ export class ReceiverSession implements LinkUser {
     return reading || renewingStates.has(this.#state) ? this.#transferId : null;
   }
 
-  turn(): void {
-    this.#dispatch("turn");
+  // --- PullWaiter ---------------------------------------------------------------------------------------------------------
+
+  get peer(): Epoch {
+    return this.#around.sender;
   }
+
+  get size(): number {
+    return this.offer.tokens - this.offer.skipTokens;
+  }
+
+  /** In other states it is kept for the reads that follow. */
+  turn(): void {
+    if (this.#state === "QUEUED" || this.#state === "READ") this.#dispatch("turn");
+  }
+
+  // --- frames and events of the link ----------------------------------------------------------------------------------------
 
   linkUp(): void {
     this.#dispatch("linkUp");
@@ -349,13 +364,18 @@ export class ReceiverSession implements LinkUser {
     return this.#link;
   }
 
-  /** Reads what is announced and not asked for yet, in one job. */
+  /** Reads what is announced and not asked for yet, in one job, with a turn. */
   #postReads(): void {
     const { tokens } = this.offer;
     const fromToken = this.#pieces.posted;
     const peer = this.#link?.peer;
+    const { plane, turns } = this.#around;
     if (this.#announced > fromToken && peer) {
-      const { plane } = this.#around;
+      if (!turns.holds(this)) {
+        this.#times.enter("queue", plane.nowMs());
+        turns.join(this);
+        return;
+      }
       const piece = this.#pieces.post(this.#announced, plane.nowMs());
       this.#times.enter("move", piece.postedMs);
       if (this.#pieces.running === 1) this.#progressMs = piece.postedMs;
@@ -375,6 +395,13 @@ export class ReceiverSession implements LinkUser {
       });
     }
     if (this.#pieces.accepted(tokens)) this.#dispatch("allAccepted");
+    else if (this.#pieces.running === 0) this.#waitForPrefill(plane.nowMs());
+  }
+
+  /** All that was announced is read: others may use the turn until more is. */
+  #waitForPrefill(nowMs: number): void {
+    this.#times.enter("wait", nowMs);
+    this.#around.turns.leave(this);
   }
 
   #readEnded(postedMs: number, end: ReadEnd, accept: () => void): void {
@@ -383,9 +410,8 @@ export class ReceiverSession implements LinkUser {
     this.#runs += end.runs;
     this.#copies += end.pieces;
     this.#path = end.path;
-    // What is left has not been computed.
-    const idle = this.#pieces.posted < this.offer.tokens && this.#pieces.running === 0;
-    if (idle) this.#times.enter("wait", end.atMs);
+    const idle = this.#pieces.posted === this.#announced && this.#announced < this.offer.tokens;
+    if (idle && this.#pieces.running === 0) this.#waitForPrefill(end.atMs);
     if (end.status === "ok") {
       const sure = this.#state === "ORPHAN" || this.#view?.accepts(postedMs, end.atMs) === true;
       if (!sure) {

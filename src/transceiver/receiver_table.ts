@@ -124,6 +124,8 @@ export const receiverTable = {
   },
   READ: {
     ready: to("READ", "restartTransferTimer", "postReads"),
+    // It had let its turn go while it waited for prefill.
+    turn: to("READ", "postReads"),
     renewed: to("READ", "takeBase"),
     leaseLost: failAloud,
     aborted: failAloud,

@@ -26,7 +26,7 @@ export interface ServedContext {
   readonly instance: string;
   readonly layout: Layout;
   readonly layoutDigest: string;
-  readonly limits: { readonly leaseMs: number; readonly stallMs: number };
+  readonly limits: { readonly leaseMs: number; readonly stallMs: number; readonly pulls?: number };
   readonly secret: string | undefined;
   readonly offers: Offers;
   readonly receivers: Receivers;

@@ -97,13 +97,14 @@ export class WorkerMetrics {
   #watchTransfers(transceiver: Transceiver): void {
     this.#metrics.gauge<"direction" | "state">({
       name: "kvt_worker_transfers_open",
-      help: "Transfers now: offers, of these leased to a receiver, and receives.",
+      help: "Transfers now: offers, of these leased to a receiver; receives, of these waiting for a turn.",
       labels: ["direction", "state"],
       read: (gauge) => {
         const { sends, receives } = transceiver.stats();
         gauge.set({ direction: "send", state: "open" }, sends.open);
         gauge.set({ direction: "send", state: "leased" }, sends.leased);
         gauge.set({ direction: "receive", state: "open" }, receives.open);
+        gauge.set({ direction: "receive", state: "waiting" }, receives.waiting);
       },
     });
     this.#metrics.gauge<"direction" | "outcome">({

@@ -86,7 +86,7 @@ export class SimProcess {
       layout,
       limits: { queueMs, transferMs, stallMs, strict },
       leaseMs,
-      maxConcurrent: 3,
+      maxConcurrent: { total: 3, perPeer: 2 },
       reader: { rank: 0, tpSize: 1, ppSize: 1 },
       identity: {
         epoch,

@@ -1,9 +1,11 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { defaultWorkerSettings } from "../../../src/config/worker_settings.ts";
 import type { DeparturePhase } from "../../../src/worker/departures.ts";
 import type { WorkerHooks } from "../../../src/worker/server.ts";
+import { Gate } from "../transceiver/gated_plane.ts";
 import { contextHop, post } from "../worker/client.ts";
 import { blocksOf, until } from "../worker/inspect.ts";
-import { Gate } from "./gated_plane.ts";
+import { tinyModel } from "../worker/worker_process.ts";
 import { type Here, metric, startHere } from "./workers_here.ts";
 
 /** Prefill takes several steps, decode goes on until somebody ends it. */
@@ -219,7 +221,9 @@ describe("what /kv/release and /kv/abort answer", () => {
 });
 
 it("offers that nobody fetches are bounded in number: a context request above the limit is 429 with Retry-After, others are served", async () => {
-  await using full = await startHere({ context: { settings: { transfer: { maxOffers: 2 } } } });
+  await using full = await startHere({
+    context: { settings: { transfer: { ...defaultWorkerSettings(tinyModel).transfer, maxOffers: 2 } } },
+  });
   const states = await Promise.all([1, 2].map(() => contextHop(full.context.url, "completion", SHORT)));
   const refused = await fetch(`${full.context.url}/v1/completions`, {
     method: "POST",

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { requestId } from "../../../src/ids.ts";
 import { KvTransceiver } from "../../../src/transceiver/transceiver.ts";
+import { Gate } from "./gated_plane.ts";
 
 const layout = { layers: 4, kvHeads: 2, headDim: 16, dtype: "f32", tokensPerBlock: 32, attention: "gqa" } as const;
 const BLOCK_BYTES = 4 * 2 * 2 * 32 * 16 * 4;
@@ -65,6 +66,61 @@ test("offers are bounded in number: one more is refused until one has ended, and
   target.release();
   expect(receiver.pool.free).toBe(64);
   offer(4, 64).cancel();
+});
+
+test("a pull that waits for its turn has a limit and a code of its own, one that runs has another", async () => {
+  const gate = new Gate();
+  const options = { layout, pool: { memory: "host", blocks: 64 }, socketDir } as const;
+  await using sender = await KvTransceiver.open(options);
+  await using receiver = await KvTransceiver.open(
+    { ...options, maxConcurrentPulls: 1, config: { kv_transfer_timeout_ms: 200 } },
+    { plane: gate.around },
+  );
+  const start = (id: number) => {
+    using blocks = sender.pool.allocate(2);
+    const { state } = sender.send({ requestId: requestId(id), tokens: 64, blocks });
+    using target = receiver.pool.allocate(2);
+    return receiver.receive({ state, blocks: target });
+  };
+  gate.close();
+  const held = new Promise<void>((resolve) => {
+    gate.onHeld = resolve;
+  });
+  const running = start(1);
+  const waiting = start(2);
+  await held;
+  expect(receiver.stats().receives).toMatchObject({ open: 2, waiting: 1 });
+  await expect(waiting.done).rejects.toMatchObject({ code: "QUEUE_TIMEOUT" });
+  await expect(running.done).rejects.toMatchObject({ code: "TRANSFER_TIMEOUT" });
+  gate.open();
+  await expect(start(3).done).resolves.toMatchObject({ tokens: 64 });
+});
+
+test("a receiver runs no more pulls at a time than the sender says it serves", async () => {
+  const gate = new Gate();
+  const options = { layout, pool: { memory: "host", blocks: 64 }, socketDir } as const;
+  await using sender = await KvTransceiver.open({ ...options, maxConcurrentSends: 2 });
+  await using receiver = await KvTransceiver.open(options, { plane: gate.around });
+  const start = (id: number) => {
+    using blocks = sender.pool.allocate(2);
+    const { state, done } = sender.send({ requestId: requestId(id), tokens: 64, blocks });
+    using target = receiver.pool.allocate(2);
+    return Promise.all([done, receiver.receive({ state, blocks: target }).done]);
+  };
+  // Before it is connected to, nobody knows.
+  await start(1);
+  gate.close();
+  let heldReads = 0;
+  const bothHeld = new Promise<void>((resolve) => {
+    gate.onHeld = () => ++heldReads === 2 && resolve();
+  });
+  const pulls = [2, 3, 4, 5, 6].map(start);
+  await bothHeld;
+  expect(sender.stats().sends).toMatchObject({ open: 5, leased: 2 });
+  expect(receiver.stats().receives).toMatchObject({ open: 5, waiting: 3 });
+  gate.open();
+  await Promise.all(pulls);
+  expect(sender.pool.free).toBe(64);
 });
 
 // Node makes no memfd of its own.

@@ -38,6 +38,19 @@ describe("environment variables", () => {
     expect(odd.told[0]).toContain("neither 1 nor 0");
   });
 
+  it("bounds transfers at the same time by TensorRT-LLM's variables, and runs one after another when they shall not overlap", () => {
+    const both = { TRTLLM_KVCACHE_RECV_BUFFER_COUNT: "2", TRTLLM_KVCACHE_SEND_MAX_CONCURRENCY_NUM: "3" };
+    const { receives, sends, told } = read({ ...both, TRTLLM_PARALLEL_CACHE_SEND: "1" });
+    expect([receives?.value, sends?.value, told]).toEqual([2, 3, []]);
+    const serial = read({ ...both, TRTLLM_DISABLE_KV_CACHE_TRANSFER_OVERLAP: "1" });
+    expect([serial.receives?.value, serial.sends?.value]).toEqual([1, 1]);
+    for (const bad of ["0", "1.5", "many", "5000"]) {
+      const odd = read({ TRTLLM_KVCACHE_RECV_BUFFER_COUNT: bad });
+      expect(odd.receives).toBeUndefined();
+      expect(odd.told[0]).toContain("no number from 1 to 4096");
+    }
+  });
+
   it("warns about a KVT_ name that does not exist, but not about test hooks", () => {
     expect(read({ KVT_SOCKETDIR: "/x", KVT_TEST_ANYTHING: "1" }).told).toEqual([
       "warning KVT_SOCKETDIR: no such variable; did you mean KVT_SOCKET_DIR?",

@@ -1,7 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { LeaseView, renewalPeriodMs } from "../../../src/transceiver/lease_view.ts";
 import { Pieces } from "../../../src/transceiver/pieces.ts";
-import { PullTurns } from "../../../src/transceiver/pull_turns.ts";
 
 describe("the receiver's view of a lease", () => {
   it("ends at 0.95 of the lease after the request that was confirmed was written", () => {
@@ -59,22 +58,5 @@ describe("the pieces of an attempt", () => {
     expect([cancels, pieces.unquiet, pieces.void]).toEqual([1, 1, true]);
     pieces.quiet();
     expect(pieces.unquiet).toBe(0);
-  });
-});
-
-describe("turns of pulls", () => {
-  it("go to the first who came, a limited number at a time", () => {
-    const turns = new PullTurns<{ turn(): void }>(2);
-    const got: number[] = [];
-    const waiters = Array.from({ length: 5 }, (_, index) => ({ turn: () => got.push(index) }));
-    for (const waiter of waiters) turns.join(waiter);
-    expect(got).toEqual([0, 1]);
-    const [first, , third] = waiters;
-    if (first === undefined || third === undefined) throw new Error("five waiters");
-    turns.leave(third);
-    turns.leave(first);
-    turns.leave(first);
-    expect(got).toEqual([0, 1, 3]);
-    expect(turns.waiting).toBe(1);
   });
 });

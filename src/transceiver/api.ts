@@ -46,10 +46,14 @@ export interface OpenOptions {
   readonly socketDir?: string;
 }
 
-/** Where the first token(s) of a finished prefill travel in generation-first scheduling. */
+/** What a finished prefill hands over in generation-first scheduling; this library passes it on as it is. */
 export interface FirstTokens {
+  /** 1 to 64 token ids. */
   readonly firstTokens: readonly number[];
+  /** One of each token, of any shape that msgpack can carry. */
   readonly firstLogProbs?: readonly unknown[];
+  /** Prompt tokens that the sender's side had in its prefix cache. */
+  readonly cachedTokens?: number;
 }
 
 /** What a transfer did. `gbPerS` = bytes / movingMs (move_gb_per_s of design.md section 11), decimal. */
@@ -78,6 +82,8 @@ export interface TransferReport {
   readonly runs: number;
   readonly pieces: number;
   readonly attempts: number;
+  /** Of a receive without a state. */
+  readonly first?: FirstTokens;
 }
 
 /** What cancelling really achieved (design.md section 5). */
@@ -100,13 +106,40 @@ export interface SendTransfer {
   readonly state: string;
   /** Tokens [0, n) are visible in memory from now on. Monotone. */
   ready(tokens: number): void;
+  /** Prefill is over: all tokens are visible, and a receiver that pulled without a state gets `first` with the last of them. */
+  finish(first: FirstTokens): void;
   /** Settles once: resolves when the receiver confirmed, rejects with KvError otherwise. Blocks are released by then. */
   readonly done: Promise<TransferReport>;
   cancel(reason?: string): CancelOutcome;
 }
 
-export interface ReceiveOptions {
+/** A sender as it names itself, before it has made any offer. */
+export interface PeerAddress {
+  /** For messages. */
+  readonly instance: string;
+  /** Its `infoEndpoints`. */
+  readonly endpoints: readonly string[];
+}
+
+export type ReceiveOptions = ReceiveBlocks & (ReceiveByState | ReceiveFromPeer);
+
+/** Context-first: what the sender's `state` names. */
+export interface ReceiveByState {
   readonly state: string;
+}
+
+/**
+ * Generation-first: KV that `peer` will offer under `requestId`. The pull waits there for the offer, and ends when the sender has called
+ * `finish`; the report has its first tokens then. Only between members of one cluster: cluster secret, or the same user on one host.
+ */
+export interface ReceiveFromPeer {
+  readonly peer: PeerAddress;
+  readonly requestId: RequestId;
+  /** Tokens of the sequence; the sender's must be as many. */
+  readonly tokens: number;
+}
+
+export interface ReceiveBlocks {
   /** Blocks of this pool in token order, covering the whole sequence. Shared by the session until no read can touch them. */
   readonly blocks: BlockHold;
   /** Tokens already here (reused prefix); they are not fetched. */
@@ -116,7 +149,7 @@ export interface ReceiveOptions {
 
 export interface ReceiveTransfer {
   readonly requestId: RequestId;
-  /** Tokens of the offer, from the state. */
+  /** Tokens of the offer. */
   readonly tokens: number;
   readonly done: Promise<TransferReport>;
   /** Resolves after `done` has settled, when no read can touch the blocks any more and the session has given its share back (I3). */
@@ -139,6 +172,8 @@ export interface TransceiverStats {
     readonly quarantined: number;
   };
   readonly sends: {
+    /** Receivers that wait for an offer which has not been made (generation-first). */
+    readonly waiting: number;
     readonly open: number;
     readonly leased: number;
     readonly completed: number;
@@ -179,6 +214,15 @@ export interface Transceiver extends AsyncDisposable {
   readonly endpoints: { readonly tcp: string; readonly unix: string | null };
   send(options: SendOptions): SendTransfer;
   receive(options: ReceiveOptions): ReceiveTransfer;
+  /** Where its ranks can be asked for KV before it has been offered, in their order; no secret. */
+  readonly infoEndpoints: readonly string[];
+  /**
+   * Resolves when a receiver waits for this request, so that nothing is computed that nobody will fetch. Rejects with QUEUE_TIMEOUT, CLOSED,
+   * DRAINING, or the signal's reason.
+   */
+  awaitPull(requestId: RequestId, signal?: AbortSignal): Promise<void>;
+  /** There will be no offer of this request: who waits for it is told now, who asks later at once. */
+  refuse(requestId: RequestId): void;
   /** Cancels the offer that a state names; the state's token is the right to do so (POST /kv/release). */
   release(state: string): CancelOutcome;
   /** Resolves with the reports or errors of senders that have ended, at the latest after kv_transfer_sender_future_timeout_ms. */

@@ -39,8 +39,8 @@ export interface DialRequest {
   readonly timeoutMs: number;
   readonly connection: number;
   readonly live: readonly TransferId[];
-  /** A live offer of the target, whose token proves us where no secret is shared. */
-  readonly offer: { readonly requestId: RequestId; readonly token: CapabilityToken } | undefined;
+  /** A live offer of the target, whose token proves us where no secret is shared; one without token needs the secret. */
+  readonly offer: { readonly requestId: RequestId; readonly token: CapabilityToken | null } | undefined;
   /** Takes the channel over with the WELCOME. */
   welcomed(channel: FrameChannel, welcome: FrameOf<"WELCOME">): ChannelListener;
 }
@@ -176,8 +176,9 @@ class Handshake implements ChannelListener {
     let name = "uid";
     if (this.#way === "tcp") {
       const useSecret = challenge.secret && identity.secret !== undefined;
-      name = useSecret ? "secret" : (offer?.requestId ?? "secret");
-      this.#key = useSecret ? identity.secret : (offer?.token ?? identity.secret);
+      const token = offer?.token ?? null;
+      name = useSecret || token === null ? "secret" : (offer?.requestId ?? "secret");
+      this.#key = useSecret ? identity.secret : (token ?? identity.secret);
     }
     this.#channel.send({
       type: "HELLO",

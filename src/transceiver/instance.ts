@@ -1,5 +1,5 @@
 import { KvError } from "../errors.ts";
-import type { BlockId, Epoch } from "../ids.ts";
+import type { BlockId, Epoch, RequestId } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { BlockPool } from "../kv/pool.ts";
 import { type ParallelSizes, placeOf, ranksOf } from "../kv/ranks.ts";
@@ -118,6 +118,19 @@ export class KvInstance implements Transceiver {
     return joinReceives(this.#start((rank) => rank.receive(options)));
   }
 
+  get infoEndpoints(): readonly string[] {
+    return this.ranks.flatMap(({ infoEndpoints }) => infoEndpoints);
+  }
+
+  /** Every rank is asked, as every rank holds a part. */
+  async awaitPull(requestId: RequestId, signal?: AbortSignal): Promise<void> {
+    await Promise.all(this.ranks.map((rank) => rank.awaitPull(requestId, signal)));
+  }
+
+  refuse(requestId: RequestId): void {
+    for (const rank of this.ranks) rank.refuse(requestId);
+  }
+
   release(state: string): CancelOutcome {
     return joinOutcomes(this.ranks.map((rank) => rank.release(state)));
   }
@@ -147,6 +160,7 @@ export class KvInstance implements Transceiver {
         quarantined: union((rank) => rank.blocksInUse.quarantined),
       },
       sends: {
+        waiting: sum(({ sends }) => sends.waiting),
         open: sum(({ sends }) => sends.open),
         leased: sum(({ sends }) => sends.leased),
         completed: sum(({ sends }) => sends.completed),

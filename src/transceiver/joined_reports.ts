@@ -33,5 +33,6 @@ export function joinReports(reports: readonly [TransferReport, ...TransferReport
     runs: total(({ runs }) => runs),
     pieces: total(({ pieces }) => pieces),
     attempts: longest(({ attempts }) => attempts),
+    ...(first.first === undefined ? {} : { first: first.first }),
   };
 }

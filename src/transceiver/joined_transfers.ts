@@ -45,6 +45,9 @@ export function joinSends(parts: Parts<SendTransfer>): SendTransfer {
     ready: (tokens) => {
       for (const part of parts) part.ready(tokens);
     },
+    finish: (tokens) => {
+      for (const part of parts) part.finish(tokens);
+    },
     done,
     cancel,
   };

@@ -1,7 +1,7 @@
 import { KvError } from "../errors.ts";
 import { type CapabilityToken, newToken, type RequestId } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
-import type { CancelOutcome, TransferReport } from "./api.ts";
+import type { CancelOutcome, FirstTokens, TransferReport } from "./api.ts";
 import { joinReports } from "./joined_reports.ts";
 import { type PullAsked, SenderSession, type SenderSurroundings } from "./sender_session.ts";
 import { Settled } from "./settled.ts";
@@ -39,11 +39,12 @@ export class Offer {
   readonly token: CapabilityToken = newToken();
   readonly #around: OfferSurroundings;
   readonly #settled = new Settled<TransferReport>();
-  readonly #first: SenderSession;
+  readonly #main: SenderSession;
   readonly #sessions: SenderSession[] = [];
   /** By reader rank; null until the first PULL. */
   #byRank: Map<number, SenderSession> | null = null;
   #ready: number;
+  #first: FirstTokens | null = null;
   #open = 0;
   #asking: ReaderAsked | null = null;
   readonly #reports: TransferReport[] = [];
@@ -54,7 +55,7 @@ export class Offer {
     this.requestId = offered.requestId;
     this.tokens = offered.tokens;
     this.#ready = offered.ready;
-    this.#first = this.#start(offered.blocks);
+    this.#main = this.#start(offered.blocks);
   }
 
   get sessions(): readonly SenderSession[] {
@@ -89,6 +90,14 @@ export class Offer {
     for (const session of [...this.#sessions]) session.ready(tokens);
   }
 
+  /** Prefill is over: all tokens are visible, and these are the first of the answer. Once; later calls say nothing new. */
+  finish(first: FirstTokens): void {
+    if (this.#first !== null) return;
+    this.#first = first;
+    this.#ready = this.tokens;
+    for (const session of [...this.#sessions]) session.finish(first);
+  }
+
   cancel(why: string): CancelOutcome {
     if (!this.isOpen) return "already_complete";
     for (const session of [...this.#sessions]) session.cancel(why);
@@ -97,7 +106,7 @@ export class Offer {
 
   pull(asked: ReaderAsked): void {
     this.#asking = asked;
-    (this.#byRank?.get(asked.rank) ?? this.#first).pull(asked);
+    (this.#byRank?.get(asked.rank) ?? this.#main).pull(asked);
     this.#asking = null;
   }
 
@@ -113,7 +122,7 @@ export class Offer {
         },
         ended: (over, report, error) => this.#sessionEnded(over, report, error),
       },
-      { requestId, tokens, token, blocks, ready: this.#ready },
+      { requestId, tokens, token, blocks, ready: this.#ready, first: this.#first },
     );
     this.#sessions.push(session);
     return session;
@@ -123,9 +132,9 @@ export class Offer {
   #know(): void {
     const asking = this.#asking;
     if (asking === null || this.#byRank !== null) return;
-    this.#byRank = new Map([[asking.rank, this.#first]]);
+    this.#byRank = new Map([[asking.rank, this.#main]]);
     for (const rank of asking.readers) {
-      if (!this.#byRank.has(rank)) this.#byRank.set(rank, this.#start(this.#first.blocks));
+      if (!this.#byRank.has(rank)) this.#byRank.set(rank, this.#start(this.#main.blocks));
     }
   }
 

@@ -3,12 +3,13 @@ import type { CapabilityToken, Epoch, RequestId, TransferId } from "../ids.ts";
 import type { CancelOutcome, TransferReport } from "./api.ts";
 import type { DataPlane, PlaneLease } from "./data_plane.ts";
 import type { SessionObserver } from "./observer.ts";
-import { Offer, type OfferedKv } from "./offer.ts";
+import { Offer, type OfferedKv, type ReaderAsked } from "./offer.ts";
 import { equalTokens } from "./proof.ts";
 import type { FrameOf, SenderFrame } from "./protocol.ts";
-import { refusals, type SenderLimits, type SenderSession } from "./sender_session.ts";
+import { refusalFrame, type SenderLimits, type SenderSession } from "./sender_session.ts";
 import { type Refusal, type SenderEffect, type SenderEvent, type SenderState, senderTable } from "./sender_table.ts";
 import { cellOf } from "./transition.ts";
+import { WaitingPulls } from "./waiting_pulls.ts";
 
 /** Ended offers that are remembered, so that a late PULL hears GONE and a late cancel `already_complete`. */
 const REMEMBERED = 1024;
@@ -29,6 +30,8 @@ export interface ReaderSide {
   readonly sameLayout: boolean;
   /** The ranks of its instance that read this rank's KV. */
   readonly ranks: readonly number[];
+  /** Proven by the cluster secret or its uid: may pull without a token. */
+  readonly isMember: boolean;
 }
 
 /** All offers of this side: finds the session that a frame of a proven receiver is about. */
@@ -38,10 +41,13 @@ export class Offers {
   readonly #remembered = new Map<RequestId, Offer>();
   readonly #byTransfer = new Map<TransferId, SenderSession>();
   readonly #whenEmpty = new Set<() => void>();
+  /** PULLs that came before their offer. */
+  readonly waiting: WaitingPulls;
   #draining = false;
 
   constructor(options: OffersOptions) {
     this.#options = options;
+    this.waiting = new WaitingPulls({ ...options, queueMs: options.limits.offerMs });
   }
 
   get live(): Iterable<Offer> {
@@ -80,6 +86,7 @@ export class Offers {
       offered,
     );
     this.#live.set(offered.requestId, offer);
+    for (const asked of this.waiting.take(offered.requestId)) offer.pull(asked);
     return offer;
   }
 
@@ -98,6 +105,7 @@ export class Offers {
   /** Ends those that nobody reads; a granted one ends with its receiver's DONE or its lease. PULLs are refused from now on. */
   cancelAll(why: string): void {
     this.#draining = true;
+    this.waiting.drain(new KvError("CLOSED", { what: "this transceiver" }));
     for (const offer of [...this.#live.values()]) offer.cancel(why);
   }
 
@@ -120,38 +128,49 @@ export class Offers {
       const { transferId } = session;
       if (session.receiver === receiver && transferId !== null && !named.has(transferId)) session.helloWithout();
     }
+    this.waiting.hello(receiver, named);
   }
 
-  pull(receiver: Epoch, frame: FrameOf<"PULL">, { sameLayout, ranks: readers }: ReaderSide): void {
+  pull(receiver: Epoch, frame: FrameOf<"PULL">, { sameLayout, ranks: readers, isMember }: ReaderSide): void {
+    const { transferId, token = null } = frame;
+    const { rank } = frame.reader;
+    const asked = { receiver, transferId, token, sameLayout, draining: this.#draining, heard: 0, rank, readers };
+    if (token === null && !isMember) {
+      this.#refuse("refuseBadToken", asked);
+      return;
+    }
     const offer = this.#live.get(frame.requestId) ?? this.#remembered.get(frame.requestId);
-    const { transferId, token } = frame;
     if (offer !== undefined) {
-      const { rank } = frame.reader;
-      offer.pull({ receiver, transferId, token, sameLayout, draining: this.#draining, rank, readers });
+      offer.pull(asked);
+      return;
+    }
+    if (token === null) {
+      this.waiting.pull(frame.requestId, asked);
       return;
     }
     const event: SenderEvent = this.#draining ? "pullDraining" : "pull";
     const { effects } = cellOf<SenderState, SenderEvent, SenderEffect>("sender", senderTable, "NONE", event);
-    for (const effect of effects) {
-      const head = { se: this.#options.epoch, re: receiver, transferId, retryAfterMs: 0 };
-      this.#options.write(receiver, { type: "REFUSE", ...head, ...refusals[effect as Refusal] });
-    }
+    for (const effect of effects) this.#refuse(effect as Refusal, asked);
   }
 
   /** Extension and answer are one step of the data plane: only ids still held after it are named. */
   renew(receiver: Epoch, frame: FrameOf<"RENEW">): void {
     const extending: PlaneLease[] = [];
     const sessions: SenderSession[] = [];
+    const waiting: TransferId[] = [];
     for (const id of new Set(frame.ids)) {
       const session = this.#matching(receiver, id);
-      if (session === undefined) continue;
+      if (session === undefined) {
+        if (this.waiting.renew(receiver, id, frame.seq)) waiting.push(id);
+        continue;
+      }
       sessions.push(session);
       session.renew(extending);
     }
     const leases = sessions.map((session) => session.lease);
     const answer = (held: readonly TransferId[]): void => {
       const head = { se: this.#options.epoch, re: receiver };
-      this.#options.write(receiver, { type: "RENEWED", ...head, seq: frame.seq, ids: [...held], waiting: [] });
+      this.#options.write(receiver, { type: "RENEWED", ...head, seq: frame.seq, ids: [...held], waiting });
     };
     if (extending.length === 0) {
       answer([]);
@@ -170,8 +189,12 @@ export class Offers {
 
   done(receiver: Epoch, frame: FrameOf<"DONE">): void {
     const session = this.#matching(receiver, frame.transferId);
-    if (session === undefined) this.#options.countDropped("DONE of no session");
-    else session.receiverDone(frame);
+    if (session !== undefined) session.receiverDone(frame);
+    else if (!this.waiting.done(receiver, frame.transferId)) this.#options.countDropped("DONE of no session");
+  }
+
+  #refuse(refusal: Refusal, asked: Pick<ReaderAsked, "receiver" | "transferId">): void {
+    this.#options.write(asked.receiver, refusalFrame(refusal, this.#options.epoch, asked, 0));
   }
 
   #matching(receiver: Epoch, id: TransferId): SenderSession | undefined {

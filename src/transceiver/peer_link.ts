@@ -17,7 +17,7 @@ const REACH_TIMEOUT_MS = 60_000;
 
 /** A receiver's session as its link sees it. */
 export interface LinkUser {
-  readonly offer: { readonly requestId: RequestId; readonly token: CapabilityToken };
+  readonly offer: { readonly requestId: RequestId; readonly token: CapabilityToken | null };
   /** The attempt that the sender may hold a lease for, named in RENEW. */
   readonly renewing: TransferId | null;
   /** The attempt that this side still uses or may still read, named in HELLO. */
@@ -30,6 +30,7 @@ export interface LinkUser {
   granted(frame: FrameOf<"GRANT">): void;
   refused(frame: FrameOf<"REFUSE">): void;
   ready(frame: FrameOf<"READY">): void;
+  finished(frame: FrameOf<"FINISHED">): void;
   aborted(frame: FrameOf<"ABORT">): void;
   renewed(writtenMs: number): void;
   leaseLost(): void;
@@ -82,7 +83,7 @@ export class PeerLink implements ChannelListener {
   #peer: PlanePeer | null = null;
   #mapped = false;
   #leaseMs: number;
-  #seq = 0;
+  #lastRenewal: Renewal = { seq: 0, writtenMs: 0, ids: [] };
   #renewal: Renewal | null = null;
   #renewAgain = false;
   #ticker: PlaneTimer | null = null;
@@ -128,6 +129,11 @@ export class PeerLink implements ChannelListener {
     return writtenMs;
   }
 
+  /** The clock before RENEW `seq` was written, if that is the last one; a cut does not void what the sender has heard. */
+  renewalMs(seq: number): number | undefined {
+    return this.#lastRenewal.seq === seq ? this.#lastRenewal.writtenMs : undefined;
+  }
+
   /** Tells the sender that this attempt reads no more; kept for the next connection when there is none now. */
   done(offer: LinkUser["offer"], transferId: TransferId, status: FrameOf<"DONE">["status"], bytes: number): void {
     const frame: FrameOf<"DONE"> = { type: "DONE", ...this.#epochs(), transferId, status, bytes };
@@ -151,7 +157,8 @@ export class PeerLink implements ChannelListener {
       if (id !== null && ids.length < IDS_LIMIT) ids.push(id);
     }
     if (ids.length === 0) return;
-    this.#renewal = { seq: ++this.#seq, writtenMs: this.#around.plane.nowMs(), ids };
+    this.#renewal = { seq: this.#lastRenewal.seq + 1, writtenMs: this.#around.plane.nowMs(), ids };
+    this.#lastRenewal = this.#renewal;
     this.#send({ type: "RENEW", ...this.#epochs(), seq: this.#renewal.seq, ids });
   }
 
@@ -206,6 +213,9 @@ export class PeerLink implements ChannelListener {
         break;
       case "READY":
         this.#userOf(frame)?.ready(frame);
+        break;
+      case "FINISHED":
+        this.#userOf(frame)?.finished(frame);
         break;
       case "ABORT":
         this.#userOf(frame)?.aborted(frame);

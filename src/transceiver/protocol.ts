@@ -74,7 +74,8 @@ export const frameFields = {
   PULL: z.object({
     ...transfer,
     requestId: requestIdField,
-    token: tokenField,
+    /** Absent: generation-first, over a connection that the cluster secret or the uid has proven; it waits for the offer. */
+    token: tokenField.optional(),
     from: countField,
     to: countField,
     reader: z.object({ rank: countField, tpSize: countField, ppSize: countField }),
@@ -96,6 +97,15 @@ export const frameFields = {
     text: textField,
   }),
   READY: z.object({ ...transfer, tokens: countField }),
+  /** All tokens are visible, and what generation-first needs of the prefill; written again after each GRANT of a finished offer. */
+  FINISHED: z.object({
+    ...transfer,
+    tokens: countField,
+    firstTokens: z.array(countField).min(1).max(64),
+    firstLogProbs: z.array(z.unknown()).max(64).optional(),
+    /** Prompt tokens that the sender's side had in its prefix cache. */
+    cachedTokens: countField.optional(),
+  }),
   RENEW: z.object({ ...epochs, seq: countField, ids }),
   RENEWED: z.object({ ...epochs, seq: countField, ids, waiting: ids }),
   DONE: z.object({ ...transfer, status: z.enum(doneStatuses).catch("failed"), bytes: countField }),
@@ -118,6 +128,7 @@ const senderFrames = [
   "GRANT",
   "REFUSE",
   "READY",
+  "FINISHED",
   "RENEWED",
   "ABORT",
   "PING",

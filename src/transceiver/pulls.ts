@@ -99,7 +99,9 @@ export class Pulls {
       return session;
     }
     signal?.addEventListener("abort", aborted, { once: true });
-    this.#turns.join(session);
+    // What waits for a prefill moves nothing: with a turn it would keep back pulls that the sender's blocks wait for.
+    if (offer.token === null) session.turn();
+    else this.#turns.join(session);
     return session;
   }
 

@@ -10,7 +10,7 @@ import {
   type TransferId,
 } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
-import type { CancelOutcome, TransferReport } from "./api.ts";
+import type { CancelOutcome, FirstTokens, TransferReport } from "./api.ts";
 import type { DataPlane, PlaneTimer, ReadEnd } from "./data_plane.ts";
 import { LeaseView } from "./lease_view.ts";
 import type { SessionObserver } from "./observer.ts";
@@ -73,7 +73,8 @@ export interface ReceiverSurroundings {
 
 export interface WantedOffer {
   readonly requestId: RequestId;
-  readonly token: CapabilityToken;
+  /** null: the offer does not stand yet, and the transfer ends when its first tokens are here (generation-first). */
+  readonly token: CapabilityToken | null;
   readonly peer: string;
   readonly tokens: number;
   readonly skipTokens: number;
@@ -104,6 +105,7 @@ export class ReceiverSession implements LinkUser, PullWaiter {
   #copies = 0;
   #path = "none";
   #progressMs = 0;
+  #first: FirstTokens | null = null;
   #retryAtMs = 0;
   #queueEndsMs = 0;
   #queueTimer: PlaneTimer | null = null;
@@ -189,8 +191,8 @@ export class ReceiverSession implements LinkUser, PullWaiter {
 
   linkLost(error: KvError): void {
     // Direct reads that are all posted may finish inside the view (lease-model.md section 3); a late one needs the connection.
-    const all = this.#state === "READ" && this.#pieces.posted === this.offer.tokens && this.#pieces.late === 0;
-    this.#fail(all ? "linkLostAllPosted" : "linkLost", error);
+    const all = this.#pieces.posted === this.offer.tokens && this.#pieces.late === 0 && this.#isTold;
+    this.#fail(all && this.#state === "READ" ? "linkLostAllPosted" : "linkLost", error);
   }
 
   linkFailed(error: KvError): void {
@@ -228,6 +230,24 @@ export class ReceiverSession implements LinkUser, PullWaiter {
     if (frame.tokens <= this.#announced) return;
     this.#announced = Math.min(frame.tokens, this.offer.tokens);
     this.#dispatch("ready");
+  }
+
+  finished(frame: FrameOf<"FINISHED">): void {
+    if (this.#state !== "READ" || frame.transferId !== this.#transferId) return;
+    const { peer, tokens } = this.offer;
+    if (frame.tokens !== tokens) {
+      const why = `its sequence has ${frame.tokens} tokens, ours ${tokens}: do both have the same model?`;
+      this.#fail("mismatched", new KvError("PROTOCOL", { peer, why }));
+      return;
+    }
+    const { firstTokens, firstLogProbs, cachedTokens } = frame;
+    this.#first = {
+      firstTokens,
+      ...(firstLogProbs === undefined ? {} : { firstLogProbs }),
+      ...(cachedTokens === undefined ? {} : { cachedTokens }),
+    };
+    this.#announced = tokens;
+    this.#dispatch("finished");
   }
 
   aborted(frame: FrameOf<"ABORT">): void {
@@ -288,7 +308,7 @@ export class ReceiverSession implements LinkUser, PullWaiter {
       this.#pulledMs = this.#mustLink().pull(this, {
         transferId: this.#transferId,
         requestId,
-        token,
+        ...(token === null ? {} : { token }),
         from: skipTokens,
         to: tokens,
         reader: this.#around.reader,
@@ -299,7 +319,9 @@ export class ReceiverSession implements LinkUser, PullWaiter {
       const grant = this.#grant as FrameOf<"GRANT">;
       const { plane, limits } = this.#around;
       this.#progressMs = plane.nowMs();
-      this.#view = new LeaseView(grant.leaseMs, limits.strict, this.#pulledMs);
+      // A PULL that waited long was kept alive by RENEWs: the sender names the one that it heard last.
+      const baseMs = grant.seq === 0 ? undefined : this.#mustLink().renewalMs(grant.seq);
+      this.#view = new LeaseView(grant.leaseMs, limits.strict, baseMs ?? this.#pulledMs);
       this.#source = Uint32Array.from(grant.blocks);
       this.#announced = Math.min(Math.max(grant.ready, this.#announced), this.offer.tokens);
       this.#path = grant.path;
@@ -366,7 +388,6 @@ export class ReceiverSession implements LinkUser, PullWaiter {
 
   /** Reads what is announced and not asked for yet, in one job, with a turn. */
   #postReads(): void {
-    const { tokens } = this.offer;
     const fromToken = this.#pieces.posted;
     const peer = this.#link?.peer;
     const { plane, turns } = this.#around;
@@ -394,8 +415,16 @@ export class ReceiverSession implements LinkUser, PullWaiter {
         },
       });
     }
-    if (this.#pieces.accepted(tokens)) this.#dispatch("allAccepted");
+    if (this.#isComplete) this.#dispatch("allAccepted");
     else if (this.#pieces.running === 0) this.#waitForPrefill(plane.nowMs());
+  }
+
+  get #isTold(): boolean {
+    return this.offer.token !== null || this.#first !== null;
+  }
+
+  get #isComplete(): boolean {
+    return this.#isTold && this.#pieces.accepted(this.offer.tokens);
   }
 
   /** All that was announced is read: others may use the turn until more is. */
@@ -434,11 +463,11 @@ export class ReceiverSession implements LinkUser, PullWaiter {
   }
 
   #accepted(): void {
-    this.#dispatch(this.#pieces.accepted(this.offer.tokens) ? "allAccepted" : "pieceAccepted");
+    this.#dispatch(this.#isComplete ? "allAccepted" : "pieceAccepted");
   }
 
   #checkOrphan(): void {
-    if (this.#pieces.accepted(this.offer.tokens)) this.#dispatch("allAccepted");
+    if (this.#isComplete) this.#dispatch("allAccepted");
     else if (this.#pieces.running === 0) this.#dispatch("orphanShort");
   }
 
@@ -497,6 +526,7 @@ export class ReceiverSession implements LinkUser, PullWaiter {
       runs: this.#runs,
       pieces: this.#copies,
       attempts: attemptOf(this.#transferId) + 1,
+      ...(this.#first === null ? {} : { first: this.#first }),
     };
   }
 

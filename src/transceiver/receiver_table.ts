@@ -33,6 +33,10 @@ export const receiverEvents = [
   // Frames of this attempt.
   "granted",
   "ready",
+  /** All is announced, and the first tokens are here (generation-first). */
+  "finished",
+  /** The sender's sequence is another one than ours. */
+  "mismatched",
   "renewed",
   "leaseLost",
   "refused",
@@ -126,6 +130,8 @@ export const receiverTable = {
     ready: to("READ", "restartTransferTimer", "postReads"),
     // It had let its turn go while it waited for prefill.
     turn: to("READ", "postReads"),
+    finished: to("READ", "restartTransferTimer", "postReads"),
+    mismatched: failAloud,
     renewed: to("READ", "takeBase"),
     leaseLost: failAloud,
     aborted: failAloud,

@@ -1,7 +1,7 @@
 import { KvError } from "../errors.ts";
 import { attemptOf, type CapabilityToken, type Epoch, type RequestId, type TransferId } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
-import type { CancelOutcome, TransferReport } from "./api.ts";
+import type { CancelOutcome, FirstTokens, TransferReport } from "./api.ts";
 import type { DataPlane, PlaneLease, PlaneTimer } from "./data_plane.ts";
 import type { SessionObserver } from "./observer.ts";
 import { equalTokens } from "./proof.ts";
@@ -41,9 +41,12 @@ export interface SenderSurroundings {
 export interface PullAsked {
   readonly receiver: Epoch;
   readonly transferId: TransferId;
-  readonly token: CapabilityToken;
+  /** null: of a member of the cluster, which needs none (generation-first). */
+  readonly token: CapabilityToken | null;
   readonly sameLayout: boolean;
   readonly draining: boolean;
+  /** The RENEW heard last while it waited for the offer, 0: none. */
+  readonly heard: number;
 }
 
 export const refusals: Readonly<Record<Refusal, { readonly code: RefuseCode; readonly text: string }>> = {
@@ -53,20 +56,37 @@ export const refusals: Readonly<Record<Refusal, { readonly code: RefuseCode; rea
   refuseBadToken: { code: "BAD_TOKEN", text: "the token is not this offer's" },
   refuseLayout: { code: "LAYOUT", text: "the KV layouts differ" },
   refuseDraining: { code: "DRAINING", text: "this side is closing" },
+  refuseQueueTimeout: { code: "QUEUE_TIMEOUT", text: "no offer was made in time" },
 };
 
-interface Reader {
-  readonly receiver: Epoch;
-  readonly transferId: TransferId;
+export function refusalFrame(
+  refusal: Refusal,
+  epoch: Epoch,
+  asked: Pick<PullAsked, "receiver" | "transferId">,
+  retryAfterMs: number,
+): FrameOf<"REFUSE"> {
+  const { receiver: re, transferId } = asked;
+  return { type: "REFUSE", se: epoch, re, transferId, retryAfterMs, ...refusals[refusal] };
 }
 
-const sameTransfer = (left: TransferId, right: TransferId): boolean => left.slice(0, 32) === right.slice(0, 32);
+type Reader = Pick<PullAsked, "receiver" | "transferId" | "heard">;
+
+export const sameTransfer = (left: TransferId, right: TransferId): boolean => left.slice(0, 32) === right.slice(0, 32);
+
+/** msgpack knows no undefined. */
+const wireOf = ({ firstTokens, firstLogProbs, cachedTokens }: FirstTokens) => ({
+  firstTokens: [...firstTokens],
+  ...(firstLogProbs === undefined ? {} : { firstLogProbs: [...firstLogProbs] }),
+  ...(cachedTokens === undefined ? {} : { cachedTokens }),
+});
 
 /** An offer as one rank reads it: runs the sender's table and carries out its effects. */
 export class SenderSession {
   readonly requestId: RequestId;
   readonly tokens: number;
   readonly token: CapabilityToken;
+  /** Known from `finish` on. */
+  first: FirstTokens | null;
   readonly #around: SenderSurroundings;
   /** A share of its own; released at the end. */
   readonly blocks: BlockHold;
@@ -91,7 +111,14 @@ export class SenderSession {
 
   constructor(
     around: SenderSurroundings,
-    offer: { requestId: RequestId; tokens: number; token: CapabilityToken; blocks: BlockHold; ready: number },
+    offer: {
+      requestId: RequestId;
+      tokens: number;
+      token: CapabilityToken;
+      blocks: BlockHold;
+      ready: number;
+      first: FirstTokens | null;
+    },
   ) {
     this.#around = around;
     this.requestId = offer.requestId;
@@ -99,6 +126,7 @@ export class SenderSession {
     this.token = offer.token;
     this.blocks = offer.blocks.share();
     this.#ready = offer.ready;
+    this.first = offer.first;
     this.#startedMs = around.plane.nowMs();
     this.#dispatch("send");
     if (offer.ready === offer.tokens) this.#dispatch("prefillEnded");
@@ -128,6 +156,13 @@ export class SenderSession {
   ready(tokens: number): void {
     this.#ready = tokens;
     this.#dispatch(tokens === this.tokens ? "prefillEnded" : "progress");
+  }
+
+  /** All tokens are visible, and this is what came of the prompt. */
+  finish(first: FirstTokens): void {
+    this.first = first;
+    this.#ready = this.tokens;
+    this.#dispatch("finished");
   }
 
   cancel(why: string): CancelOutcome {
@@ -169,7 +204,7 @@ export class SenderSession {
   }
 
   #classify(asked: PullAsked): SenderEvent {
-    if (!equalTokens(asked.token, this.token)) return "pullBadToken";
+    if (asked.token !== null && !equalTokens(asked.token, this.token)) return "pullBadToken";
     if (asked.draining) return "pullDraining";
     if (!asked.sameLayout) return "pullLayout";
     const reader = this.#reader;
@@ -200,7 +235,7 @@ export class SenderSession {
     bindReader: () => {
       const asking = this.#asking as Reader;
       const before = this.transferId;
-      this.#reader = { receiver: asking.receiver, transferId: asking.transferId };
+      this.#reader = { receiver: asking.receiver, transferId: asking.transferId, heard: asking.heard };
       this.#attempts++;
       this.#around.bound(this, before, asking.transferId);
     },
@@ -228,7 +263,7 @@ export class SenderSession {
       this.#write((head) => ({
         type: "GRANT",
         ...head,
-        seq: 0,
+        seq: this.#reader?.heard ?? 0,
         leaseMs: this.#around.limits.leaseMs,
         path: "shared_memory",
         blocks: this.blocks.ids,
@@ -236,6 +271,11 @@ export class SenderSession {
       }));
     },
     writeReady: () => this.#write((head) => ({ type: "READY", ...head, tokens: this.#ready })),
+    // Again for each attempt: the one before may have missed it.
+    writeFinished: () => {
+      const { first } = this;
+      if (first !== null) this.#write((head) => ({ type: "FINISHED", ...head, tokens: this.tokens, ...wireOf(first) }));
+    },
     writeAbort: () => {
       const expired = this.#cause === null;
       const code = expired ? "LEASE_EXPIRED" : this.#abortCode;
@@ -283,6 +323,7 @@ export class SenderSession {
     refuseBadToken: () => this.#refuse("refuseBadToken"),
     refuseLayout: () => this.#refuse("refuseLayout"),
     refuseDraining: () => this.#refuse("refuseDraining"),
+    refuseQueueTimeout: () => this.#refuse("refuseQueueTimeout"),
   };
 
   #name(): string {
@@ -299,11 +340,8 @@ export class SenderSession {
     const asking = this.#asking;
     if (asking === null) return;
     const left = Math.max(0, Math.ceil(this.#leaseEndsMs - this.#around.plane.nowMs()));
-    const { code, text } = refusals[refusal];
-    const { receiver, transferId } = asking;
-    const retryAfterMs = code === "BUSY" ? left : 0;
-    const head = { se: this.#around.epoch, re: receiver, transferId };
-    this.#around.write(receiver, { type: "REFUSE", ...head, code, retryAfterMs, text });
+    const retryAfterMs = refusals[refusal].code === "BUSY" ? left : 0;
+    this.#around.write(asking.receiver, refusalFrame(refusal, this.#around.epoch, asking, retryAfterMs));
   }
 
   #startOfferTimer(atMs: number): void {

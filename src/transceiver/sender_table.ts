@@ -4,6 +4,7 @@ import type { Cell, TransitionTable } from "./transition.ts";
  * The sender's session (lease-model.md section 2), for reads that go straight from its blocks.
  * NONE no session · OFFER pinned, nobody reads · GRANT a receiver may read · ENDING this side wants to end, the receiver may still read ·
  * END over, blocks released, outcome told.
+ * WAIT, for a PULL that came before its offer, is a table of its own: `waitTable`.
  * A lost connection, a silent peer and the HELLO of another receiver epoch are no events: they change nothing here (I2).
  */
 export const senderStates = ["NONE", "OFFER", "GRANT", "ENDING", "END"] as const;
@@ -29,6 +30,8 @@ export const senderEvents = [
   // The caller and the timers.
   "progress",
   "prefillEnded",
+  /** Prefill has ended, and its first token is known (generation-first). */
+  "finished",
   "cancel",
   "offerTimer",
   "transferTimer",
@@ -44,6 +47,7 @@ export type SenderEffect =
   | "dropLease"
   | "writeGrant"
   | "writeReady"
+  | "writeFinished"
   | "writeAbort"
   | "startOfferTimer"
   | "noteOfferEnd"
@@ -66,7 +70,8 @@ export type Refusal =
   | "refuseBusy"
   | "refuseBadToken"
   | "refuseLayout"
-  | "refuseDraining";
+  | "refuseDraining"
+  | "refuseQueueTimeout";
 
 const to = (next: SenderState, ...effects: SenderEffect[]): Cell<SenderState, SenderEffect> => ({ next, effects });
 
@@ -86,7 +91,15 @@ export const senderTable = {
   OFFER: {
     ...refusedIn("OFFER"),
     // The lease starts on the owner thread after this GRANT was written: later than the receiver counts from, and nothing is released before it.
-    pull: to("GRANT", "stopOfferTimer", "bindReader", "grantLease", "writeGrant", "startTransferTimer"),
+    pull: to(
+      "GRANT",
+      "stopOfferTimer",
+      "bindReader",
+      "grantLease",
+      "writeGrant",
+      "writeFinished",
+      "startTransferTimer",
+    ),
     pullRepeated: to("OFFER", "countDropped"),
     // Of a reader that fell back to OFFER: its id is not held, and nothing it says ends the offer.
     renew: to("OFFER"),
@@ -94,6 +107,7 @@ export const senderTable = {
     helloWithout: to("OFFER"),
     progress: to("OFFER"),
     prefillEnded: to("OFFER", "noteOfferEnd", "startOfferTimer"),
+    finished: to("OFFER", "noteOfferEnd", "startOfferTimer"),
     cancel: to("END", "noteCause", "stopOfferTimer", "settleCause"),
     offerTimer: to("END", "settleOfferExpired"),
   },
@@ -106,6 +120,7 @@ export const senderTable = {
       "bindReader",
       "grantLease",
       "writeGrant",
+      "writeFinished",
       "startTransferTimer",
     ),
     pullRepeated: to("GRANT", "countDropped"),
@@ -117,6 +132,7 @@ export const senderTable = {
     leaseOver: to("END", "stopTransferTimer", "writeAbort", "settleLeaseExpired"),
     progress: to("GRANT", "writeReady", "restartTransferTimer"),
     prefillEnded: to("GRANT", "noteOfferEnd", "writeReady", "restartTransferTimer"),
+    finished: to("GRANT", "noteOfferEnd", "writeFinished", "restartTransferTimer"),
     cancel: to("ENDING", "noteCause", "stopTransferTimer", "writeAbort"),
     transferTimer: to("ENDING", "noteCause", "writeAbort"),
   },
@@ -132,6 +148,7 @@ export const senderTable = {
     leaseOver: to("END", "settleCause"),
     progress: to("ENDING"),
     prefillEnded: to("ENDING"),
+    finished: to("ENDING"),
     cancel: to("ENDING"),
   },
   END: {
@@ -140,8 +157,67 @@ export const senderTable = {
     pullRepeated: to("END", "refuseGone"),
     progress: to("END"),
     prefillEnded: to("END"),
+    finished: to("END"),
   },
 } as const satisfies TransitionTable<SenderState, SenderEvent, SenderEffect>;
 
 /** Nothing may be granted and no block given back while one of these runs. */
 export const leasedStates: ReadonlySet<SenderState> = new Set<SenderState>(["GRANT", "ENDING"]);
+
+/**
+ * A PULL without a token that came before its offer (generation-first): NONE not here · WAIT kept until send() · END answered, or handed to the
+ * offer, where it is a PULL in OFFER that names the RENEW heard last. It has no lease and pins nothing.
+ */
+export const waitStates = ["NONE", "WAIT", "END"] as const;
+export type WaitState = (typeof waitStates)[number];
+
+export const waitEvents = [
+  // A PULL for the same request and reader rank, after layout and attempt were compared.
+  "pull",
+  /** Of another receiver epoch, or a higher attempt. */
+  "pullReplaces",
+  "pullRepeated",
+  "pullLayout",
+  // Other frames whose epochs and transfer id are those that wait.
+  "renew",
+  "done",
+  "helloWithout",
+  // The caller and the timer.
+  "send",
+  "cancel",
+  "drain",
+  "queueTimer",
+] as const;
+export type WaitEvent = (typeof waitEvents)[number];
+
+export type WaitEffect =
+  | "bindReader"
+  | "startQueueTimer"
+  | "noteRenewal"
+  | "endWait"
+  | "countDropped"
+  | "refuseGone"
+  | "refuseLayout"
+  | "refuseDraining"
+  | "refuseQueueTimeout";
+
+const waitTo = (next: WaitState, ...effects: WaitEffect[]): Cell<WaitState, WaitEffect> => ({ next, effects });
+
+export const waitTable = {
+  NONE: {
+    pull: waitTo("WAIT", "bindReader", "startQueueTimer"),
+  },
+  WAIT: {
+    pullReplaces: waitTo("WAIT", "bindReader", "startQueueTimer"),
+    pullRepeated: waitTo("WAIT", "countDropped"),
+    pullLayout: waitTo("WAIT", "refuseLayout"),
+    renew: waitTo("WAIT", "noteRenewal"),
+    done: waitTo("END", "endWait"),
+    helloWithout: waitTo("END", "endWait"),
+    send: waitTo("END", "endWait"),
+    cancel: waitTo("END", "endWait", "refuseGone"),
+    drain: waitTo("END", "endWait", "refuseDraining"),
+    queueTimer: waitTo("END", "endWait", "refuseQueueTimeout"),
+  },
+  END: {},
+} as const satisfies TransitionTable<WaitState, WaitEvent, WaitEffect>;

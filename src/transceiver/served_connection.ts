@@ -50,6 +50,7 @@ export class ServedConnection implements ChannelListener {
   readonly #limit: PlaneTimer;
   #receiver: Epoch | null = null;
   #sameLayout = false;
+  #isMember = false;
   #number = 0;
 
   /** @param local over the unix socket in our own directory: proven by that */
@@ -128,7 +129,7 @@ export class ServedConnection implements ChannelListener {
       case "PULL": {
         const ranks = this.#context.readersOf(frame.reader);
         const fits = this.#sameLayout && ranks.includes(frame.reader.rank);
-        offers.pull(receiver, frame, { sameLayout: fits, ranks });
+        offers.pull(receiver, frame, { sameLayout: fits, ranks, isMember: this.#isMember });
         break;
       }
       case "RENEW":
@@ -175,6 +176,7 @@ export class ServedConnection implements ChannelListener {
     this.#limit.clear();
     this.#channel.trust();
     this.#owner.proven();
+    this.#isMember = this.#local || hello.key === "secret";
     this.#sameLayout = hello.layoutDigest === context.layoutDigest;
     context.offers.hello(hello.re, hello.live);
     this.send({

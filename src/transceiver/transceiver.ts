@@ -1,5 +1,5 @@
 import { KvError } from "../errors.ts";
-import { type BlockId, type Epoch, newEpoch } from "../ids.ts";
+import { type BlockId, type Epoch, newEpoch, type RequestId } from "../ids.ts";
 import { blocksFor, headBytesOf, type Layout, planesOf } from "../kv/layout.ts";
 import { BlockPool } from "../kv/pool.ts";
 import { layoutOfRank, type ParallelSizes, placeOf, shareOf } from "../kv/ranks.ts";
@@ -9,7 +9,10 @@ import { createLogger } from "../observability/log.ts";
 import type {
   CancelOutcome,
   EndedSend,
+  FirstTokens,
   OpenOptions,
+  ReceiveBlocks,
+  ReceiveFromPeer,
   ReceiveOptions,
   ReceiveTransfer,
   SendOptions,
@@ -20,8 +23,9 @@ import type {
 } from "./api.ts";
 import { ControlServer, isLoopback } from "./control_server.ts";
 import type { DataPlane } from "./data_plane.ts";
-import { dial } from "./dial.ts";
+import { type DialTarget, dial } from "./dial.ts";
 import { EndedSends } from "./ended_sends.ts";
+import { infoEndpoint, parseInfoEndpoint } from "./info_endpoint.ts";
 import { joinReceives } from "./joined_transfers.ts";
 import { NativePlane } from "./native_plane.ts";
 import type { SessionObserver } from "./observer.ts";
@@ -32,6 +36,7 @@ import { type ResolvedOptions, resolveOptions } from "./open_options.ts";
 import { PeerRanks } from "./peer_ranks.ts";
 import { layoutDifferences, layoutDigest } from "./proof.ts";
 import { Pulls } from "./pulls.ts";
+import type { WantedOffer } from "./receiver_session.ts";
 import { Receivers } from "./receivers.ts";
 import { controlSocketPath } from "./socket_directory.ts";
 import { TransferCounts } from "./transfer_counts.ts";
@@ -164,27 +169,26 @@ export class KvTransceiver implements Transceiver {
       state,
       done: offer.done,
       ready: (now) => offer.ready(now),
+      finish: (first) => offer.finish(checkedFirst(first)),
       cancel: (reason = "the sender's caller cancelled it") => offer.cancel(reason),
     };
   }
 
   /**
-   * Fetches what a state offers into blocks of this pool.
+   * Fetches what a state offers, or what a peer will offer, into blocks of this pool.
    * @throws KvError BAD_STATE, LAYOUT_MISMATCH, INVALID_ARGUMENT, NOT_PROVIDED, DRAINING, CLOSED. `done` rejects with CANCELLED, NO_OFFER,
    * GONE, BUSY, BAD_TOKEN, QUEUE_TIMEOUT, TRANSFER_TIMEOUT, SENDER_ABORTED, COPY_FAILED, PEER_UNREACHABLE, PEER_LOST, PEER_REFUSED,
    * STALE_EPOCH, PROTOCOL, NO_PATH, LAYOUT_MISMATCH
    */
   receive(options: ReceiveOptions): ReceiveTransfer {
     this.#mustTakeWork();
+    if ("peer" in options) return this.#receiveFrom(options);
     const offer = decodeState(options.state);
     const fields = layoutDifferences(this.layout, offer.layout);
     if (fields !== "") throw new KvError("LAYOUT_MISMATCH", { peer: offer.instance, fields });
     this.#checkBlocks(options.blocks, offer.tokens);
-    const skipTokens = options.skipTokens ?? 0;
-    if (!Number.isInteger(skipTokens) || skipTokens < 0 || skipTokens > offer.tokens) {
-      const why = `the offer has ${offer.tokens} tokens`;
-      throw new KvError("INVALID_ARGUMENT", { what: `skipTokens ${skipTokens}`, why });
-    }
+    const { skipTokens = 0 } = options;
+    this.#checkSkip(skipTokens, offer.tokens);
     const { needed, unneeded } = this.#peerRanks.sources(offer);
     const ranks = needed.map((rank) => rankIn(offer, rank));
     const own = JSON.stringify(shareOf(this.layout, this.#options.parallel));
@@ -204,6 +208,43 @@ export class KvTransceiver implements Transceiver {
       this.#pull(offer, rank, { blocks: nothing, skipTokens: offer.tokens });
     }
     return joinReceives([first, ...rest]);
+  }
+
+  /** Generation-first: from a peer that has made no offer yet. */
+  #receiveFrom(options: ReceiveBlocks & ReceiveFromPeer): ReceiveTransfer {
+    const { peer, requestId, tokens, blocks, skipTokens = 0, signal } = options;
+    this.#checkBlocks(blocks, tokens);
+    this.#checkSkip(skipTokens, tokens);
+    const [endpoint, ...more] = peer.endpoints;
+    const { tpSize, ppSize } = this.#options.parallel;
+    if (endpoint === undefined || more.length > 0 || tpSize * ppSize > 1) {
+      throw new KvError("NOT_PROVIDED", {
+        what: `a receive from ${peer.endpoints.length} ranks before their offer`,
+        why: "generation-first between several ranks is not built yet",
+        remedy: "use schedule_style context_first, or one rank on each side",
+      });
+    }
+    const offer = { requestId, token: null, peer: peer.instance, tokens, skipTokens, blocks };
+    return this.#start(offer, parseInfoEndpoint(endpoint), signal);
+  }
+
+  get infoEndpoints(): readonly string[] {
+    const { tcp, unix } = this.endpoints;
+    return [infoEndpoint({ name: this.instance, epoch: this.epoch, tcp, unix })];
+  }
+
+  async awaitPull(requestId: RequestId, signal?: AbortSignal): Promise<void> {
+    this.#mustTakeWork();
+    this.#plane.hold();
+    try {
+      await this.#offers.waiting.arrival(requestId, signal);
+    } finally {
+      this.#plane.letGo();
+    }
+  }
+
+  refuse(requestId: RequestId): void {
+    this.#offers.waiting.refuse(requestId);
   }
 
   /** Ends the offer that a state of this transceiver names. @throws KvError BAD_STATE */
@@ -245,7 +286,12 @@ export class KvTransceiver implements Transceiver {
         leased: leased.size,
         quarantined: quarantined.size,
       },
-      sends: { open: open.length, leased: open.filter((offer) => offer.leased).length, ...this.#counts.sends },
+      sends: {
+        waiting: this.#offers.waiting.open,
+        open: open.length,
+        leased: open.filter((offer) => offer.leased).length,
+        ...this.#counts.sends,
+      },
       receives: { open: this.#pulls.open, waiting: this.#pulls.waiting, ...this.#counts.receives },
       bytesReceived: this.#counts.bytesReceived,
       peers: this.#pulls.peers,
@@ -266,6 +312,7 @@ export class KvTransceiver implements Transceiver {
   /** Refuses new transfers and resolves when the open ones have ended; offers that are open can still be fetched. */
   async drain(): Promise<void> {
     if (this.#phase === "open") this.#phase = "draining";
+    this.#offers.waiting.drain(new KvError("DRAINING", { what: `transceiver ${this.instance}` }));
     await Promise.all([this.#offers.empty(), this.#pulls.empty()]);
   }
 
@@ -299,14 +346,15 @@ export class KvTransceiver implements Transceiver {
     { epoch, tcp, unix, token }: RankState,
     { blocks, skipTokens, signal }: Pick<ReceiveOptions, "blocks" | "signal"> & { readonly skipTokens: number },
   ): ReceiveTransfer {
-    const session = this.#pulls.start(
-      { requestId, token, peer: instance, tokens, skipTokens, blocks },
-      { name: instance, epoch, tcp, unix },
-      signal,
-    );
+    const offer = { requestId, token, peer: instance, tokens, skipTokens, blocks };
+    return this.#start(offer, { name: instance, epoch, tcp, unix }, signal);
+  }
+
+  #start(offer: WantedOffer, target: DialTarget, signal: AbortSignal | undefined): ReceiveTransfer {
+    const session = this.#pulls.start(offer, target, signal);
     return {
-      requestId,
-      tokens,
+      requestId: offer.requestId,
+      tokens: offer.tokens,
       done: session.done,
       released: session.released,
       progress: session.progress,
@@ -318,6 +366,11 @@ export class KvTransceiver implements Transceiver {
     const what = `transceiver ${this.instance}`;
     if (this.#phase === "closed") throw new KvError("CLOSED", { what });
     if (this.#phase === "draining") throw new KvError("DRAINING", { what });
+  }
+
+  #checkSkip(skipTokens: number, tokens: number): void {
+    if (Number.isInteger(skipTokens) && skipTokens >= 0 && skipTokens <= tokens) return;
+    throw new KvError("INVALID_ARGUMENT", { what: `skipTokens ${skipTokens}`, why: `the offer has ${tokens} tokens` });
   }
 
   #checkBlocks(blocks: SendOptions["blocks"], tokens: number): void {
@@ -340,6 +393,13 @@ function rankIn({ ranks }: OpaqueState, wanted: number): RankState {
   const found = ranks.find(({ rank }) => rank === wanted);
   if (found === undefined) throw new KvError("BAD_STATE", { why: `rank ${wanted}, which holds a part, is missing` });
   return found;
+}
+
+function checkedFirst(first: FirstTokens): FirstTokens {
+  const { firstTokens } = first;
+  const isToken = (token: number): boolean => Number.isSafeInteger(token) && token >= 0;
+  if (firstTokens.length >= 1 && firstTokens.length <= 64 && firstTokens.every(isToken)) return first;
+  throw new KvError("INVALID_ARGUMENT", { what: "firstTokens", why: "they are 1 to 64 token ids" });
 }
 
 /** Offers of requests with one prefix share blocks: each counts once. */

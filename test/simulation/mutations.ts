@@ -1,5 +1,5 @@
 import { receiverTable } from "../../src/transceiver/receiver_table.ts";
-import { senderTable } from "../../src/transceiver/sender_table.ts";
+import { senderTable, waitTable } from "../../src/transceiver/sender_table.ts";
 
 type Cells = Record<string, Record<string, { next: string; effects: string[] }>>;
 
@@ -12,7 +12,7 @@ export interface Mutation {
 /** Every cell removed, every effect of every cell left out, every cell that leads elsewhere made to stay. */
 export function mutations(): Mutation[] {
   const all: Mutation[] = [];
-  for (const [machine, table] of Object.entries({ sender: senderTable, receiver: receiverTable })) {
+  for (const [machine, table] of Object.entries({ sender: senderTable, wait: waitTable, receiver: receiverTable })) {
     // The tables are constants of the product; only this file changes them, and always takes it back.
     const cells = table as unknown as Cells;
     for (const [state, row] of Object.entries(cells)) {

@@ -195,8 +195,8 @@ export class SimProcess {
         const connection = new Connection(time, random, delays.network, this, target);
         this.#connections.add(connection);
         target.#connections.add(connection);
-        // Over the unix socket or over TCP with the offer's token.
-        const local = random.chance(0.5);
+        // Over the unix socket or over TCP with the offer's token; who has none is of the cluster only where the socket proves it.
+        const local = request.offer?.token === null || random.chance(0.5);
         target.soon(() => {
           const served = new ServedConnection(target.#context, connection.right.asSocket, local, {
             proven: () => {},

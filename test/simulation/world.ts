@@ -171,10 +171,33 @@ export class World {
       senderOutcome: null,
     };
     this.transfers.push(transfer);
-    sender.soon(() => this.#offer(transfer));
+    if (this.random.chance(0.3)) this.#generationFirst(transfer);
+    else sender.soon(() => this.#offer(transfer, false));
   }
 
-  #offer(transfer: Transfer): void {
+  /** The receiver asks for what the sender will offer before, while or after that computes it, or never. */
+  #generationFirst(transfer: Transfer): void {
+    const { sender, receiver, request } = transfer;
+    const { random, delays } = this;
+    const apart = (): number => random.delay(random.chance(0.2) ? this.limits.leaseMs : delays.network);
+    receiver.later(apart(), () => this.#fetch(transfer, receiver, null));
+    sender.later(apart(), () => {
+      if (random.chance(0.1)) {
+        sender.offers.waiting.refuse(request);
+        return;
+      }
+      if (random.chance(0.3)) {
+        this.#offer(transfer, true);
+        return;
+      }
+      sender.offers.waiting.arrival(request, undefined).then(
+        () => sender.later(apart(), () => this.#offer(transfer, true)),
+        () => sender.offers.waiting.refuse(request),
+      );
+    });
+  }
+
+  #offer(transfer: Transfer, finishes: boolean): void {
     const { sender, receiver, tokens, request, number } = transfer;
     const count = Math.ceil(tokens / layout.tokensPerBlock);
     if (sender.pool.free < count) return;
@@ -185,6 +208,8 @@ export class World {
     for (let token = 0; token < ready; token++) sender.memory.write(blocks.ids, token, World.value(number, token));
     const offer = sender.offers.add({ requestId: request, tokens, blocks, ready });
     transfer.offer = offer;
+    const first = { firstTokens: [number] };
+    if (finishes && ready === tokens) offer.finish(first);
     const compute = (): void => {
       // The engine holds the blocks while it writes them; it learns of a failed transfer and stops.
       if (!offer.isOpen || ready >= tokens) {
@@ -194,10 +219,12 @@ export class World {
       const next = random.int(ready + 1, tokens);
       for (let token = ready; token < next; token++) sender.memory.write(blocks.ids, token, World.value(number, token));
       ready = next;
-      offer.ready(ready);
+      if (finishes && ready === tokens) offer.finish(first);
+      else offer.ready(ready);
       sender.later(random.delay(this.limits.leaseMs / 4), compute);
     };
     sender.later(random.delay(this.limits.leaseMs / 10), compute);
+    if (finishes) return;
     // The router's way: the state travels by HTTP, now and then late.
     const wait = random.chance(0.1)
       ? random.between(0, this.limits.queueMs * 1.2)
@@ -212,7 +239,7 @@ export class World {
     );
   }
 
-  #fetch(transfer: Transfer, receiver: SimProcess, token: Offer["token"]): void {
+  #fetch(transfer: Transfer, receiver: SimProcess, token: Offer["token"] | null): void {
     const { sender, tokens, request, number } = transfer;
     const count = Math.ceil(tokens / layout.tokensPerBlock);
     if (receiver.pool.free < count) return;
@@ -226,7 +253,9 @@ export class World {
     const pull: Pull = { receiver, session, outcome: null };
     transfer.pulls.push(pull);
     session.done.then(
-      () => {
+      ({ first }) => {
+        if (token === null && first?.firstTokens[0] !== number)
+          this.broken(`transfer ${number} came without its token`);
         for (let at = skipTokens; at < tokens; at++) {
           const got = receiver.memory.read(blocks.ids, at);
           if (got === World.value(number, at)) continue;
@@ -264,6 +293,7 @@ export class World {
     for (const process of this.#byName.values()) {
       if (process.dead) continue;
       const { name, offers, pulls, pool, plane } = process;
+      if (offers.waiting.open > 0) this.broken(`I4: ${name} still has ${offers.waiting.open} pulls that wait`);
       if (offers.open > 0) this.broken(`I4: ${name} still has ${offers.open} offers open`);
       if (plane.leasesHeld > 0) this.broken(`I2: ${name} still has ${plane.leasesHeld} leases`);
       // One that hangs, or is so slow that this run ends before it.

@@ -70,7 +70,7 @@ class Part {
     const ready = (tokens: number): void => {
       this.readies.push(tokens);
     };
-    return { requestId: id, state, ready, done: this.settled.promise, cancel };
+    return { requestId: id, state, ready, finish: () => ready(100), done: this.settled.promise, cancel };
   }
 
   get receive(): ReceiveTransfer {

@@ -61,7 +61,7 @@ function pull(offer: Offer, rank: Rank, id = newTransferId(), token = offer.toke
   offers.pull(
     readers[rank],
     { ...head, requestId: requestId(1), token, ...range },
-    { sameLayout: true, ranks: [0, 1, 2] },
+    { sameLayout: true, ranks: [0, 1, 2], isMember: false },
   );
   plane.advance(0);
   return id;
@@ -191,7 +191,7 @@ describe("an offer that three ranks read", () => {
     const range = { from: 0, to: TOKENS, reader: { rank: 0, tpSize: 1, ppSize: 1 }, paths: [] };
     const head = { type: "PULL", se: epoch, re: stranger, transferId: newTransferId() } as const;
     const frame = { ...head, requestId: requestId(1), token: offer.token, ...range };
-    offers.pull(stranger, frame, { sameLayout: true, ranks: [0] });
+    offers.pull(stranger, frame, { sameLayout: true, ranks: [0], isMember: false });
     expect(written.at(-1)).toMatchObject({ to: stranger, frame: { type: "REFUSE", code: "BUSY" } });
     done(0, id);
     for (const rank of [1, 2] as const) done(rank, pull(offer, rank));

@@ -68,16 +68,22 @@ const frames: { [Type in Frame["type"]]: fc.Arbitrary<Extract<Frame, { type: Typ
     fc.record({ type: fc.constant("STALE_EPOCH" as const), ...epochs }),
     fc.record({ type: fc.constant("STALE_EPOCH" as const), ...transfer }),
   ),
-  PULL: fc.record({
-    type: fc.constant("PULL" as const),
-    ...transfer,
-    requestId: hex<RequestId>(8),
-    token: hex<CapabilityToken>(16),
-    from: count,
-    to: count,
-    reader: fc.record({ rank: count, tpSize: count, ppSize: count }),
-    paths: fc.array(text, { maxLength: 4 }).map((names) => names.map((name) => name.slice(0, 64))),
-  }),
+  PULL: fc.record(
+    {
+      type: fc.constant("PULL" as const),
+      ...transfer,
+      requestId: hex<RequestId>(8),
+      token: hex<CapabilityToken>(16),
+      from: count,
+      to: count,
+      reader: fc.record({ rank: count, tpSize: count, ppSize: count }),
+      paths: fc.array(text, { maxLength: 4 }).map((names) => names.map((name) => name.slice(0, 64))),
+    },
+    // Without a token: generation-first.
+    {
+      requiredKeys: ["type", "se", "re", "transferId", "requestId", "from", "to", "reader", "paths"],
+    },
+  ),
   GRANT: fc.record({
     type: fc.constant("GRANT" as const),
     ...transfer,
@@ -98,6 +104,20 @@ const frames: { [Type in Frame["type"]]: fc.Arbitrary<Extract<Frame, { type: Typ
     text,
   }),
   READY: fc.record({ type: fc.constant("READY" as const), ...transfer, tokens: count }),
+  FINISHED: fc.record(
+    {
+      type: fc.constant("FINISHED" as const),
+      ...transfer,
+      tokens: count,
+      firstTokens: fc.array(count, { minLength: 1, maxLength: 64 }),
+      firstLogProbs: fc.array(
+        fc.record({ logprob: fc.double({ noNaN: true, noDefaultInfinity: true }).filter((n) => !Object.is(n, -0)) }),
+        { maxLength: 4 },
+      ),
+      cachedTokens: count,
+    },
+    { requiredKeys: ["type", "se", "re", "transferId", "tokens", "firstTokens"] },
+  ),
   RENEW: fc.record({ type: fc.constant("RENEW" as const), ...epochs, seq: count, ids }),
   RENEWED: fc.record({ type: fc.constant("RENEWED" as const), ...epochs, seq: count, ids, waiting: ids }),
   DONE: fc.record({

@@ -2,7 +2,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { frameFields } from "../../../src/transceiver/protocol.ts";
 import { receiverTable } from "../../../src/transceiver/receiver_table.ts";
-import { senderTable } from "../../../src/transceiver/sender_table.ts";
+import { senderTable, waitTable } from "../../../src/transceiver/sender_table.ts";
 import type { TransitionTable } from "../../../src/transceiver/transition.ts";
 
 const page = new URL("../../../docs/protocol.md", import.meta.url);
@@ -35,6 +35,7 @@ function printed(): string {
     ...frames,
     "",
     ...machine("The sender's session", senderTable),
+    ...machine("A pull that waits for its offer", waitTable),
     ...machine("The receiver's session", receiverTable),
   ].join("\n");
 }

@@ -49,7 +49,11 @@ function offer(ready = TOKENS): Offer {
 function pull(session: Offer, transferId: TransferId, receiver = reader, token = session.token): void {
   const range = { from: 0, to: TOKENS, reader: { rank: 0, tpSize: 1, ppSize: 1 }, paths: ["shared_memory"] };
   const head = { type: "PULL", se: epoch, re: receiver, transferId } as const;
-  offers.pull(receiver, { ...head, requestId: requestId(1), token, ...range }, { sameLayout: true, ranks: [0] });
+  offers.pull(
+    receiver,
+    { ...head, requestId: requestId(1), token, ...range },
+    { sameLayout: true, ranks: [0], isMember: false },
+  );
 }
 
 const done = (transferId: TransferId, status: FrameOf<"DONE">["status"] = "ok"): void =>

@@ -5,12 +5,21 @@ import {
   receiverTable,
   renewingStates,
 } from "../../../src/transceiver/receiver_table.ts";
-import { leasedStates, senderEvents, senderStates, senderTable } from "../../../src/transceiver/sender_table.ts";
+import {
+  leasedStates,
+  senderEvents,
+  senderStates,
+  senderTable,
+  waitEvents,
+  waitStates,
+  waitTable,
+} from "../../../src/transceiver/sender_table.ts";
 import { cellOf, type TransitionTable } from "../../../src/transceiver/transition.ts";
 
 type Table = TransitionTable<string, string, string>;
 const machines = [
   { name: "sender", table: senderTable as Table, states: senderStates, events: senderEvents, first: "NONE" },
+  { name: "waiting pull", table: waitTable as Table, states: waitStates, events: waitEvents, first: "NONE" },
   { name: "receiver", table: receiverTable as Table, states: receiverStates, events: receiverEvents, first: "QUEUED" },
 ] as const;
 
@@ -24,7 +33,7 @@ describe.each(machines)("the $name's table", (machine) => {
   it("answers every possible pair of state and event, and asserts the impossible ones", () => {
     for (const { state, event, cell } of cells) {
       const look = () => cellOf(machine.name, machine.table, state, event);
-      if (cell === undefined) expect(look).toThrow(/internal defect in (sender|receiver) session/);
+      if (cell === undefined) expect(look).toThrow(/internal defect in (sender|waiting pull|receiver) session/);
       else expect(look()).toBe(cell);
     }
   });
@@ -90,6 +99,26 @@ describe("what the tables promise", () => {
       }
     }
     expect([...enders].sort()).toEqual(["done", "helloWithout", "leaseOver", "pullHigher"]);
+  });
+
+  it("a waiting pull ends its wait exactly when it goes to END, and a refusal is the answer to who is not served", () => {
+    for (const event of waitEvents) {
+      const cell = (waitTable as Table).WAIT?.[event];
+      if (cell === undefined) continue;
+      expect(cell.effects.includes("endWait"), event).toBe(cell.next === "END");
+      const refuses = cell.effects.some((effect) => effect.startsWith("refuse"));
+      expect(refuses, event).toBe(["pullLayout", "cancel", "drain", "queueTimer"].includes(event));
+    }
+  });
+
+  it("FINISHED follows every GRANT of the sender, so that no attempt misses it", () => {
+    for (const state of senderStates) {
+      for (const event of senderEvents) {
+        const effects = effectsOf(senderTable as Table, state, event);
+        if (!effects.includes("writeGrant")) continue;
+        expect(effects.indexOf("writeFinished"), `${event} in ${state}`).toBe(effects.indexOf("writeGrant") + 1);
+      }
+    }
   });
 
   it("an ending sender renews nothing", () => {

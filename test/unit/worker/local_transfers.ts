@@ -3,7 +3,8 @@ import type { RequestId } from "../../../src/ids.ts";
 import type { BlockHold, BlockPool } from "../../../src/kv/pool.ts";
 import type {
   CancelOutcome,
-  ReceiveOptions,
+  ReceiveBlocks,
+  ReceiveByState,
   ReceiveTransfer,
   SendOptions,
   SendTransfer,
@@ -35,7 +36,10 @@ export class LocalTransfers {
   port(engine: TokenEngine, _pool: BlockPool): TransferPort {
     return {
       send: (options) => this.#send(engine, options),
-      receive: (options) => this.#receive(engine, options),
+      receive: (options) => {
+        if (!("state" in options)) throw new KvError("BAD_STATE", { why: "no state" });
+        return this.#receive(engine, options);
+      },
       release: (state) => this.#end(state, new KvError("CANCELLED", { transfer: state, why: "released" })),
     };
   }
@@ -53,7 +57,7 @@ export class LocalTransfers {
     });
     done.catch(() => {});
     const cancel = (why = "cancelled") => this.#end(state, new KvError("CANCELLED", { transfer: state, why }));
-    return { requestId: options.requestId, state, ready: () => {}, done, cancel };
+    return { requestId: options.requestId, state, ready: () => {}, finish: () => {}, done, cancel };
   }
 
   #end(state: string, error: KvError | null): CancelOutcome {
@@ -71,7 +75,7 @@ export class LocalTransfers {
     offer.end(error);
   }
 
-  #receive(engine: TokenEngine, options: ReceiveOptions): ReceiveTransfer {
+  #receive(engine: TokenEngine, options: ReceiveByState & ReceiveBlocks): ReceiveTransfer {
     const offer = this.offers.get(options.state);
     if (offer === undefined) throw new KvError("BAD_STATE", { why: `unknown state ${options.state}` });
     offer.granted = true;

@@ -37,7 +37,12 @@ export function checkServable(spec: RequestSpec, limits: AdmissionLimits, capaci
       why: `${tokens} prompt tokens and ${spec.maxTokens} output tokens are more than max_seq_len (${maxSeqLen})`,
     });
   }
-  if (spec.role.kind === "generation" && spec.role.state === "" && !endsAtFirstToken(spec)) {
+  if (
+    spec.role.kind === "generation" &&
+    spec.role.peer === undefined &&
+    spec.role.state === "" &&
+    !endsAtFirstToken(spec)
+  ) {
     throw new KvError("INVALID_REQUEST", {
       param: "disaggregated_params.encoded_opaque_state",
       why: "it is missing, and the first token does not end the answer",
@@ -55,7 +60,7 @@ export function checkServable(spec: RequestSpec, limits: AdmissionLimits, capaci
 
 /** A generation request whose answer is the token that it brings: it needs no KV. */
 export function endsAtFirstToken({ role, maxTokens, minTokens, stopTokens }: RequestSpec): boolean {
-  if (role.kind !== "generation") return false;
+  if (role.kind !== "generation" || role.firstToken === undefined) return false;
   return maxTokens === 1 || (minTokens < 1 && stopTokens.has(role.firstToken.token));
 }
 

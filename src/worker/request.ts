@@ -1,7 +1,7 @@
 import type { KvError } from "../errors.ts";
 import type { RequestId } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
-import type { ReceiveTransfer, SendTransfer, TransferReport } from "../transceiver/api.ts";
+import type { PeerAddress, ReceiveTransfer, SendTransfer, TransferReport } from "../transceiver/api.ts";
 import type { Sample, Sampling } from "./engine.ts";
 import { type PrefixKey, prefixKeys } from "./prefix_cache.ts";
 import { nextRequestState, type RequestEvent, type RequestState, type StateChange } from "./request_state.ts";
@@ -19,8 +19,11 @@ export type RequestSampling = Omit<Sampling, "index" | "history" | "promptTokens
 /** How a request is served (trtllm-protocol.md section 1.4, `request_type`). */
 export type RequestRole =
   | { readonly kind: "aggregated" }
-  /** Prefill, token 0, then offer the KV under this id. */
-  | { readonly kind: "context"; readonly contextId: RequestId }
+  /**
+   * Prefill, token 0, then offer the KV under this id. Generation-first: wait until a generation worker asks for it, offer it from the first
+   * chunk on, and send token 0 with the last.
+   */
+  | { readonly kind: "context"; readonly contextId: RequestId; readonly generationFirst?: true }
   /** Fetch the KV that `state` names and go on after token 0. */
   | {
       readonly kind: "generation";
@@ -29,6 +32,14 @@ export type RequestRole =
       /** `ctx_request_id`, when the caller gave it: must be the one in `state`. */
       readonly contextId: RequestId | null;
       readonly firstToken: Sample;
+      readonly peer?: undefined;
+    }
+  /** Generation-first: ask this peer for the KV that it will offer under this id; it comes with token 0. */
+  | {
+      readonly kind: "generation";
+      readonly peer: PeerAddress;
+      readonly contextId: RequestId;
+      readonly firstToken?: undefined;
     };
 
 export interface RequestSpec {
@@ -75,6 +86,11 @@ export interface RequestOutcome {
   readonly timings: RequestTimings;
 }
 
+function firstStateOf(role: RequestRole): RequestState {
+  if (role.kind === "generation") return "DISAGG_GENERATION_INIT";
+  return role.kind === "context" && role.generationFirst ? "DISAGG_CONTEXT_WAIT_SCHEDULER" : "CONTEXT_INIT";
+}
+
 /** One request inside the scheduler. Its holder may only abort it; everything else is the scheduler's. */
 export class WorkerRequest {
   readonly spec: RequestSpec;
@@ -87,9 +103,13 @@ export class WorkerRequest {
   cachedTokens = 0;
   blocks: BlockHold | null = null;
   receiving: ReceiveTransfer | null = null;
+  /** The offer of a prompt that is still computed; `offer` once the request is answered. */
+  streaming: SendTransfer | null = null;
   offer: SendTransfer | null = null;
   report: TransferReport | null = null;
   firstToken: Sample | null = null;
+  /** Ends the wait for a generation worker. */
+  expecting: AbortController | null = null;
   /** Ends the engine call that works for this request alone. */
   step: AbortController | null = null;
   /** An engine call touches `blocks`. */
@@ -119,7 +139,7 @@ export class WorkerRequest {
     this.arrivedMs = options.nowMs;
     this.#tokensPerBlock = options.tokensPerBlock;
     this.#onChange = options.onChange;
-    this.#state = spec.role.kind === "generation" ? "DISAGG_GENERATION_INIT" : "CONTEXT_INIT";
+    this.#state = firstStateOf(spec.role);
     this.#tokens = new Uint32Array(spec.prompt.length + spec.maxTokens);
     this.#tokens.set(spec.prompt);
     const { repetitionPenalty, presencePenalty, frequencyPenalty } = spec.sampling;

@@ -2,7 +2,9 @@ import { KvError } from "../errors.ts";
 
 /** Names of TensorRT-LLM's request states (trtllm-protocol.md section 3.1), plus QUARANTINED. */
 export const requestStates = [
+  "DISAGG_CONTEXT_WAIT_SCHEDULER",
   "CONTEXT_INIT",
+  "DISAGG_CONTEXT_INIT_AND_TRANS",
   "DISAGG_CONTEXT_TRANS_IN_PROGRESS",
   "DISAGG_CONTEXT_COMPLETE",
   "DISAGG_GENERATION_INIT",
@@ -17,12 +19,15 @@ export const requestStates = [
 export type RequestState = (typeof requestStates)[number];
 
 /**
+ * pulled: a generation worker waits for it · stream: its KV is offered while it is computed ·
  * decode: has its KV and at least one token, rows go into decode batches · offer: prefilled and answered, blocks wait for the peer ·
  * delivered: the peer has them · receive: blocks reserved, the read runs · received: the KV is here · finish: the last token is out ·
  * abortInStep: its end is decided while an engine call still writes its blocks · quarantine: given up while a transport may still
  * write its blocks · fail: failed or cancelled, nothing touches its blocks.
  */
 export const requestEvents = [
+  "pulled",
+  "stream",
   "decode",
   "offer",
   "delivered",
@@ -37,10 +42,17 @@ export type RequestEvent = (typeof requestEvents)[number];
 
 /** A missing cell is impossible and asserted; a test walks all pairs. */
 export const requestEdges: Readonly<Record<RequestState, Readonly<Partial<Record<RequestEvent, RequestState>>>>> = {
+  DISAGG_CONTEXT_WAIT_SCHEDULER: { pulled: "CONTEXT_INIT", fail: "DISAGG_TRANS_ERROR" },
   CONTEXT_INIT: {
+    stream: "DISAGG_CONTEXT_INIT_AND_TRANS",
     decode: "GENERATION_IN_PROGRESS",
     offer: "DISAGG_CONTEXT_TRANS_IN_PROGRESS",
     finish: "GENERATION_COMPLETE",
+    abortInStep: "GENERATION_TO_COMPLETE",
+    fail: "DISAGG_TRANS_ERROR",
+  },
+  DISAGG_CONTEXT_INIT_AND_TRANS: {
+    offer: "DISAGG_CONTEXT_TRANS_IN_PROGRESS",
     abortInStep: "GENERATION_TO_COMPLETE",
     fail: "DISAGG_TRANS_ERROR",
   },

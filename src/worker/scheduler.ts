@@ -7,7 +7,8 @@ import { planPrefill } from "./chunk_plan.ts";
 import { type DeparturePhase, Departures } from "./departures.ts";
 import type { Engine, Sample } from "./engine.ts";
 import { asKvError, computeChunk, DecodeCall, leaveStep } from "./engine_calls.ts";
-import { type Finish, type RequestSpec, WorkerRequest } from "./request.ts";
+import { firstSampleOf, firstTokensOf } from "./first_tokens.ts";
+import { type Finish, type RequestRole, type RequestSpec, WorkerRequest } from "./request.ts";
 import { isTerminal } from "./request_state.ts";
 import type { SchedulerLimits, SchedulerLoad, SchedulerOptions, TransferPort } from "./scheduler_options.ts";
 
@@ -25,6 +26,8 @@ export class Scheduler {
   readonly #departures: Departures;
   readonly #live = new Set<WorkerRequest>();
   readonly #waiting: AdmissionQueue;
+  /** Generation-first: nobody has asked for their KV yet. */
+  readonly #expecting = new Set<WorkerRequest>();
   readonly #receiving = new Set<WorkerRequest>();
   #prefilling: WorkerRequest[] = [];
   readonly #decoding = new Set<WorkerRequest>();
@@ -53,7 +56,7 @@ export class Scheduler {
 
   get load(): SchedulerLoad {
     return {
-      waiting: this.#waiting.length,
+      waiting: this.#waiting.length + this.#expecting.size,
       receiving: this.#receiving.size,
       prefilling: this.#prefilling.length,
       decoding: this.#decoding.size,
@@ -90,9 +93,38 @@ export class Scheduler {
       this.#finishWithoutKv(request);
       return request;
     }
+    const { role } = spec;
+    if (role.kind === "context" && role.generationFirst) this.#expectPull(request, role.contextId);
+    else this.#queue(request);
+    return request;
+  }
+
+  #queue(request: WorkerRequest): void {
     this.#waiting.push(request);
     this.#wake();
-    return request;
+  }
+
+  /**
+   * Blocks are taken only for who has a reader that holds its own: two workers that each hold the blocks of requests the other one has no
+   * room for would wait for ever.
+   */
+  #expectPull(request: WorkerRequest, contextId: RequestId): void {
+    const expecting = new AbortController();
+    request.expecting = expecting;
+    this.#expecting.add(request);
+    this.#port()
+      .awaitPull(contextId, expecting.signal)
+      .then(
+        () => {
+          if (request.abortedWith !== null) return;
+          this.#expecting.delete(request);
+          request.change("pulled");
+          this.#queue(request);
+        },
+        (error: unknown) => {
+          if (request.abortedWith === null) this.#stop(request, asKvError(error, "kv.awaitPull"));
+        },
+      );
   }
 
   /**
@@ -211,8 +243,11 @@ export class Scheduler {
       if (active >= this.#limits.maxBatchSize || !this.#blocks.reserve(head)) return;
       this.#waiting.remove(head);
       head.admittedMs = this.#options.nowMs();
-      if (head.spec.role.kind === "generation") this.#receive(head, head.spec.role);
-      else this.#prefilling.push(head);
+      const { role } = head.spec;
+      if (role.kind === "generation") this.#receive(head, role);
+      else if (role.kind !== "context" || !role.generationFirst || this.#stream(head, role.contextId)) {
+        this.#prefilling.push(head);
+      }
     }
   }
 
@@ -258,7 +293,10 @@ export class Scheduler {
     }
     request.computedTokens += count;
     this.#blocks.remember(request, request.computedTokens);
-    if (sample === undefined) return;
+    if (sample === undefined) {
+      request.streaming?.ready(request.computedTokens);
+      return;
+    }
     this.#prefilling = this.#prefilling.filter((other) => other !== request);
     request.prefilledMs = this.#options.nowMs();
     this.#afterPrompt(request, sample);
@@ -288,36 +326,57 @@ export class Scheduler {
     }
     const finish = this.#tell(request, sample);
     if (finish === undefined) return;
-    if (finish !== null) {
+    if (request.streaming !== null) {
+      // Also when token 0 ends the answer: the generation worker sees that for itself.
+      request.streaming.finish(firstTokensOf(request, sample));
+    } else if (finish !== null) {
       this.#complete(request, finish);
       return;
-    }
+    } else if (!this.#startOffer(request, role.contextId)) return;
+    request.offer = request.streaming;
+    this.#blocks.release(request);
+    request.change("offer");
+    request.resolve({ reason: "length", stop: null }, this.#options.nowMs());
+    this.#noteIdle();
+  }
+
+  /** Generation-first: what is computed from now on can be fetched at once. False: it could not be offered, and the request has failed. */
+  #stream(request: WorkerRequest, contextId: RequestId): boolean {
+    const isOffered = this.#startOffer(request, contextId, request.computedTokens);
+    if (isOffered) request.change("stream");
+    return isOffered;
+  }
+
+  #startOffer(request: WorkerRequest, contextId: RequestId, ready?: number): boolean {
     try {
-      request.offer = this.#port().send({
-        requestId: role.contextId,
+      request.streaming = this.#port().send({
+        requestId: contextId,
         tokens: request.promptTokens,
         blocks: mustHold(request),
+        ...(ready === undefined ? {} : { ready }),
       });
     } catch (error) {
       this.#fail(request, asKvError(error, "kv.send"));
-      return;
+      return false;
     }
-    this.#blocks.release(request);
-    request.change("offer");
-    request.offer.done.then(
+    request.streaming.done.then(
       (report) => {
         request.report = report;
         request.change("delivered");
         this.#forget(request);
         this.#options.onTransfer?.(request, "send", report);
       },
-      () => {
-        request.change("fail");
-        this.#forget(request);
-      },
+      (error: unknown) => this.#undelivered(request, asKvError(error, "kv.send")),
     );
-    request.resolve({ reason: "length", stop: null }, this.#options.nowMs());
-    this.#noteIdle();
+    return true;
+  }
+
+  /** Nobody fetches it any more: what is not computed yet need not be. */
+  #undelivered(request: WorkerRequest, error: KvError): void {
+    if (request.offer !== null) {
+      request.change("fail");
+      this.#forget(request);
+    } else if (request.abortedWith === null) this.#stop(request, error);
   }
 
   #accept(request: WorkerRequest, sample: Sample): void {
@@ -335,11 +394,14 @@ export class Scheduler {
     }
   }
 
-  #receive(request: WorkerRequest, { state, contextId }: { state: string; contextId: RequestId | null }): void {
+  #receive(request: WorkerRequest, role: Extract<RequestRole, { kind: "generation" }>): void {
     this.#receiving.add(request);
     const table = this.#blocks.sharePrompt(request);
+    const { promptTokens: tokens } = request;
+    const source =
+      role.peer === undefined ? { state: role.state } : { peer: role.peer, requestId: role.contextId, tokens };
     try {
-      const transfer = this.#port().receive({ state, blocks: table, skipTokens: request.computedTokens });
+      const transfer = this.#port().receive({ ...source, blocks: table, skipTokens: request.computedTokens });
       request.receiving = transfer;
       request.change("receive");
       transfer.done.then(
@@ -350,7 +412,7 @@ export class Scheduler {
         },
         (error: unknown) => this.#receiveFailed(request, asKvError(error, "kv.receive")),
       );
-      const why = mismatch(transfer, request, contextId);
+      const why = mismatch(transfer, request, role.contextId);
       if (why !== null) this.#stop(request, new KvError("BAD_STATE", { why }));
     } catch (error) {
       this.#fail(request, asKvError(error, "kv.receive"));
@@ -372,7 +434,13 @@ export class Scheduler {
     this.#options.onReceived?.(mustHold(request));
     this.#blocks.remember(request, request.promptTokens);
     if (role.kind !== "generation") return;
-    const finish = this.#tell(request, role.firstToken);
+    const first = role.firstToken ?? firstSampleOf(request);
+    if (first === undefined) {
+      const why = "a prefill brings exactly one first token";
+      this.#fail(request, new KvError("PROTOCOL", { peer: role.peer?.instance ?? "the context worker", why }));
+      return;
+    }
+    const finish = this.#tell(request, first);
     if (finish === undefined) return;
     if (finish !== null) {
       this.#complete(request, finish);
@@ -400,7 +468,7 @@ export class Scheduler {
   /** The answer is the first token alone: nothing is fetched, and the context side may let go. */
   #finishWithoutKv(request: WorkerRequest): void {
     const { role } = request.spec;
-    if (role.kind !== "generation") return;
+    if (role.kind !== "generation" || role.firstToken === undefined) return;
     try {
       if (role.state !== "") this.#port().release(role.state);
     } catch (error) {
@@ -414,7 +482,9 @@ export class Scheduler {
   /** Ends a request that has not answered yet, with `error`, wherever it stands. */
   #stop(request: WorkerRequest, error: KvError): void {
     request.abortedWith = error;
+    request.expecting?.abort();
     this.#waiting.remove(request);
+    request.streaming?.cancel(error.message);
     if (request.receiving !== null && request.state === "DISAGG_GENERATION_TRANS_IN_PROGRESS") {
       // The session holds the blocks it may still write; ours end now and the caller hears at once.
       const outcome = request.receiving.cancel(error.message);
@@ -443,6 +513,11 @@ export class Scheduler {
   }
 
   #fail(request: WorkerRequest, error: KvError): void {
+    const { role } = request.spec;
+    // The generation worker waits for an offer that will not be made.
+    if (role.kind === "context" && role.generationFirst && request.streaming === null) {
+      this.#transfers?.refuse(role.contextId);
+    }
     this.#blocks.release(request);
     request.change("fail");
     request.reject(error);
@@ -452,6 +527,7 @@ export class Scheduler {
   #forget(request: WorkerRequest): void {
     this.#live.delete(request);
     this.#departures.freed(request);
+    this.#expecting.delete(request);
     this.#receiving.delete(request);
     this.#decoding.delete(request);
     this.#prefilling = this.#prefilling.filter((other) => other !== request);
@@ -460,7 +536,8 @@ export class Scheduler {
   }
 
   #isIdle(): boolean {
-    const busy = this.#waiting.length + this.#receiving.size + this.#prefilling.length + this.#decoding.size;
+    const waiting = this.#waiting.length + this.#expecting.size + this.#receiving.size;
+    const busy = waiting + this.#prefilling.length + this.#decoding.size;
     return busy === 0 && !this.#looping;
   }
 
@@ -474,6 +551,8 @@ export class Scheduler {
     this.#broken = asKvError(error, "scheduler");
     for (const request of [...this.#live]) {
       if (request.state === "DISAGG_CONTEXT_TRANS_IN_PROGRESS") continue;
+      request.expecting?.abort();
+      request.streaming?.cancel(this.#broken.message);
       this.#waiting.remove(request);
       request.reject(this.#broken);
       this.#forget(request);

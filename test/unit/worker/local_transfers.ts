@@ -1,5 +1,4 @@
 import { KvError } from "../../../src/errors.ts";
-import type { RequestId } from "../../../src/ids.ts";
 import type { BlockHold, BlockPool } from "../../../src/kv/pool.ts";
 import type {
   CancelOutcome,
@@ -11,6 +10,7 @@ import type {
   TransferReport,
 } from "../../../src/transceiver/api.ts";
 import type { TransferPort } from "../../../src/worker/scheduler_options.ts";
+import { EarlyPulls, report } from "./early_pulls.ts";
 import { TOKENS_PER_BLOCK, type TokenEngine } from "./token_engine.ts";
 
 interface Offer {
@@ -32,19 +32,28 @@ export class LocalTransfers {
   gate: Promise<void> | null = null;
   failNext: KvError | null = null;
   fetchedBlocks = 0;
+  readonly #early = new EarlyPulls();
+
+  /** Tokens that generation-first receives had when token 0 came, chunk by chunk. */
+  get streamed(): readonly number[] {
+    return this.#early.streamed;
+  }
 
   port(engine: TokenEngine, _pool: BlockPool): TransferPort {
     return {
       send: (options) => this.#send(engine, options),
       receive: (options) => {
-        if (!("state" in options)) throw new KvError("BAD_STATE", { why: "no state" });
-        return this.#receive(engine, options);
+        return "state" in options ? this.#receive(engine, options) : this.#early.receive(engine, options);
       },
+      awaitPull: (requestId, signal) => this.#early.awaitPull(requestId, signal),
+      refuse: (requestId) => this.#early.refuse(requestId),
       release: (state) => this.#end(state, new KvError("CANCELLED", { transfer: state, why: "released" })),
     };
   }
 
   #send(engine: TokenEngine, options: SendOptions): SendTransfer {
+    const early = this.#early.offer(engine, options);
+    if (early !== undefined) return early;
     const state = `offer-${options.requestId}`;
     const blocks = options.blocks.share();
     const done = new Promise<TransferReport>((resolve, reject) => {
@@ -123,22 +132,3 @@ export class LocalTransfers {
     };
   }
 }
-
-const report = (requestId: RequestId, tokens: number): TransferReport => ({
-  requestId,
-  bytes: tokens * 16,
-  blocks: Math.ceil(tokens / TOKENS_PER_BLOCK),
-  tokens,
-  ms: 1,
-  queueMs: 0,
-  connectMs: 0,
-  waitMs: 0,
-  movingMs: 1,
-  verifyMs: 0,
-  gbPerS: 1,
-  path: "test",
-  chunks: 1,
-  runs: 1,
-  pieces: 1,
-  attempts: 1,
-});

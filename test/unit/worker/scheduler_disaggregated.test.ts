@@ -200,3 +200,167 @@ describe("scheduler, disaggregated", () => {
     );
   });
 });
+
+describe("scheduler, generation-first", () => {
+  const PEER = { instance: "context-0", endpoints: ["tcp://127.0.0.1:1"] };
+  const roles = () => {
+    const contextId = requestId(nextId++);
+    return {
+      context: { kind: "context", contextId, generationFirst: true } as const,
+      generation: { kind: "generation", peer: PEER, contextId } as const,
+    };
+  };
+
+  it("computes for a generation worker that waits, chunk by chunk, and gives it token 0 with the last", async () => {
+    const { context, generation, transfers } = pair();
+    const role = roles();
+    const [prefill, decode] = [
+      spec(tokensOf(40), 10, { role: role.context }),
+      spec(tokensOf(40), 10, { role: role.generation }),
+    ];
+    const first = context.scheduler.submit(prefill);
+    const second = generation.scheduler.submit(decode);
+    const [offered, outcome] = await Promise.all([first.done, second.done]);
+    expect(decode.output).toEqual(TokenEngine.oracle(tokensOf(40), 10));
+    expect(prefill.output).toEqual(decode.output.slice(0, 1));
+    // Steps of 16 tokens: when prefill ended, its last chunk was all that was left.
+    expect(transfers.streamed).toEqual([0, 16, 32, 40]);
+    await offered.offer?.done;
+    expect(edgesOf(context, first)).toEqual([
+      "CONTEXT_INIT",
+      "DISAGG_CONTEXT_INIT_AND_TRANS",
+      "DISAGG_CONTEXT_TRANS_IN_PROGRESS",
+      "DISAGG_CONTEXT_COMPLETE",
+    ]);
+    expect(edgesOf(generation, second)).toEqual([
+      "DISAGG_GENERATION_TRANS_IN_PROGRESS",
+      "DISAGG_GENERATION_TRANS_COMPLETE",
+      "GENERATION_IN_PROGRESS",
+      "GENERATION_COMPLETE",
+    ]);
+    expect(outcome.cachedTokens).toBe(0);
+    expect([await free(context), await free(generation)]).toEqual([32, 32]);
+  });
+
+  it("takes no block and computes nothing before somebody waits for it", async () => {
+    const { context, generation } = pair();
+    const role = roles();
+    const first = context.scheduler.submit(spec(tokensOf(9), 5, { role: role.context }));
+    for (let turn = 0; turn < 20; turn++) await Promise.resolve();
+    expect([first.state, context.pool.free, context.engine.calls]).toEqual(["DISAGG_CONTEXT_WAIT_SCHEDULER", 32, []]);
+    expect(context.scheduler.load.waiting).toBe(1);
+    const decode = spec(tokensOf(9), 5, { role: role.generation });
+    await generation.scheduler.submit(decode).done;
+    expect(decode.output).toEqual(TokenEngine.oracle(tokensOf(9), 5));
+  });
+
+  it("leaves it to the generation worker to see that token 0 ends the answer, and reports what the context worker had cached", async () => {
+    const { context, generation } = pair();
+    for (const [maxTokens, cached] of [
+      [1, 0],
+      [3, 20],
+    ] as const) {
+      const role = roles();
+      const decode = spec(tokensOf(22), maxTokens, { role: role.generation });
+      const [, outcome] = await Promise.all([
+        context.scheduler.submit(spec(tokensOf(22), maxTokens, { role: role.context })).done,
+        generation.scheduler.submit(decode).done,
+      ]);
+      expect(decode.output).toEqual(TokenEngine.oracle(tokensOf(22), maxTokens));
+      expect(outcome).toMatchObject({ cachedTokens: cached, finish: { reason: "length" } });
+    }
+    expect([await free(context), await free(generation)]).toEqual([32, 32]);
+  });
+
+  it("ends the prefill when its generation worker is gone", async () => {
+    const { context, generation } = pair();
+    const role = roles();
+    let open = (): void => {};
+    context.engine.gate = new Promise((resolve) => {
+      open = resolve;
+    });
+    const first = context.scheduler.submit(spec(tokensOf(40), 5, { role: role.context }));
+    const second = generation.scheduler.submit(spec(tokensOf(40), 5, { role: role.generation }));
+    while (context.engine.calls.length === 0) await Promise.resolve();
+    generation.scheduler.abort(second, "client left");
+    expect(await codeOf(second.done)).toBe("CANCELLED");
+    while (first.state !== "GENERATION_TO_COMPLETE") await Promise.resolve();
+    // The engine still writes them.
+    expect(context.pool.free).toBe(32 - 10);
+    open();
+    expect(await codeOf(first.done)).toBe("CANCELLED");
+    expect(context.engine.calls).toEqual(["prefill 0+16"]);
+    expect([await free(context), await free(generation)]).toEqual([32, 32]);
+  });
+
+  it("tells a generation worker that waits when the context request ends before its prefill", async () => {
+    const { context, generation } = pair(4);
+    const blocker = context.scheduler.submit(spec(tokensOf(12), 5, { role: contextRole() }));
+    await blocker.done;
+    const role = roles();
+    const first = context.scheduler.submit(spec(tokensOf(9), 5, { role: role.context }));
+    const second = generation.scheduler.submit(spec(tokensOf(9), 5, { role: role.generation }));
+    while (first.state === "DISAGG_CONTEXT_WAIT_SCHEDULER") await Promise.resolve();
+    context.scheduler.abort(first, "router aborts");
+    expect(await codeOf(first.done)).toBe("CANCELLED");
+    expect(await codeOf(second.done)).toBe("GONE");
+    const late = roles();
+    const gone = context.scheduler.submit(spec(tokensOf(9), 5, { role: late.context }));
+    context.scheduler.abort(gone, "router aborts");
+    const third = generation.scheduler.submit(spec(tokensOf(9), 5, { role: late.generation }));
+    expect(await codeOf(third.done)).toBe("GONE");
+    context.scheduler.abort(blocker, "router releases");
+    expect([await free(context), await free(generation)]).toEqual([4, 4]);
+  });
+
+  it("finishes any burst, whatever the order in which the two workers get it, and leaks no block when pairs are aborted", async () => {
+    const request = fc.record({
+      length: fc.integer({ min: 1, max: 40 }),
+      output: fc.integer({ min: 1, max: 10 }),
+      contextFirst: fc.boolean(),
+      delay: fc.integer({ min: 0, max: 6 }),
+      abortContextAfter: fc.option(fc.integer({ min: 0, max: 40 }), { nil: null, freq: 1 }),
+      abortGenerationAfter: fc.option(fc.integer({ min: 0, max: 40 }), { nil: null, freq: 1 }),
+    });
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(request, { minLength: 1, maxLength: 10 }),
+        fc.integer({ min: 13, max: 40 }),
+        async (requests, blocks) => {
+          const { context, generation } = pair(blocks);
+          const turns = async (count: number): Promise<void> => {
+            for (let turn = 0; turn < count; turn++) await Promise.resolve();
+          };
+          await Promise.all(
+            requests.map(async (each, salt) => {
+              const prompt = tokensOf(each.length, salt);
+              const role = roles();
+              const its = spec(prompt, each.output, { role: role.generation });
+              const prefill = async () => context.scheduler.submit(spec(prompt, each.output, { role: role.context }));
+              const decode = async () => generation.scheduler.submit(its);
+              const started = each.contextFirst
+                ? { first: prefill(), second: turns(each.delay).then(decode) }
+                : { second: decode(), first: turns(each.delay).then(prefill) };
+              const [first, second] = [await started.first, await started.second];
+              const abort = async (side: Rig, target: WorkerRequest, after: number | null): Promise<void> => {
+                if (after === null) return;
+                await turns(after);
+                side.scheduler.abort(target, "test");
+              };
+              void abort(context, first, each.abortContextAfter);
+              void abort(generation, second, each.abortGenerationAfter);
+              // As the router does: one that fails ends the other.
+              first.done.catch(() => generation.scheduler.abort(second, "partner failed"));
+              second.done.catch(() => context.scheduler.abort(first, "partner failed"));
+              const finished = await second.done.catch(() => null);
+              if (finished !== null) expect(its.output).toEqual(TokenEngine.oracle(prompt, each.output));
+              else expect([each.abortContextAfter, each.abortGenerationAfter]).not.toEqual([null, null]);
+            }),
+          );
+          expect([await free(context), await free(generation)]).toEqual([blocks, blocks]);
+        },
+      ),
+      { numRuns: 200, interruptAfterTimeLimit: 8_000 },
+    );
+  });
+});

@@ -1,0 +1,164 @@
+import { KvError } from "../../../src/errors.ts";
+import type { RequestId } from "../../../src/ids.ts";
+import type { BlockHold } from "../../../src/kv/pool.ts";
+import type {
+  FirstTokens,
+  ReceiveBlocks,
+  ReceiveFromPeer,
+  ReceiveTransfer,
+  SendOptions,
+  SendTransfer,
+  TransferReport,
+} from "../../../src/transceiver/api.ts";
+import { Settled } from "../../../src/transceiver/settled.ts";
+import { TOKENS_PER_BLOCK, type TokenEngine } from "./token_engine.ts";
+
+/** A receive without a state: waits for its offer, then copies each chunk when it is ready. */
+class EarlyPull {
+  readonly settled = new Settled<TransferReport>();
+  readonly #engine: TokenEngine;
+  readonly #target: BlockHold;
+  readonly #skip: number;
+  readonly #requestId: RequestId;
+  #copied = 0;
+  over = false;
+
+  constructor(engine: TokenEngine, options: ReceiveBlocks & ReceiveFromPeer) {
+    this.#engine = engine;
+    this.#target = options.blocks.share();
+    this.#skip = Math.floor((options.skipTokens ?? 0) / TOKENS_PER_BLOCK);
+    this.#requestId = options.requestId;
+  }
+
+  copy(source: BlockHold, engine: TokenEngine, tokens: number): void {
+    const until = Math.ceil(tokens / TOKENS_PER_BLOCK);
+    // A block that was partly there is copied again, whole.
+    for (let index = Math.max(this.#skip, this.#copied - 1); index < until; index++) {
+      const [from, to] = [source.ids[index], this.#target.ids[index]];
+      const block = from === undefined ? undefined : engine.memory.get(from);
+      if (block !== undefined && to !== undefined) this.#engine.memory.set(to, block.slice());
+    }
+    this.#copied = until;
+  }
+
+  end(error: KvError | null, tokens = 0, first?: FirstTokens): void {
+    if (this.over) return;
+    this.over = true;
+    this.#target.release();
+    if (error !== null) this.settled.reject(error);
+    else this.settled.resolve({ ...report(this.#requestId, tokens), ...(first === undefined ? {} : { first }) });
+  }
+}
+
+/** The generation-first half of LocalTransfers. */
+export class EarlyPulls {
+  readonly streamed: number[] = [];
+  readonly #pulls = new Map<RequestId, EarlyPull>();
+  readonly #awaited = new Map<RequestId, () => void>();
+  readonly #refused = new Set<RequestId>();
+  readonly #cancels = new Map<RequestId, () => void>();
+
+  awaitPull(requestId: RequestId, signal: AbortSignal | undefined): Promise<void> {
+    if (this.#pulls.has(requestId)) return Promise.resolve();
+    return new Promise((resolve, reject) => {
+      this.#awaited.set(requestId, resolve);
+      signal?.addEventListener("abort", () => reject(signal.reason));
+    });
+  }
+
+  refuse(requestId: RequestId): void {
+    this.#refused.add(requestId);
+    this.#pulls.get(requestId)?.end(new KvError("GONE", { request: requestId, peer: "test" }));
+    this.#pulls.delete(requestId);
+  }
+
+  receive(engine: TokenEngine, options: ReceiveBlocks & ReceiveFromPeer): ReceiveTransfer {
+    const { requestId, tokens } = options;
+    const pull = new EarlyPull(engine, options);
+    this.#pulls.set(requestId, pull);
+    if (this.#refused.has(requestId)) this.refuse(requestId);
+    this.#awaited.get(requestId)?.();
+    const done = pull.settled.promise;
+    const cancel = () => {
+      pull.end(new KvError("CANCELLED", { transfer: requestId, why: "receiver" }));
+      this.#cancels.get(requestId)?.();
+      return "cancelled" as const;
+    };
+    const released = done.then(
+      () => {},
+      () => {},
+    );
+    return { requestId, tokens, done, released, progress: (async function* () {})(), cancel };
+  }
+
+  /** undefined: nobody waits for it. */
+  offer(
+    engine: TokenEngine,
+    { requestId, tokens, blocks: given, ready = tokens }: SendOptions,
+  ): SendTransfer | undefined {
+    const pull = this.#pulls.get(requestId);
+    if (pull === undefined) return undefined;
+    const blocks = given.share();
+    const settled = new Settled<TransferReport>();
+    let over = false;
+    const end = (error: KvError | null): void => {
+      if (over) return;
+      over = true;
+      blocks.release();
+      if (error === null) settled.resolve(report(requestId, tokens));
+      else settled.reject(error);
+    };
+    this.#cancels.set(requestId, () =>
+      end(new KvError("CANCELLED", { transfer: requestId, why: "the receiver cancelled it" })),
+    );
+    const take = (until: number): void => {
+      if (pull.over || over) return;
+      this.streamed.push(until);
+      pull.copy(blocks, engine, until);
+    };
+    if (pull.over) this.#cancels.get(requestId)?.();
+    take(ready);
+    return {
+      requestId,
+      state: `offer-${requestId}`,
+      ready: take,
+      finish: (first) => {
+        take(tokens);
+        // The receiver's DONE comes later than the call.
+        queueMicrotask(() => {
+          if (pull.over) return;
+          pull.end(null, tokens, first);
+          end(null);
+        });
+      },
+      done: settled.promise,
+      cancel: (why = "cancelled") => {
+        if (over) return "already_complete";
+        queueMicrotask(() => {
+          pull.end(new KvError("SENDER_ABORTED", { transfer: requestId, why }));
+          end(new KvError("CANCELLED", { transfer: requestId, why }));
+        });
+        return "in_flight";
+      },
+    };
+  }
+}
+
+export const report = (requestId: RequestId, tokens: number): TransferReport => ({
+  requestId,
+  bytes: tokens * 16,
+  blocks: Math.ceil(tokens / TOKENS_PER_BLOCK),
+  tokens,
+  ms: 1,
+  queueMs: 0,
+  connectMs: 0,
+  waitMs: 0,
+  movingMs: 1,
+  verifyMs: 0,
+  gbPerS: 1,
+  path: "test",
+  chunks: 1,
+  runs: 1,
+  pieces: 1,
+  attempts: 1,
+});

@@ -13,15 +13,17 @@ constexpr double kPoolBytesMax = 140'737'488'355'328.0;
 
 Geometry ReadLayout(Arguments* arguments, const Napi::Object& layout) {
   Geometry geometry;
-  const auto field = [&](const char* name) {
+  const auto field = [&](const char* name, uint64_t least = 1) {
     return static_cast<uint32_t>(
-        arguments->Integer(layout.Get(name), std::string("options.layout.") + name, 1, kUint32Max));
+        arguments->Integer(layout.Get(name), std::string("options.layout.") + name, least, kUint32Max));
   };
   geometry.layers = field("layers");
   geometry.planes = field("planes");
   geometry.heads = field("heads");
   geometry.tokens_per_block = field("tokensPerBlock");
   geometry.head_bytes = field("headBytes");
+  if (layout.Has("firstLayer")) geometry.first_layer = field("firstLayer", 0);
+  if (layout.Has("firstHead")) geometry.first_head = field("firstHead", 0);
   return geometry;
 }
 

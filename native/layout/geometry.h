@@ -4,7 +4,8 @@
 
 namespace kvt {
 
-// How one rank's pool lies in memory. Bytes of a block: [layer][k|v][head][token][headDim] ("HND").
+// How one rank's pool lies in memory, and which part of the model's KV it holds. Bytes of a block:
+// [layer][k|v][head][token][headDim] ("HND"), layers and heads counted from the part's first.
 // A row is what one head of one plane of one layer holds for the tokens of a block: contiguous.
 struct Geometry {
   uint32_t layers = 0;
@@ -12,6 +13,8 @@ struct Geometry {
   uint32_t heads = 0;
   uint32_t tokens_per_block = 0;
   uint32_t head_bytes = 0;  // one head's vector of one token
+  uint32_t first_layer = 0;
+  uint32_t first_head = 0;
 
   uint64_t Rows() const { return uint64_t{layers} * planes * heads; }
   uint64_t RowBytes() const { return uint64_t{tokens_per_block} * head_bytes; }

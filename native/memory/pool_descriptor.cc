@@ -7,7 +7,7 @@
 namespace kvt {
 namespace {
 
-constexpr uint32_t kMagic = 0x3144564b;  // "KVD1", little-endian
+constexpr uint32_t kMagic = 0x3244564b;  // "KVD2", little-endian
 
 class Writer {
  public:
@@ -97,6 +97,8 @@ std::optional<std::vector<uint8_t>> EncodeDescriptor(const PoolDescriptor& descr
   out.Number(descriptor.geometry.heads);
   out.Number(descriptor.geometry.tokens_per_block);
   out.Number(descriptor.geometry.head_bytes);
+  out.Number(descriptor.geometry.first_layer);
+  out.Number(descriptor.geometry.first_head);
   out.Number(descriptor.blocks);
   out.Number(descriptor.offset);
   out.Text(descriptor.directory);
@@ -118,6 +120,8 @@ std::optional<PoolDescriptor> DecodeDescriptor(std::span<const uint8_t> bytes) {
   descriptor.geometry.heads = in.Number<uint32_t>();
   descriptor.geometry.tokens_per_block = in.Number<uint32_t>();
   descriptor.geometry.head_bytes = in.Number<uint32_t>();
+  descriptor.geometry.first_layer = in.Number<uint32_t>();
+  descriptor.geometry.first_head = in.Number<uint32_t>();
   descriptor.blocks = in.Number<uint32_t>();
   descriptor.offset = in.Number<uint64_t>();
   descriptor.directory = in.Text();

@@ -141,15 +141,15 @@ std::shared_ptr<CopyTask> SharedMemoryPath::MakeTask(const Peer& peer,
                                                      std::unique_ptr<Transfer> transfer) const {
   auto task = std::make_shared<CopyTask>(*peer.plan, std::move(transfer));
   const TokenRange& tokens = task->transfer->tokens;
-  const Geometry& geometry = options_.own.geometry;
   task->source = peer.pool->data();
   task->target = options_.pool->data();
   task->source_owner = peer.pool;
   task->target_owner = options_.pool;
   // Slices of whole blocks where blocks are small, so that neighbours still merge.
-  const uint64_t payload = geometry.PayloadBytes();
-  task->units_per_slice = payload <= kSliceBytes ? geometry.Rows() * (kSliceBytes / payload)
-                                                 : std::max<uint64_t>(1, kSliceBytes / geometry.RowBytes());
+  const uint64_t row = task->plan.UnitBytes();
+  const uint64_t block = task->plan.Rows() * row;
+  task->units_per_slice = block <= kSliceBytes ? task->plan.Rows() * (kSliceBytes / block)
+                                               : std::max<uint64_t>(1, kSliceBytes / row);
   task->stream = task->plan.Bytes(tokens) >= kStreamBytesMin;
   return task;
 }
@@ -166,7 +166,7 @@ Path::Posted SharedMemoryPath::Post(std::unique_ptr<Transfer> transfer) {
   task->on_quiet = [inbox = inbox_, done = task.get()] { inbox->Put(EndOf(*done)); };
   tasks_.emplace(task->transfer->job, task);
   const uint64_t bytes = task->plan.Bytes(task->transfer->tokens);
-  const auto cost = CostMicros(task->transfer->peer, bytes, options_.own.geometry.PayloadBytes());
+  const auto cost = CostMicros(task->transfer->peer, bytes, task->plan.PieceBytes());
   if (cost && *cost <= kHereMicrosMax) {
     CopyCrew::RunHere(*task);
   } else {

@@ -97,9 +97,19 @@ export function unneededRanks(model: Model, reader: ParallelSizes, sender: Paral
   return ranksOf(sender).filter((rank) => !needed.has(rank));
 }
 
-/** The ranks of a reader's instance that end one sender rank's offer: those that need it, or rank 0 when none does. */
+/**
+ * The ranks of a reader's instance that end one sender rank's offer: those that need it, or, when none does, the first that could have
+ * read a part of it.
+ */
 export function readersOf(model: Model, sender: Parallel, reader: ParallelSizes): readonly number[] {
   const own = rankOf(sender);
   const readers = ranksOf(reader).filter((rank) => neededRanks(model, placeOf(rank, reader), sender).includes(own));
-  return readers.length > 0 ? readers : [0];
+  if (readers.length > 0) return readers;
+  const held = shareOf(model, sender);
+  return ranksOf(reader)
+    .filter((rank) => {
+      const { layers, heads } = shareOf(model, placeOf(rank, reader));
+      return overlap(held.layers, layers) && overlap(held.heads, heads);
+    })
+    .slice(0, 1);
 }

@@ -25,7 +25,7 @@ export type VectorLevel = "avx512" | "avx2" | "neon" | "generic";
 
 // --- data plane ----------------------------------------------------------------------------------------------------------
 
-/** Equal-layout geometry of a pool's block; bytes of a block are `[layer][k|v][head][token][headDim]` (design.md section 8). */
+/** What a pool holds of the model's KV; bytes of a block are `[layer][k|v][head][token][headDim]` of that part (design.md section 8). */
 export interface NativeLayout {
   readonly layers: number;
   /** 2 for K and V, 1 for one latent (MLA). */
@@ -34,6 +34,9 @@ export interface NativeLayout {
   readonly tokensPerBlock: number;
   /** Bytes of one head's vector of one token: headDim * element size. */
   readonly headBytes: number;
+  /** Of the model, where the pool's part begins; default 0. */
+  readonly firstLayer?: number;
+  readonly firstHead?: number;
 }
 
 export interface NativeDataPlaneOptions {

@@ -3,6 +3,7 @@ import {
   neededRanks,
   type Parallel,
   type ParallelSizes,
+  placeOf,
   rankOf,
   readersOf,
   shareOf,
@@ -41,7 +42,10 @@ export class PeerRanks {
     let sources = this.#sources.get(key(sender));
     if (sources === undefined) {
       const needed = neededRanks(this.#layout, this.#own, sender);
-      const unneeded = rankOf(this.#own) === 0 ? unneededRanks(this.#layout, this.#own, sender) : [];
+      const own = rankOf(this.#own);
+      const unneeded = unneededRanks(this.#layout, this.#own, sender).filter((rank) =>
+        readersOf(this.#layout, placeOf(rank, sender), this.#own).includes(own),
+      );
       sources = { needed, unneeded };
       this.#sources.set(key(sender), sources);
     }

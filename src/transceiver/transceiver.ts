@@ -2,7 +2,7 @@ import { KvError } from "../errors.ts";
 import { type BlockId, type Epoch, newEpoch, type RequestId } from "../ids.ts";
 import { blocksFor, headBytesOf, type Layout, planesOf } from "../kv/layout.ts";
 import { BlockPool } from "../kv/pool.ts";
-import { layoutOfRank, type ParallelSizes, placeOf, shareOf } from "../kv/ranks.ts";
+import { layoutOfRank, type ParallelSizes, shareOf } from "../kv/ranks.ts";
 import type { NativePoolSpan } from "../native/binding.ts";
 import { loadNative } from "../native/loader.ts";
 import { createLogger } from "../observability/log.ts";
@@ -105,6 +105,7 @@ export class KvTransceiver implements Transceiver {
     const epoch = newEpoch();
     const { check, parallel } = resolved;
     const layout = layoutOfRank(resolved.layout, parallel);
+    const { layers, heads } = shareOf(resolved.layout, parallel);
     const plane = await NativePlane.open(loadNative(), {
       layout: {
         layers: layout.layers,
@@ -112,6 +113,8 @@ export class KvTransceiver implements Transceiver {
         heads: layout.kvHeads,
         tokensPerBlock: layout.tokensPerBlock,
         headBytes: headBytesOf(layout),
+        firstLayer: layers.from,
+        firstHead: heads.from,
       },
       blocks: resolved.blocks,
       socketDir: resolved.socketDir,
@@ -191,14 +194,6 @@ export class KvTransceiver implements Transceiver {
     this.#checkSkip(skipTokens, offer.tokens);
     const { needed, unneeded } = this.#peerRanks.sources(offer);
     const ranks = needed.map((rank) => rankIn(offer, rank));
-    const own = JSON.stringify(shareOf(this.layout, this.#options.parallel));
-    if (needed.some((rank) => JSON.stringify(shareOf(this.layout, placeOf(rank, offer))) !== own)) {
-      throw new KvError("NOT_PROVIDED", {
-        what: "a pull between ranks that hold different layers or heads",
-        why: "plans of unequal layouts are not built yet",
-        remedy: "give both workers the same --tp_size and --pp_size",
-      });
-    }
     const [first, ...rest] = ranks.map((rank) => this.#pull(offer, rank, { ...options, skipTokens }));
     if (first === undefined)
       throw new KvError("INTERNAL", { where: "receive", why: "no rank holds what this one needs" });

@@ -30,9 +30,11 @@ describe("layouts", () => {
       { kvHeads: 4 },
       { headDim: 32 },
       { dtype: "f16" },
-      { tokensPerBlock: 16 },
       { attention: "mla" },
     ];
+    // Blocks of any size read from blocks of any other.
+    expect(layoutDigest({ ...layout, tokensPerBlock: 16 })).toBe(layoutDigest(layout));
+    expect(layoutDifferences(layout, { ...layout, tokensPerBlock: 16 })).toBe("");
     for (const other of others) {
       expect(layoutDigest({ ...layout, ...other })).not.toBe(layoutDigest(layout));
       expect(layoutDifferences(layout, { ...layout, ...other })).toMatch(new RegExp(`^${Object.keys(other)[0]} here`));

@@ -8,6 +8,7 @@ import { readSource, renameOldNames, takeForeign, warnAboutUnits } from "./file_
 import { FileSection } from "./file_section.ts";
 import type { Flags, RouterFlagValues } from "./flags.ts";
 import { foreignKvCacheArguments, foreignLlmArguments } from "./llm_args.ts";
+import { perfMetricsMaxRequests } from "./perf_metrics.ts";
 import { Problems } from "./problems.ts";
 import { RouterFile, type ServerSection } from "./router_file.ts";
 import { checkSchema, knownKeys, unknownKey } from "./schema_check.ts";
@@ -118,6 +119,7 @@ export function resolveRouter(sources: RouterSources): Resolved<RouterSettings> 
     requestTimeoutMs: seconds("request_timeout", 180),
     metricsLogIntervalMs: seconds("metrics_log_interval", 0),
     maxBodyBytes: MIB * chosen.pick<number>("max_body_mb", 64, { flag: flags.max_body_mb }),
+    perfMetricsMaxRequests: perfMetricsMaxRequests(file, chosen, problems, "router"),
     authToken: authToken(environment, chosen),
   };
   return { settings, effective: chosen.values, problems };
@@ -232,12 +234,10 @@ function refuseUnbuilt(file: FileSection<RouterFile>, flags: Flags<RouterFlagVal
   if ((file.value("num_workers")?.value ?? 1) > 1) {
     refuse("num_workers", "several router processes are not built yet; write 1");
   }
-  for (const key of ["gen_strip_message_history", "gen_tokids_ctxbytes", "return_perf_metrics"] as const) {
+  for (const key of ["gen_strip_message_history", "gen_tokids_ctxbytes"] as const) {
     if (file.value(key)?.value === true) refuse(key, "true is not built yet; write false");
   }
-  if ((file.value("perf_metrics_max_requests")?.value ?? 0) > 0) {
-    refuse("perf_metrics_max_requests", "perf metrics are not built yet; write 0");
-  }
-  if (file.has("perf_metrics_output_dir")) refuse("perf_metrics_output_dir", "perf metrics are not built yet");
+  if (file.has("perf_metrics_output_dir"))
+    refuse("perf_metrics_output_dir", "writing records to files is not built yet; read GET /perf_metrics");
   refuseMetadataServer(flags.metadata_server_config_file, file.has("disagg_cluster"), problems);
 }

@@ -62,6 +62,8 @@ export interface WorkerSettings {
   /** Waiting requests above which 429 is answered. */
   readonly maxQueueSize: number;
   readonly maxBodyBytes: number;
+  /** Records that GET /perf_metrics keeps; 0 without return_perf_metrics. */
+  readonly perfMetricsMaxRequests: number;
   /** Control endpoint of the transceiver. */
   readonly control: {
     readonly host: string;
@@ -120,5 +122,7 @@ export interface RouterSettings {
   /** 0: off. */
   readonly metricsLogIntervalMs: number;
   readonly maxBodyBytes: number;
+  /** Requests whose records GET /perf_metrics joins; 0: none. */
+  readonly perfMetricsMaxRequests: number;
   readonly authToken: string | null;
 }

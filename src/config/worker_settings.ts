@@ -8,6 +8,7 @@ import { FileSection } from "./file_section.ts";
 import type { Flags, WorkerFlagValues } from "./flags.ts";
 import { kvtSettings } from "./kvt_settings.ts";
 import { foreignKvCacheArguments, foreignLlmArguments } from "./llm_args.ts";
+import { perfMetricsMaxRequests } from "./perf_metrics.ts";
 import { Problems } from "./problems.ts";
 import { checkSchema } from "./schema_check.ts";
 import type { EffectiveValue, LogLevel, ServerRole, WorkerSettings } from "./settings.ts";
@@ -98,6 +99,7 @@ export function resolveWorker(sources: WorkerSources): Resolved<WorkerSettings> 
     }),
     maxQueueSize: chosen.pick<number>("max_queue_size", 1024, { flag: flags.max_queue_size }),
     maxBodyBytes: MIB * chosen.pick<number>("max_body_mb", 64, { flag: flags.max_body_mb }),
+    perfMetricsMaxRequests: perfMetricsMaxRequests(file, chosen, problems, "worker"),
     ...kvtSettings(sources.kvtConfigFile, environment, chosen, problems),
     authToken: authToken(environment, chosen),
     socketDir: chosen.pick<string | null>("socket_dir", null, { env: environment.socketDir }),
@@ -210,13 +212,6 @@ function refuseUnbuilt(
   });
   if (backend !== "reference") {
     problems.add("note", "backend", `${backend} is accepted; the engine is always "reference"`, file.place("backend"));
-  }
-  if (file.value("return_perf_metrics")?.value === true) {
-    file.report(problems, "not_built", "return_perf_metrics", "perf metrics are not built yet; write false");
-  }
-  const records = file.value("perf_metrics_max_requests");
-  if (records && records.value > 0) {
-    file.report(problems, "not_built", "perf_metrics_max_requests", "perf metrics are not built yet; write 0");
   }
   refuseCluster(file.section("disagg_cluster"), problems);
   const withCluster = file.has("disagg_cluster") || flags.disagg_cluster_uri !== undefined;

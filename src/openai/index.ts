@@ -1,4 +1,4 @@
-export { type JsonObject, parseBody, stringifyBody } from "./body.ts";
+export { type JsonObject, parseBody, parseList, stringifyBody, stringifyList } from "./body.ts";
 export {
   ContextReplyParams,
   DisaggregatedParams,

@@ -9,6 +9,7 @@ import { ClientAnswer } from "./client_answer.ts";
 import type { Fleet } from "./fleet.ts";
 import { HopFailure } from "./hop_failure.ts";
 import { joinSignals } from "./joined_signal.ts";
+import type { PerfMetrics } from "./perf_metrics.ts";
 import { type CallKind, type CallTrace, type RoutedCall, readClientBody } from "./routed_call.ts";
 import type { RouterMetrics } from "./router_metrics.ts";
 import type { UpstreamProtocol } from "./upstream.ts";
@@ -20,6 +21,7 @@ export interface CallServerOptions {
   readonly metrics: RouterMetrics;
   readonly fleet: Fleet;
   readonly admission: Admission;
+  readonly perf: Pick<PerfMetrics, "answered">;
   /** Fires when the router lets go of everything. */
   readonly closing: AbortSignal;
   readonly chooseProtocol: () => UpstreamProtocol;
@@ -98,6 +100,7 @@ export class CallServer {
         trace,
       };
       await chooseProtocol().serve(call);
+      this.#options.perf.answered(trace, this.#options.clock.nowMs());
       this.#log(call, request, answer.status, undefined);
     } catch (error) {
       this.#fail(error, call, request, answer, trace);

@@ -35,6 +35,8 @@ export interface CallTrace {
   firstByteMs?: number;
   contextWorker?: string;
   generationWorker?: string;
+  /** Under which the records of both workers are joined. */
+  ctxRequestId?: bigint;
   contextTries: number;
   generationTries: number;
 }

@@ -8,6 +8,7 @@ import { KvError } from "../errors.ts";
 import { createLogger, type Logger } from "../observability/log.ts";
 import { metricsContentType } from "../observability/metrics.ts";
 import { createFront } from "../openai/http_front.ts";
+import { stringifyList } from "../openai/index.ts";
 import { packageVersion } from "../version.ts";
 import { Abandon } from "./abandon.ts";
 import { Admission, type AdmissionLimits } from "./admission.ts";
@@ -16,6 +17,7 @@ import { clusterInfo } from "./cluster_info.ts";
 import { Fleet } from "./fleet.ts";
 import { HopRetries } from "./hop_retries.ts";
 import { HopRunner } from "./hop_runner.ts";
+import { PerfMetrics } from "./perf_metrics.ts";
 import { defaultProbeTimes, type ProbeTimes } from "./prober.ts";
 import { RequestIds } from "./request_ids.ts";
 import { callPaths } from "./routed_call.ts";
@@ -99,6 +101,7 @@ export async function startRouter(settings: RouterSettings, hooks: RouterHooks =
     settings.scheduleStyle === "generation_first"
       ? new GenerationFirst({ ...parts, ids: parts.ids ?? new RequestIds({ node: settings.nodeId }) })
       : new ContextFirst(parts);
+  const perf = new PerfMetrics({ max: settings.perfMetricsMaxRequests, workers: fleet.workers, log });
   const closing = new AbortController();
   // Every request in flight listens to it.
   setMaxListeners(0, closing.signal);
@@ -109,6 +112,7 @@ export async function startRouter(settings: RouterSettings, hooks: RouterHooks =
     metrics,
     fleet,
     admission,
+    perf,
     closing: closing.signal,
     chooseProtocol: () => (fleet.isAggregated ? aggregated : pairs),
   });
@@ -148,8 +152,9 @@ export async function startRouter(settings: RouterSettings, hooks: RouterHooks =
   front.get("/version", async () => ({ version: packageVersion() }));
   front.get("/cluster_info", async () => clusterInfo(fleet, clock.nowMs()));
   front.get("/v1/models", async () => ({ object: "list", data: fleet.models }));
-  // Records are kept for the last `perf_metrics_max_requests` requests, and that is 0 (S47).
-  front.get("/perf_metrics", async () => []);
+  front.get("/perf_metrics", async (_request, reply) =>
+    reply.type("application/json; charset=utf-8").send(stringifyList(await perf.read())),
+  );
   for (const path of ["/metrics", "/prometheus/metrics"]) {
     front.get(path, async (_request, reply) => reply.type(metricsContentType).send(await metrics.text()));
   }

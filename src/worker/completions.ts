@@ -31,6 +31,7 @@ import {
 import { Answer, type AnswerPiece } from "./answer.ts";
 import type { ContextIds } from "./context_ids.ts";
 import { EventStream } from "./event_stream.ts";
+import type { PerfMetrics } from "./perf_metrics.ts";
 import type { RequestRecord } from "./records.ts";
 import type { RequestOutcome, RequestSpec } from "./request.ts";
 import { requestSpec } from "./request_spec.ts";
@@ -50,6 +51,7 @@ export interface CompletionsOptions {
   readonly stallMs: number;
   readonly onUnknownModel: (model: string) => void;
   readonly onAnswered: (record: RequestRecord) => void;
+  readonly perf: Pick<PerfMetrics, "add">;
 }
 
 type Kind = GenerationParams["kind"];
@@ -59,6 +61,8 @@ interface Call {
   readonly kind: Kind;
   readonly id: string;
   readonly arrivedMs: number;
+  /** The same on the steady clock. */
+  readonly serverArrivalMs: number;
   readonly reply: FastifyReply;
   /** Fires when the client has gone. */
   readonly gone: AbortSignal;
@@ -98,7 +102,14 @@ export class Completions {
       gone.abort(new KvError("CANCELLED", { transfer: request.id, why: "the client closed the connection" }));
     };
     reply.raw.on("close", onClose);
-    const call: Call = { kind, id: request.id, arrivedMs: Date.now(), reply, gone: gone.signal };
+    const call: Call = {
+      kind,
+      id: request.id,
+      arrivedMs: Date.now(),
+      serverArrivalMs: performance.now(),
+      reply,
+      gone: gone.signal,
+    };
     try {
       await this.#serve(call, request.body);
       const { failure } = call;
@@ -145,6 +156,9 @@ export class Completions {
       const total = usage(prompt.length, outcome.outputTokens, cachedTokens(params, outcome));
       if (stream !== null) stream.end(total);
       else this.#sendWhole(call, { head, params, prompt, spec, outcome, pieces, total });
+      const { id: requestId, serverArrivalMs } = call;
+      const serverFirstTokenMs = stream?.firstByteMs ?? performance.now();
+      this.#options.perf.add({ requestId, spec, outcome, serverArrivalMs, serverFirstTokenMs });
     } catch (error) {
       if (stream === null || !stream.started) throw error;
       call.failure = error;
@@ -267,6 +281,10 @@ class ChunkWriter {
 
   get started(): boolean {
     return this.#events.started;
+  }
+
+  get firstByteMs(): number | null {
+    return this.#events.firstByteMs;
   }
 
   piece(piece: AnswerPiece, prompt: Uint32Array): void {

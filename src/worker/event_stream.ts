@@ -13,6 +13,8 @@ export class EventStream {
   #pending: string[] = [];
   #stalled: NodeJS.Timeout | null = null;
   #ended = false;
+  /** When the first event was written, on the steady clock. */
+  firstByteMs: number | null = null;
 
   constructor(response: ServerResponse, options: { readonly requestId: string; readonly stallMs: number }) {
     this.#response = response;
@@ -29,6 +31,7 @@ export class EventStream {
   /** The first event sends the status line too: until then an error can still be an answer of its own. */
   send(event: string): void {
     if (this.#response.destroyed || this.#ended) return;
+    this.firstByteMs ??= performance.now();
     if (!this.started) this.#response.writeHead(200, { ...sseHeaders, "x-request-id": this.#requestId });
     if (this.#stalled !== null) {
       this.#pending.push(event);

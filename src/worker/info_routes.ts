@@ -3,8 +3,9 @@ import { z } from "zod";
 import type { WorkerSettings } from "../config/settings.ts";
 import { KvError } from "../errors.ts";
 import { metricsContentType } from "../observability/metrics.ts";
-import { parseBody, parseRequest } from "../openai/index.ts";
+import { parseBody, parseRequest, stringifyList } from "../openai/index.ts";
 import { packageVersion } from "../version.ts";
+import type { PerfMetrics } from "./perf_metrics.ts";
 import type { WorkerMetrics } from "./worker_metrics.ts";
 import type { WorkerParts } from "./worker_parts.ts";
 
@@ -18,6 +19,7 @@ export interface InfoOptions {
   readonly settings: WorkerSettings;
   readonly parts: WorkerParts;
   readonly metrics: WorkerMetrics;
+  readonly perf: PerfMetrics;
   readonly isDraining: () => boolean;
   /** Computes one token, to show that the engine answers. */
   readonly probe: () => Promise<void>;
@@ -34,7 +36,7 @@ const withheld: readonly (readonly [method: "GET" | "POST", path: string, remedy
 
 /** Everything that says something about this worker and changes nothing (system.md S119). */
 export function addInfoRoutes(front: FastifyInstance, options: InfoOptions): void {
-  const { settings, parts, metrics } = options;
+  const { settings, parts, metrics, perf } = options;
   const createdS = Math.floor(Date.now() / 1000);
   const nowS = (): number => performance.now() / 1000;
   let offsetS = 0;
@@ -72,8 +74,9 @@ export function addInfoRoutes(front: FastifyInstance, options: InfoOptions): voi
     offsetS = parseRequest(Offset, parseBody(request.body as Uint8Array)).offset;
     return { offset: offsetS };
   });
-  // Records are kept for the last `perf_metrics_max_requests` requests, and that is 0 (S32); events come with event_buffer_max_size.
-  front.get("/perf_metrics", async () => []);
+  front.get("/perf_metrics", async (_request, reply) =>
+    reply.type("application/json; charset=utf-8").send(stringifyList(perf.drain(offsetS))),
+  );
   front.post("/kv_cache_events", async () => []);
   front.get("/prometheus/metrics", async (_request, reply) =>
     reply.type(metricsContentType).send(await metrics.text()),

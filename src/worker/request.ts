@@ -74,6 +74,16 @@ export interface RequestTimings {
   readonly decodeMs: number;
 }
 
+/** Moments of a request's life, ms on the scheduler's clock. A request that was not scheduled was answered at its arrival. */
+export interface RequestStamps {
+  readonly arrivalMs: number;
+  readonly firstScheduledMs: number;
+  /** 0 unless KV was received. */
+  readonly receivedMs: number;
+  readonly firstTokenMs: number;
+  readonly lastTokenMs: number;
+}
+
 export interface RequestOutcome {
   readonly finish: Finish;
   readonly outputTokens: number;
@@ -84,6 +94,9 @@ export interface RequestOutcome {
   readonly offer: SendTransfer | null;
   readonly transfer: TransferReport | null;
   readonly timings: RequestTimings;
+  readonly stamps: RequestStamps;
+  /** Tokens that blocks were reserved for; 0 when it needed none. */
+  readonly reservedTokens: number;
 }
 
 function firstStateOf(role: RequestRole): RequestState {
@@ -118,6 +131,8 @@ export class WorkerRequest {
   admittedMs = 0;
   prefilledMs = 0;
   receivedMs = 0;
+  firstTokenMs = 0;
+  lastTokenMs = 0;
   readonly #tokens: Uint32Array;
   readonly #keepsHistory: boolean;
   readonly #tokensPerBlock: number;
@@ -182,7 +197,9 @@ export class WorkerRequest {
   }
 
   /** Adds an output token, tells the listener, and answers whether the answer ends with it. */
-  accept(sample: Sample): Finish | null {
+  accept(sample: Sample, nowMs: number): Finish | null {
+    this.firstTokenMs ||= nowMs;
+    this.lastTokenMs = nowMs;
     const index = this.outputTokens;
     this.#tokens[this.promptTokens + index] = sample.token;
     this.outputTokens++;
@@ -225,6 +242,14 @@ export class WorkerRequest {
         transferMs: receivedMs === 0 ? 0 : receivedMs - admittedMs,
         decodeMs: nowMs - startMs,
       },
+      stamps: {
+        arrivalMs: arrivedMs,
+        firstScheduledMs: admittedMs || arrivedMs,
+        receivedMs,
+        firstTokenMs: this.firstTokenMs || nowMs,
+        lastTokenMs: this.lastTokenMs || nowMs,
+      },
+      reservedTokens: admittedMs === 0 ? 0 : this.tokensReserved,
     });
   }
 

@@ -387,7 +387,7 @@ export class Scheduler {
   /** undefined: the listener failed, and so has the request. */
   #tell(request: WorkerRequest, sample: Sample): Finish | null | undefined {
     try {
-      return request.accept(sample);
+      return request.accept(sample, this.#options.nowMs());
     } catch (error) {
       this.#fail(request, asKvError(error, "token listener"));
       return undefined;

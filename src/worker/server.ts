@@ -9,6 +9,7 @@ import { Completions } from "./completions.ts";
 import type { DeparturePhase } from "./departures.ts";
 import { addInfoRoutes } from "./info_routes.ts";
 import { addKvRoutes } from "./kv_routes.ts";
+import { PerfMetrics } from "./perf_metrics.ts";
 import { Records, type RequestRecord, transferRecord } from "./records.ts";
 import type { RequestSampling } from "./request.ts";
 import type { StateChange } from "./request_state.ts";
@@ -92,6 +93,7 @@ export async function startWorker(settings: WorkerSettings, hooks: WorkerHooks =
     },
   });
   front.server.keepAliveTimeout = KEEP_ALIVE_MS;
+  const perf = new PerfMetrics(settings.perfMetricsMaxRequests, parts.engine.geometry.tokensPerBlock);
   const completions = new Completions({
     scheduler,
     reader: parts.reader,
@@ -102,6 +104,7 @@ export async function startWorker(settings: WorkerSettings, hooks: WorkerHooks =
     stallMs: hooks.stallMs ?? STALL_MS,
     onUnknownModel: (model) =>
       log.warn({ model, served: settings.servedModelName }, "another model name was asked for and is answered"),
+    perf,
     onAnswered: (record: RequestRecord) => {
       records.add(record);
       metrics.answered(record);
@@ -109,7 +112,7 @@ export async function startWorker(settings: WorkerSettings, hooks: WorkerHooks =
     },
   });
   addCompletionRoutes(front, completions, () => isDraining);
-  addInfoRoutes(front, { settings, parts, metrics, isDraining: () => isDraining, probe });
+  addInfoRoutes(front, { settings, parts, metrics, perf, isDraining: () => isDraining, probe });
   addKvRoutes(front, {
     parts,
     records,

@@ -112,6 +112,7 @@ export async function deploy(options: DeployOptions): Promise<Deployed> {
         serverStartTimeoutMs: 50_000,
         requestTimeoutMs: 30_000,
         metricsLogIntervalMs: 0,
+        perfMetricsMaxRequests: 0,
         maxBodyBytes: 64 << 20,
         authToken: null,
         ...options.settings,

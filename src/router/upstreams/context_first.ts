@@ -65,6 +65,7 @@ export class ContextFirst implements UpstreamProtocol {
           return;
         }
         progress.handoff = outcome.handoff;
+        call.trace.ctxRequestId = outcome.handoff.ctxRequestId;
       }
       await this.#generate(progress, progress.handoff, worker, isRetry);
     });

@@ -75,6 +75,7 @@ export class GenerationFirst implements UpstreamProtocol {
 
   async #try(call: RoutedCall, pair: Pair): Promise<void> {
     const { abandon } = this.#parts;
+    call.trace.ctxRequestId = pair.id;
     await Promise.all([abandon.aborted(pair.context, call.id), abandon.aborted(pair.generation, call.id)]);
     const stop = new AbortController();
     const prefill = this.#prefill(call, pair, stop.signal);

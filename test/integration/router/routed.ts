@@ -57,6 +57,7 @@ export async function route(options: RoutedOptions = {}): Promise<Routed> {
       serverStartTimeoutMs: 10_000,
       requestTimeoutMs: 10_000,
       metricsLogIntervalMs: 0,
+      perfMetricsMaxRequests: 0,
       maxBodyBytes: 64 << 20,
       authToken: null,
       ...options.settings,

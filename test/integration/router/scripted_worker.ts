@@ -82,6 +82,8 @@ export class ScriptedWorker {
   readonly requests: Received[] = [];
   readonly released: string[] = [];
   readonly aborted: string[] = [];
+  /** Texts of the next answers to GET /perf_metrics; then empty lists. */
+  readonly perf: string[] = [];
   /** Delays the answer to /kv/abort. */
   beforeAborted: () => Promise<void> = async () => undefined;
   readonly authorizations: (string | undefined)[] = [];
@@ -160,6 +162,8 @@ export class ScriptedWorker {
         this.offsets.push(JSON.parse(text).offset);
         json({});
       } else json(this.clock);
+    } else if (path === "/perf_metrics") {
+      response.writeHead(200, { "content-type": "application/json" }).end(this.perf.shift() ?? "[]");
     } else if (path === "/kv/release") {
       this.released.push(text);
       json({ outcome: "cancelled" });

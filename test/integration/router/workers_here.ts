@@ -42,7 +42,27 @@ export async function startHere(options: HereOptions = {}): Promise<Here> {
   };
   const context = await worker(options.context);
   const generation = await worker(options.generation);
-  const servers = ({ url }: WorkerServer) => ({ servers: [{ url, origin: url }], policy: "round_robin" }) as const;
+  const router = await startRouterFor(context, generation, options.router);
+  return {
+    context,
+    generation,
+    router,
+    [Symbol.asyncDispose]: async () => {
+      await router[Symbol.asyncDispose]();
+      await Promise.all([context, generation].map((server) => server.close({ drainMs: 0 })));
+      rmSync(socketDir, { recursive: true, force: true });
+    },
+  };
+}
+
+/** A router in this process in front of one worker of each role, wherever they run. */
+export async function startRouterFor(
+  context: { readonly url: string },
+  generation: { readonly url: string },
+  settings: Partial<RouterSettings> = {},
+): Promise<RouterServer & AsyncDisposable> {
+  const servers = ({ url }: { readonly url: string }) =>
+    ({ servers: [{ url, origin: url }], policy: "round_robin" }) as const;
   const router = await startRouter(
     {
       host: "127.0.0.1",
@@ -59,23 +79,15 @@ export async function startHere(options: HereOptions = {}): Promise<Here> {
       serverStartTimeoutMs: 10_000,
       requestTimeoutMs: 30_000,
       metricsLogIntervalMs: 0,
+      perfMetricsMaxRequests: 0,
       maxBodyBytes: 64 << 20,
       authToken: null,
-      ...options.router,
+      ...settings,
     },
     { log: silent },
   );
   await router.ready;
-  return {
-    context,
-    generation,
-    router,
-    [Symbol.asyncDispose]: async () => {
-      await router.close({ drainMs: 0 });
-      await Promise.all([context, generation].map((server) => server.close({ drainMs: 0 })));
-      rmSync(socketDir, { recursive: true, force: true });
-    },
-  };
+  return { ...router, [Symbol.asyncDispose]: () => router.close({ drainMs: 0 }) };
 }
 
 /** One series of a worker's or router's /metrics; 0 when it is not there yet. */

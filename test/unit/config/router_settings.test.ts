@@ -140,8 +140,6 @@ describe("what is not built yet", () => {
     "num_workers: 2",
     "gen_strip_message_history: true",
     "gen_tokids_ctxbytes: true",
-    "return_perf_metrics: true",
-    "perf_metrics_max_requests: 5",
     "perf_metrics_output_dir: /tmp",
     "disagg_coordinator_url: 'http://x'",
     "disagg_cluster: {cluster_uri: 'http://localhost:8000'}",

@@ -190,8 +190,6 @@ describe("the worker file", () => {
   it.each([
     ["context_parallel_size: 2", "not built"],
     ["max_beam_width: 4", "no beam search"],
-    ["return_perf_metrics: true", "not built yet"],
-    ["perf_metrics_max_requests: 10", "not built yet"],
     ["kv_cache_config: {event_buffer_max_size: 1024}", "not built yet"],
     ["kv_cache_config: {max_attention_window: [256]}", "not built yet"],
     ["kv_cache_config: {dtype: fp8}", "float32 or bfloat16, not fp8"],

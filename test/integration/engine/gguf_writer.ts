@@ -1,4 +1,5 @@
 import { writeFileSync } from "node:fs";
+import type { GgufValue } from "../../../src/native/binding.ts";
 
 /** Element encodings of a GGUF tensor that the engine reads: id, values and bytes of one block (ggml-common.h of llama.cpp). */
 const tensorTypes = {
@@ -18,7 +19,8 @@ export type MetadataValue =
   | { readonly text: string }
   | { readonly bool: boolean }
   | { readonly u64: bigint }
-  | { readonly texts: readonly string[] };
+  | { readonly texts: readonly string[] }
+  | { readonly i32s: readonly number[] };
 
 export interface TensorToWrite {
   readonly name: string;
@@ -64,6 +66,11 @@ export function encodeGguf(
     } else if ("text" in value) {
       u32(8);
       text(value.text);
+    } else if ("i32s" in value) {
+      u32(9);
+      u32(5);
+      u64(value.i32s.length);
+      parts.push(new Uint8Array(Int32Array.from(value.i32s).buffer));
     } else {
       u32(9);
       u32(8);
@@ -150,9 +157,28 @@ export function randomLlama(options: RandomLlama): {
   return { metadata, tensors };
 }
 
-export function writeRandomLlama(file: string, options: RandomLlama): void {
+/** @param more metadata besides, a tokenizer's for example */
+export function writeRandomLlama(
+  file: string,
+  options: RandomLlama,
+  more: Readonly<Record<string, MetadataValue>> = {},
+): void {
   const { metadata, tensors } = randomLlama(options);
-  writeFileSync(file, encodeGguf(metadata, tensors));
+  writeFileSync(file, encodeGguf({ ...metadata, ...more }, tensors));
+}
+
+/** The tokenizer of a model that was read, for a random model with its vocabulary. */
+export function tokenizerOf(metadata: Readonly<Record<string, GgufValue>>): Record<string, MetadataValue> {
+  const values = Object.entries(metadata).filter(([key]) => key.startsWith("tokenizer."));
+  return Object.fromEntries(values.map(([key, value]) => [key, written(value)]));
+}
+
+function written(value: GgufValue): MetadataValue {
+  if (typeof value === "string") return { text: value };
+  if (typeof value === "boolean") return { bool: value };
+  if (typeof value === "number") return { u32: value };
+  if (typeof value === "bigint") return { u64: value };
+  return typeof value[0] === "string" ? { texts: value as string[] } : { i32s: value as number[] };
 }
 
 /** mulberry32: seeded, in [0, 1). */

@@ -6,12 +6,14 @@ export interface Blocks {
   readonly free: number;
   readonly pinned: number;
   readonly quarantined: number;
-  readonly sends: { readonly open: number };
+  readonly sends: { readonly open: number; readonly failed: number };
+  readonly receives: { readonly open: number; readonly failed: number };
 }
 
 interface PeersAnswer {
-  readonly blocks: Omit<Blocks, "sends">;
+  readonly blocks: Omit<Blocks, "sends" | "receives">;
   readonly sends: Blocks["sends"];
+  readonly receives: Blocks["receives"];
 }
 
 interface TransferEntry {
@@ -21,8 +23,8 @@ interface TransferEntry {
 }
 
 export async function blocksOf(worker: { readonly url: string }): Promise<Blocks> {
-  const { blocks, sends } = (await (await fetch(`${worker.url}/kv/peers`)).json()) as PeersAnswer;
-  return { ...blocks, sends };
+  const { blocks, sends, receives } = (await (await fetch(`${worker.url}/kv/peers`)).json()) as PeersAnswer;
+  return { ...blocks, sends, receives };
 }
 
 /** Transfers of one request id that this worker has seen end. */

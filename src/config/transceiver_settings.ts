@@ -25,7 +25,7 @@ export function transceiverSettings(
   const backend = usableBackend(wanted, environment, (kind, text) => section.report(problems, kind, "backend", text));
   noteBounce(section, chosen, problems);
   notePolling(section, chosen, problems);
-  refusePipelining(section, chosen, problems);
+  notePipelining(section, chosen, problems);
   return {
     backend,
     maxTokensInBuffer: tokensInBuffer(section, tokensPerBlock, chosen, problems),
@@ -94,11 +94,12 @@ function notePolling(section: FileSection<CacheTransceiverSection>, chosen: Chos
   if (given) section.report(problems, "note", key, "admission looks at every event here and needs no period");
 }
 
-function refusePipelining(section: FileSection<CacheTransceiverSection>, chosen: Chosen, problems: Problems): void {
+/** Of TensorRT-LLM's conditions (S29) only the schedule is one here, and that is the router's; chunks of prefill are always there. */
+function notePipelining(section: FileSection<CacheTransceiverSection>, chosen: Chosen, problems: Problems): void {
   const key = "enable_pipelined_transfer";
   if (!chosen.pick<boolean>(section.name(key), false, { file: section.value(key) })) return;
-  const missing = "it also needs schedule_style: generation_first, which is not built yet either";
-  section.report(problems, "not_built", key, `sending while prefill computes is not built yet; ${missing}`);
+  const text = "KV is sent while prefill computes whenever the router's file says schedule_style: generation_first";
+  section.report(problems, "note", key, text);
 }
 
 /** What this version makes of the backend that the file names (S14-S19, S70, S80). */

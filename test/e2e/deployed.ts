@@ -34,7 +34,7 @@ export interface DeployedWorker {
 
 export interface WorkerStats {
   readonly blocks: { readonly total: number; readonly free: number; readonly held: number; readonly pinned: number };
-  readonly sends: { readonly open: number };
+  readonly sends: { readonly open: number; readonly waiting: number };
   readonly receives: { readonly open: number };
 }
 

@@ -100,6 +100,7 @@ describe("backend", () => {
 describe("cache_transceiver_config", () => {
   it("names keys that have no effect on what there is", () => {
     const notes = mild(transceiver("kv_transfer_poll_interval_ms: 100\n  kv_cache_bounce_size_mb: 8")).join("\n");
+    expect(mild(transceiver("enable_pipelined_transfer: true")).join()).toContain("schedule_style: generation_first");
     expect(notes).toContain("needs no period");
     expect(notes).toContain("no bounce region");
     expect(mild("kv_cache_config: {enable_partial_reuse: true}")[0]).toContain("only whole blocks are reused");
@@ -130,7 +131,6 @@ describe("cache_transceiver_config", () => {
     ["max_tokens_in_buffer: 1e400", "must be a number, got Infinity"],
     ["transceiver_runtime: RUST", "is not one of CPP, PYTHON, auto"],
     ["enable_pipelined_transfer: yes", 'write true, not "yes"'],
-    ["enable_pipelined_transfer: true", "not built yet"],
     ["kv_transfer_timeout: 3", "unknown key of cache_transceiver_config; did you mean kv_transfer_timeout_ms?"],
     ["quite_another_thing: 3", "unknown key of cache_transceiver_config; known keys: backend, "],
   ])("refuses %s", (line, words) => {

@@ -1,16 +1,15 @@
 import { KvError } from "../errors.ts";
 import type { RequestId } from "../ids.ts";
-import type { CancelOutcome, ReceiveTransfer } from "../transceiver/api.ts";
+import type { CancelOutcome } from "../transceiver/api.ts";
 import { AdmissionQueue, checkServable, endsAtFirstToken } from "./admission.ts";
-import { BlockReservations, mustHold } from "./block_reservations.ts";
+import { BlockReservations } from "./block_reservations.ts";
 import { planPrefill } from "./chunk_plan.ts";
 import { type DeparturePhase, Departures } from "./departures.ts";
 import type { Engine, Sample } from "./engine.ts";
 import { asKvError, computeChunk, DecodeCall, leaveStep } from "./engine_calls.ts";
-import { firstSampleOf, firstTokensOf } from "./first_tokens.ts";
-import { type Finish, type RequestRole, type RequestSpec, WorkerRequest } from "./request.ts";
-import { isTerminal } from "./request_state.ts";
-import type { SchedulerLimits, SchedulerLoad, SchedulerOptions, TransferPort } from "./scheduler_options.ts";
+import { Handoffs } from "./handoffs.ts";
+import { type Finish, type RequestSpec, WorkerRequest } from "./request.ts";
+import type { SchedulerLimits, SchedulerLoad, SchedulerOptions } from "./scheduler_options.ts";
 
 /**
  * Continuous batching. A request is admitted, in order of arrival, when the pool has blocks for all it may ever need
@@ -19,16 +18,13 @@ import type { SchedulerLimits, SchedulerLoad, SchedulerOptions, TransferPort } f
  */
 export class Scheduler {
   readonly #engine: Engine;
-  readonly #transfers: TransferPort | null;
   readonly #limits: SchedulerLimits;
   readonly #options: SchedulerOptions;
   readonly #blocks: BlockReservations;
   readonly #departures: Departures;
   readonly #live = new Set<WorkerRequest>();
   readonly #waiting: AdmissionQueue;
-  /** Generation-first: nobody has asked for their KV yet. */
-  readonly #expecting = new Set<WorkerRequest>();
-  readonly #receiving = new Set<WorkerRequest>();
+  readonly #handoffs: Handoffs;
   #prefilling: WorkerRequest[] = [];
   readonly #decoding = new Set<WorkerRequest>();
   #decodeCall: DecodeCall | null = null;
@@ -43,11 +39,20 @@ export class Scheduler {
   constructor(options: SchedulerOptions) {
     this.#options = options;
     this.#engine = options.engine;
-    this.#transfers = options.transfers;
     this.#limits = options.limits;
     const { tokensPerBlock } = options.engine.geometry;
     this.#blocks = new BlockReservations({ pool: options.pool, tokensPerBlock, reuse: options.reusePrefixes });
     this.#departures = new Departures(options.nowMs, (phase, ms) => options.onFreed?.(phase, ms));
+    this.#handoffs = new Handoffs(
+      { ...options, blocks: this.#blocks },
+      {
+        pulled: (request) => this.#queue(request),
+        received: (request, first) => this.#received(request, first),
+        stop: (request, error) => this.#stop(request, error),
+        fail: (request, error) => this.#fail(request, error),
+        forget: (request) => this.#forget(request),
+      },
+    );
     this.#waiting = new AdmissionQueue(options.limits, (request, error) => this.#stop(request, error));
     this.#stopListening = options.pool.onFreed(() => {
       if (this.#waiting.length > 0) this.#wake();
@@ -56,8 +61,8 @@ export class Scheduler {
 
   get load(): SchedulerLoad {
     return {
-      waiting: this.#waiting.length + this.#expecting.size,
-      receiving: this.#receiving.size,
+      waiting: this.#waiting.length + this.#handoffs.expecting,
+      receiving: this.#handoffs.receiving,
       prefilling: this.#prefilling.length,
       decoding: this.#decoding.size,
       offered: [...this.#live].filter(({ state }) => state === "DISAGG_CONTEXT_TRANS_IN_PROGRESS").length,
@@ -94,7 +99,7 @@ export class Scheduler {
       return request;
     }
     const { role } = spec;
-    if (role.kind === "context" && role.generationFirst) this.#expectPull(request, role.contextId);
+    if (role.kind === "context" && role.generationFirst) this.#handoffs.expectPull(request, role.contextId);
     else this.#queue(request);
     return request;
   }
@@ -102,29 +107,6 @@ export class Scheduler {
   #queue(request: WorkerRequest): void {
     this.#waiting.push(request);
     this.#wake();
-  }
-
-  /**
-   * Blocks are taken only for who has a reader that holds its own: two workers that each hold the blocks of requests the other one has no
-   * room for would wait for ever.
-   */
-  #expectPull(request: WorkerRequest, contextId: RequestId): void {
-    const expecting = new AbortController();
-    request.expecting = expecting;
-    this.#expecting.add(request);
-    this.#port()
-      .awaitPull(contextId, expecting.signal)
-      .then(
-        () => {
-          if (request.abortedWith !== null) return;
-          this.#expecting.delete(request);
-          request.change("pulled");
-          this.#queue(request);
-        },
-        (error: unknown) => {
-          if (request.abortedWith === null) this.#stop(request, asKvError(error, "kv.awaitPull"));
-        },
-      );
   }
 
   /**
@@ -137,7 +119,7 @@ export class Scheduler {
     const leftMs = this.#options.nowMs();
     const error = new KvError("CANCELLED", { transfer: request.spec.id, why: reason });
     if (request.offer !== null) {
-      const outcome = this.#cancelOffer(request, error);
+      const outcome = this.#handoffs.cancelOffer(request, error);
       this.#departures.left(request, outcome === "in_flight" ? "granted" : "offered", leftMs);
       return outcome;
     }
@@ -152,21 +134,17 @@ export class Scheduler {
     return this.#prefilling.includes(request) ? "prefill" : "queued";
   }
 
-  #cancelOffer(request: WorkerRequest, error: KvError): CancelOutcome {
-    request.abortedWith = error;
-    return request.offer?.cancel(error.message) ?? "not_found";
-  }
-
   /** Ends the offer that a state of this worker names (POST /kv/release). @throws KvError BAD_STATE, TRANSCEIVER_DISABLED */
   releaseOffer(state: string, contextId: RequestId): CancelOutcome {
     const leftMs = this.#options.nowMs();
-    const outcome = this.#port().release(state);
+    const outcome = this.#handoffs.release(state);
     const request = [...this.#live].find(
       ({ spec: { role } }) => role.kind === "context" && role.contextId === contextId,
     );
-    const ends = outcome === "cancelled" || outcome === "in_flight";
-    if (request !== undefined && ends)
-      this.#departures.left(request, outcome === "in_flight" ? "granted" : "offered", leftMs);
+    if (request !== undefined) {
+      if (outcome === "in_flight") this.#departures.left(request, "granted", leftMs);
+      else if (outcome === "cancelled") this.#departures.left(request, "offered", leftMs);
+    }
     return outcome;
   }
 
@@ -190,7 +168,7 @@ export class Scheduler {
     for (const request of [...this.#live]) {
       if (request.abortedWith !== null) continue;
       const error = new KvError("CLOSED", { what });
-      if (request.offer !== null) this.#cancelOffer(request, error);
+      if (request.offer !== null) this.#handoffs.cancelOffer(request, error);
       else this.#stop(request, error);
     }
     await this.drain();
@@ -201,7 +179,7 @@ export class Scheduler {
   #check(spec: RequestSpec): void {
     if (this.#draining) throw new KvError("DRAINING", { what: "this worker" });
     if (this.#broken !== null) throw this.#broken;
-    if (spec.role.kind !== "aggregated" && this.#transfers === null) throw new KvError("TRANSCEIVER_DISABLED", {});
+    if (spec.role.kind !== "aggregated" && !this.#handoffs.possible) throw new KvError("TRANSCEIVER_DISABLED", {});
     checkServable(spec, this.#limits, this.#blocks.capacity);
     if (spec.role.kind === "context") this.#checkOffers();
     this.#waiting.checkRoom();
@@ -239,13 +217,13 @@ export class Scheduler {
 
   #admit(): void {
     for (let { head } = this.#waiting; head !== undefined; head = this.#waiting.head) {
-      const active = this.#receiving.size + this.#prefilling.length + this.#decoding.size;
+      const active = this.#handoffs.receiving + this.#prefilling.length + this.#decoding.size;
       if (active >= this.#limits.maxBatchSize || !this.#blocks.reserve(head)) return;
       this.#waiting.remove(head);
       head.admittedMs = this.#options.nowMs();
       const { role } = head.spec;
-      if (role.kind === "generation") this.#receive(head, role);
-      else if (role.kind !== "context" || !role.generationFirst || this.#stream(head, role.contextId)) {
+      if (role.kind === "generation") this.#handoffs.receive(head, role);
+      else if (role.kind !== "context" || !role.generationFirst || this.#handoffs.stream(head, role.contextId)) {
         this.#prefilling.push(head);
       }
     }
@@ -326,57 +304,13 @@ export class Scheduler {
     }
     const finish = this.#tell(request, sample);
     if (finish === undefined) return;
-    if (request.streaming !== null) {
-      // Also when token 0 ends the answer: the generation worker sees that for itself.
-      request.streaming.finish(firstTokensOf(request, sample));
-    } else if (finish !== null) {
+    if (finish !== null && request.streaming === null) {
       this.#complete(request, finish);
       return;
-    } else if (!this.#startOffer(request, role.contextId)) return;
-    request.offer = request.streaming;
-    this.#blocks.release(request);
-    request.change("offer");
+    }
+    if (!this.#handoffs.offer(request, role.contextId, sample)) return;
     request.resolve({ reason: "length", stop: null }, this.#options.nowMs());
     this.#noteIdle();
-  }
-
-  /** Generation-first: what is computed from now on can be fetched at once. False: it could not be offered, and the request has failed. */
-  #stream(request: WorkerRequest, contextId: RequestId): boolean {
-    const isOffered = this.#startOffer(request, contextId, request.computedTokens);
-    if (isOffered) request.change("stream");
-    return isOffered;
-  }
-
-  #startOffer(request: WorkerRequest, contextId: RequestId, ready?: number): boolean {
-    try {
-      request.streaming = this.#port().send({
-        requestId: contextId,
-        tokens: request.promptTokens,
-        blocks: mustHold(request),
-        ...(ready === undefined ? {} : { ready }),
-      });
-    } catch (error) {
-      this.#fail(request, asKvError(error, "kv.send"));
-      return false;
-    }
-    request.streaming.done.then(
-      (report) => {
-        request.report = report;
-        request.change("delivered");
-        this.#forget(request);
-        this.#options.onTransfer?.(request, "send", report);
-      },
-      (error: unknown) => this.#undelivered(request, asKvError(error, "kv.send")),
-    );
-    return true;
-  }
-
-  /** Nobody fetches it any more: what is not computed yet need not be. */
-  #undelivered(request: WorkerRequest, error: KvError): void {
-    if (request.offer !== null) {
-      request.change("fail");
-      this.#forget(request);
-    } else if (request.abortedWith === null) this.#stop(request, error);
   }
 
   #accept(request: WorkerRequest, sample: Sample): void {
@@ -394,52 +328,7 @@ export class Scheduler {
     }
   }
 
-  #receive(request: WorkerRequest, role: Extract<RequestRole, { kind: "generation" }>): void {
-    this.#receiving.add(request);
-    const table = this.#blocks.sharePrompt(request);
-    const { promptTokens: tokens } = request;
-    const source =
-      role.peer === undefined ? { state: role.state } : { peer: role.peer, requestId: role.contextId, tokens };
-    try {
-      const transfer = this.#port().receive({ ...source, blocks: table, skipTokens: request.computedTokens });
-      request.receiving = transfer;
-      request.change("receive");
-      transfer.done.then(
-        (report) => {
-          request.report = report;
-          this.#received(request);
-          this.#options.onTransfer?.(request, "receive", report);
-        },
-        (error: unknown) => this.#receiveFailed(request, asKvError(error, "kv.receive")),
-      );
-      const why = mismatch(transfer, request, role.contextId);
-      if (why !== null) this.#stop(request, new KvError("BAD_STATE", { why }));
-    } catch (error) {
-      this.#fail(request, asKvError(error, "kv.receive"));
-    } finally {
-      table.release();
-    }
-  }
-
-  #received(request: WorkerRequest): void {
-    this.#receiving.delete(request);
-    if (request.abortedWith !== null) {
-      this.#settleQuarantine(request);
-      return;
-    }
-    const { role } = request.spec;
-    request.receivedMs = this.#options.nowMs();
-    request.computedTokens = request.promptTokens;
-    request.change("received");
-    this.#options.onReceived?.(mustHold(request));
-    this.#blocks.remember(request, request.promptTokens);
-    if (role.kind !== "generation") return;
-    const first = role.firstToken ?? firstSampleOf(request);
-    if (first === undefined) {
-      const why = "a prefill brings exactly one first token";
-      this.#fail(request, new KvError("PROTOCOL", { peer: role.peer?.instance ?? "the context worker", why }));
-      return;
-    }
+  #received(request: WorkerRequest, first: Sample): void {
     const finish = this.#tell(request, first);
     if (finish === undefined) return;
     if (finish !== null) {
@@ -451,26 +340,12 @@ export class Scheduler {
     this.#wake();
   }
 
-  #receiveFailed(request: WorkerRequest, error: KvError): void {
-    this.#receiving.delete(request);
-    if (request.abortedWith === null) this.#fail(request, error);
-    else this.#settleQuarantine(request);
-  }
-
-  /** The outcome was told when it was given up; its blocks are free when no read can touch them. */
-  #settleQuarantine(request: WorkerRequest): void {
-    void request.receiving?.released.then(() => {
-      if (!isTerminal(request.state)) request.change("fail");
-      this.#forget(request);
-    });
-  }
-
   /** The answer is the first token alone: nothing is fetched, and the context side may let go. */
   #finishWithoutKv(request: WorkerRequest): void {
     const { role } = request.spec;
     if (role.kind !== "generation" || role.firstToken === undefined) return;
     try {
-      if (role.state !== "") this.#port().release(role.state);
+      if (role.state !== "") this.#handoffs.release(role.state);
     } catch (error) {
       this.#fail(request, asKvError(error, "kv.release"));
       return;
@@ -486,11 +361,7 @@ export class Scheduler {
     this.#waiting.remove(request);
     request.streaming?.cancel(error.message);
     if (request.receiving !== null && request.state === "DISAGG_GENERATION_TRANS_IN_PROGRESS") {
-      // The session holds the blocks it may still write; ours end now and the caller hears at once.
-      const outcome = request.receiving.cancel(error.message);
-      this.#blocks.release(request);
-      request.change(outcome === "in_flight" ? "quarantine" : "fail");
-      request.reject(error);
+      this.#handoffs.cancelReceive(request, error);
       this.#noteIdle();
       return;
     }
@@ -513,11 +384,7 @@ export class Scheduler {
   }
 
   #fail(request: WorkerRequest, error: KvError): void {
-    const { role } = request.spec;
-    // The generation worker waits for an offer that will not be made.
-    if (role.kind === "context" && role.generationFirst && request.streaming === null) {
-      this.#transfers?.refuse(role.contextId);
-    }
+    this.#handoffs.refuse(request);
     this.#blocks.release(request);
     request.change("fail");
     request.reject(error);
@@ -527,8 +394,7 @@ export class Scheduler {
   #forget(request: WorkerRequest): void {
     this.#live.delete(request);
     this.#departures.freed(request);
-    this.#expecting.delete(request);
-    this.#receiving.delete(request);
+    this.#handoffs.forget(request);
     this.#decoding.delete(request);
     this.#prefilling = this.#prefilling.filter((other) => other !== request);
     if (this.#waiting.length > 0) this.#wake();
@@ -536,7 +402,7 @@ export class Scheduler {
   }
 
   #isIdle(): boolean {
-    const waiting = this.#waiting.length + this.#expecting.size + this.#receiving.size;
+    const waiting = this.#waiting.length + this.#handoffs.expecting + this.#handoffs.receiving;
     const busy = waiting + this.#prefilling.length + this.#decoding.size;
     return busy === 0 && !this.#looping;
   }
@@ -558,18 +424,4 @@ export class Scheduler {
       this.#forget(request);
     }
   }
-
-  #port(): TransferPort {
-    if (this.#transfers === null) throw new KvError("TRANSCEIVER_DISABLED", {});
-    return this.#transfers;
-  }
-}
-
-function mismatch(transfer: ReceiveTransfer, request: WorkerRequest, contextId: RequestId | null): string | null {
-  if (transfer.tokens !== request.promptTokens) {
-    return `it offers ${transfer.tokens} tokens, the prompt has ${request.promptTokens}`;
-  }
-  return contextId === null || contextId === transfer.requestId
-    ? null
-    : `it belongs to request ${transfer.requestId}, ctx_request_id names ${contextId}`;
 }

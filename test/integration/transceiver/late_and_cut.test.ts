@@ -1,8 +1,7 @@
-import { once } from "node:events";
-import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { decodeState, encodeState } from "../../../src/transceiver/opaque_state.ts";
 import { BLOCKS, type Peer, Peers, until } from "./peer_process.ts";
+import { Wire } from "./wire.ts";
 
 const LEASE_MS = 600;
 const FAST = { lease: { leaseMs: LEASE_MS }, config: { kv_transfer_timeout_ms: 5_000 } };
@@ -47,56 +46,6 @@ describe("a read that its lease does not vouch for", () => {
     await Promise.all([sender.kill(), receiver.kill()]);
   });
 });
-
-/** Stands between a receiver and a sender's control port; cuts a connection in the place of the first frame that holds `word`. */
-class Wire {
-  readonly #server: Server;
-  readonly #sockets = new Set<Socket>();
-  connections = 0;
-  cutAt: string | null = null;
-
-  constructor(target: string) {
-    const { hostname, port } = new URL(target);
-    this.#server = createServer((near) => {
-      this.connections++;
-      const far = connect(Number(port), hostname);
-      for (const [from, to] of [
-        [near, far],
-        [far, near],
-      ] as const) {
-        this.#sockets.add(from);
-        from.on("error", () => {});
-        from.on("close", () => {
-          this.#sockets.delete(from);
-          to.destroy();
-        });
-        from.on("data", (bytes) => {
-          if (this.cutAt !== null && bytes.includes(this.cutAt)) {
-            this.cutAt = null;
-            this.cut();
-          } else {
-            to.write(bytes);
-          }
-        });
-      }
-    });
-  }
-
-  async open(): Promise<string> {
-    this.#server.listen(0, "127.0.0.1");
-    await once(this.#server, "listening");
-    return `tcp://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
-  }
-
-  cut(): void {
-    for (const socket of this.#sockets) socket.destroy();
-  }
-
-  close(): void {
-    this.cut();
-    this.#server.close();
-  }
-}
 
 describe("a connection that is cut while both sides live", () => {
   let sender: Peer;

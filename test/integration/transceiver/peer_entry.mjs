@@ -52,7 +52,7 @@ function resources() {
 const commands = {
   async open({ options, hooked = true }) {
     kv = await KvTransceiver.open(options, hooked ? { observer } : {});
-    return { endpoints: kv.endpoints, epoch: kv.epoch, pid: process.pid };
+    return { endpoints: kv.endpoints, infoEndpoints: kv.infoEndpoints, epoch: kv.epoch, pid: process.pid };
   },
   arm(spec) {
     fault = spec;
@@ -79,13 +79,17 @@ const commands = {
   cancelSend: ({ request }) => sends.get(request).cancel(),
   sent: ({ request }) => outcome(sends.get(request).done),
   release: ({ state }) => kv.release(state),
-  receive({ id, state, tokens, skipTokens = 0 }) {
+  finish({ request, first }) {
+    sends.get(request).finish(first);
+  },
+  receive({ id, state, peer, tokens, skipTokens = 0 }) {
     const hold = kv.pool.allocate(Math.ceil(tokens / kv.layout.tokensPerBlock));
     for (const block of hold.ids)
       new Uint8Array(kv.memory).fill(UNTOUCHED, block * kv.blockBytes, (block + 1) * kv.blockBytes);
     let receiving;
     try {
-      receiving = kv.receive({ state, blocks: hold, skipTokens });
+      const source = peer === undefined ? { state } : { peer, requestId: requestId(id), tokens };
+      receiving = kv.receive({ ...source, blocks: hold, skipTokens });
     } catch (error) {
       hold.release();
       throw error;

@@ -66,6 +66,7 @@ export class Peer {
   #lastCall = 0;
   log = "";
   endpoints: { readonly tcp: string; readonly unix: string | null } = { tcp: "", unix: null };
+  infoEndpoints: readonly string[] = [];
   pid = 0;
 
   constructor(child: ChildProcess) {
@@ -102,6 +103,11 @@ export class Peer {
 
   async receive(options: { id: number; state: string; tokens: number; skipTokens?: number }): Promise<void> {
     await this.call("receive", options);
+  }
+
+  /** Before there is an offer: of request `id`. */
+  async receiveFrom(endpoints: readonly string[], options: { id: number; tokens: number }): Promise<void> {
+    await this.call("receive", { peer: { instance: "peer", endpoints }, ...options });
   }
 
   reached = (state: string): Promise<void> => this.#heard(`reached ${state}`);
@@ -152,7 +158,8 @@ export class Peers implements AsyncDisposable {
     const peer = new Peer(child);
     this.#running.add(peer);
     const all = { layout, pool: { memory: "host", blocks: BLOCKS }, socketDir: this.socketDir, ...options };
-    const opened = await peer.call<{ endpoints: Peer["endpoints"]; pid: number }>("open", { options: all, hooked });
+    const opened = await peer.call<Pick<Peer, "endpoints" | "infoEndpoints" | "pid">>("open", { options: all, hooked });
+    peer.infoEndpoints = opened.infoEndpoints;
     peer.endpoints = opened.endpoints;
     peer.pid = opened.pid;
     return peer;

@@ -429,6 +429,14 @@ export const errors = {
     message: "moving the blocks of transfer {transfer} failed on path {path}: {why}",
     remedy: "see `kvt doctor`; the request can be prefilled again",
   },
+  DIGEST_MISMATCH: {
+    scope: "transfer",
+    status: 502,
+    message:
+      "transfer {transfer} from {peer}: block {block} (number {index} of the sequence, tokens {from} to {to}, the sender's block {source}) arrived with another digest than the sender's, as {more} other blocks did",
+    remedy:
+      "it was read twice; prefill the request again. If it comes back, suspect memory, transport or an engine that writes into offered blocks",
+  },
   // --- peers -------------------------------------------------------------------------------------------------------
   PEER_UNREACHABLE: {
     scope: "peer",

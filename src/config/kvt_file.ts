@@ -3,6 +3,9 @@ import { z } from "zod";
 export const PathName = z.enum(["shared_memory", "cuda_peer", "nixl_direct", "nixl_staged"]);
 export type PathName = z.infer<typeof PathName>;
 
+export const VerifyMode = z.enum(["off", "sampled", "full"]);
+export type VerifyMode = z.infer<typeof VerifyMode>;
+
 const path = z.string().min(1);
 
 /** Our own options (`--kvt_config`, S5): they never enter the seed's files, which a real trtllm-serve must be able to read. */
@@ -27,7 +30,7 @@ export const KvtFile = z.strictObject({
     .strictObject({
       path: PathName.nullish(),
       same_host: z.boolean().nullish(),
-      verify: z.boolean().nullish(),
+      verify: VerifyMode.nullish(),
       max_offers: z.int().min(1).max(65536).nullish(),
       max_receives: z.int().min(1).max(4096).nullish(),
       max_receives_per_peer: z.int().min(1).max(4096).nullish(),

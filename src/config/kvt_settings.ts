@@ -3,7 +3,7 @@ import type { Chosen } from "./chosen.ts";
 import type { Environment } from "./environment.ts";
 import { readSource, warnAboutUnits } from "./file_rules.ts";
 import { FileSection } from "./file_section.ts";
-import { KvtFile, type PathName } from "./kvt_file.ts";
+import { KvtFile, type PathName, type VerifyMode } from "./kvt_file.ts";
 import type { Problems } from "./problems.ts";
 import { checkSchema } from "./schema_check.ts";
 import type { WorkerSettings } from "./settings.ts";
@@ -32,7 +32,6 @@ export function kvtSettings(
   const transfer = root.section("transfer");
   checkPath(transfer, environment, chosen, problems);
   checkSameHost(transfer, chosen, problems);
-  checkVerify(transfer, chosen, problems);
   if (root.has("upstreams")) {
     root.report(problems, "not_built", "upstreams", "workers of other engines are not built yet; remove the key");
   }
@@ -51,6 +50,7 @@ export function kvtSettings(
 function transferSettings(section: Transfer, environment: Environment, chosen: Chosen): KvtSettings["transfer"] {
   const { receives: env, sends } = environment;
   return {
+    verify: chosen.pick<VerifyMode>("transfer.verify", "sampled", { file: section.value("verify") }),
     maxOffers: chosen.pick<number>("transfer.max_offers", DEFAULT_OFFERS, { file: section.value("max_offers") }),
     maxReceives: chosen.pick<number>("transfer.max_receives", DEFAULT_TRANSFERS, {
       env,
@@ -112,9 +112,4 @@ function checkSameHost(section: Transfer, chosen: Chosen, problems: Problems): v
   if (chosen.pick<boolean>("transfer.same_host", true, { file: section.value("same_host") })) return;
   const text = "false leaves no path: moving KV to other hosts is not built yet";
   section.report(problems, "not_built", "same_host", text);
-}
-
-function checkVerify(section: Transfer, chosen: Chosen, problems: Problems): void {
-  if (!chosen.pick<boolean>("transfer.verify", false, { file: section.value("verify") })) return;
-  section.report(problems, "not_built", "verify", "comparing digests of moved blocks is not built yet");
 }

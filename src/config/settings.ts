@@ -1,3 +1,4 @@
+import type { VerifyMode } from "./kvt_file.ts";
 import type { RouterType } from "./router_file.ts";
 
 export const logLevels = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
@@ -73,6 +74,8 @@ export interface WorkerSettings {
   };
   readonly lease: { readonly leaseMs: number; readonly stallMs: number; readonly strict: boolean };
   readonly transfer: {
+    /** What a receiver compares with digests of the sender: none, one block in 16, all. */
+    readonly verify: VerifyMode;
     /** Context requests whose KV was not fetched yet; more are answered 429. */
     readonly maxOffers: number;
     /** Receives at the same time, in all and from one peer; the others wait, the smallest first. */

@@ -2,6 +2,7 @@ import type { BlockId, Epoch, RequestId } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { BlockHold, BlockPool } from "../kv/pool.ts";
 import type { Parallel } from "../kv/ranks.ts";
+import type { VerifyMode } from "./verification.ts";
 
 /** `cache_transceiver_config` of the YAML, same names, units and defaults (spec system.md S13-S28). */
 export interface TransceiverConfig {
@@ -37,6 +38,11 @@ export interface OpenOptions {
   readonly maxConcurrentPullsPerPeer?: number;
   /** Pulls that one peer runs from here at the same time; it is told when it connects. Default 8. */
   readonly maxConcurrentSends?: number;
+  /**
+   * What `receive` compares with XXH3 digests that the sender computes: "off" nothing, "sampled" one block in 16, "full" every block.
+   * A block that differs is read once more; then the transfer fails with DIGEST_MISMATCH. Default "sampled".
+   */
+  readonly verify?: VerifyMode;
   readonly lease?: { readonly leaseMs?: number; readonly stallMs?: number; readonly strict?: boolean };
   /** Name of the instance in messages, metrics and the protocol; default host:pid. */
   readonly instance?: string;
@@ -189,6 +195,8 @@ export interface TransceiverStats {
     readonly cancelled: number;
   };
   readonly bytesReceived: number;
+  /** Blocks that arrived with another digest than their sender's (`verify`). */
+  readonly mismatches: number;
   readonly peers: readonly {
     readonly instance: string;
     readonly epoch: Epoch;

@@ -63,6 +63,11 @@ export interface DataPlane extends Clock {
   readonly descriptor: Uint8Array;
   reach(descriptor: Uint8Array, timeoutMs: number, listener: ReachListener): PlanePeer;
   read(request: ReadRequest, listener: ReadListener): PlaneRead;
+  /**
+   * 64-bit XXH3 of this pool's KV, 8 bytes for each pair [from, to) of tokens in `ranges` (docs/decisions/028-digests-of-moved-blocks.md).
+   * `done` is not called once the plane closes. Blocks that change hands meanwhile give digests that mean nothing.
+   */
+  digest(blocks: Uint32Array, ranges: Uint32Array, done: (digests: Uint8Array) => void): void;
   /** It runs for `durationMs`, and longer when renewed, from a moment after this call; then `over`, once. */
   lease(durationMs: number, over: () => void): PlaneLease;
   /** Extends those of `leases` that have not ended, in one step; `renewed` names them, once. */

@@ -175,6 +175,7 @@ export class KvInstance implements Transceiver {
         cancelled: sum(({ receives }) => receives.cancelled),
       },
       bytesReceived: sum(({ bytesReceived }) => bytesReceived),
+      mismatches: sum(({ mismatches }) => mismatches),
       peers: all.flatMap(({ peers }) => peers),
       dropped,
     };

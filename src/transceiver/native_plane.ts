@@ -88,6 +88,7 @@ export class NativePlane implements DataPlane {
   readonly #reads = new Map<number, ReadListener>();
   readonly #leases = new Map<number, Lease>();
   readonly #peers = new Map<number, Peer>();
+  readonly #digests = new Map<number, (digests: Uint8Array) => void>();
   readonly #timers = new Map<number, () => void>();
   readonly #renewals = new Map<number, Renewal>();
   #lastId = 0;
@@ -146,6 +147,12 @@ export class NativePlane implements DataPlane {
         if (this.#reads.has(id)) this.#native.cancel(id);
       },
     };
+  }
+
+  digest(blocks: Uint32Array, ranges: Uint32Array, done: (digests: Uint8Array) => void): void {
+    const id = ++this.#lastId;
+    this.#digests.set(id, done);
+    this.#native.digest(id, blocks, ranges);
   }
 
   lease(durationMs: number, over: () => void): PlaneLease {
@@ -249,6 +256,9 @@ export class NativePlane implements DataPlane {
         peer?.listener.reached(status === reachStatus.OK ? null : (reachFailureOf[status] ?? `status ${status}`));
         break;
       }
+      case completionKind.DIGESTED:
+        this.#take(this.#digests, id)?.(this.#native.takeDigests(id));
+        break;
       case completionKind.PEER_DEAD:
         this.#peers.get(id)?.listener.dead();
         break;

@@ -18,6 +18,7 @@ export interface OffersOptions {
   readonly plane: DataPlane;
   readonly epoch: Epoch;
   readonly limits: SenderLimits;
+  readonly tokensPerBlock: number;
   readonly maxOpen: number;
   readonly write: (receiver: Epoch, frame: SenderFrame) => boolean;
   readonly countDropped: (what: string) => void;
@@ -132,9 +133,10 @@ export class Offers {
   }
 
   pull(receiver: Epoch, frame: FrameOf<"PULL">, { sameLayout, ranks: readers, isMember }: ReaderSide): void {
-    const { transferId, token = null } = frame;
+    const { transferId, token = null, from, to, verify = "off" } = frame;
     const { rank } = frame.reader;
-    const asked = { receiver, transferId, token, sameLayout, draining: this.#draining, heard: 0, rank, readers };
+    const draining = this.#draining;
+    const asked = { receiver, transferId, token, sameLayout, draining, heard: 0, rank, readers, from, to, verify };
     if (token === null && !isMember) {
       this.#refuse("refuseBadToken", asked);
       return;

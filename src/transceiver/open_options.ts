@@ -5,6 +5,7 @@ import { Layout } from "../kv/layout.ts";
 import { type Parallel, rankOf } from "../kv/ranks.ts";
 import type { OpenOptions } from "./api.ts";
 import { defaultSocketDir } from "./socket_directory.ts";
+import { type VerifyMode, verifyModes } from "./verification.ts";
 
 const DEFAULT_LEASE_MS = 10_000;
 const DEFAULT_TRANSFER_MS = 60_000;
@@ -56,6 +57,7 @@ const Options = z.strictObject({
   maxConcurrentPulls: z.int().min(1).max(4096).optional(),
   maxConcurrentPullsPerPeer: z.int().min(1).max(4096).optional(),
   maxConcurrentSends: z.int().min(1).max(4096).optional(),
+  verify: z.enum(verifyModes).optional(),
   instance: z.string().min(1).max(256).optional(),
   authToken: z.string().min(1).optional(),
   socketDir: z.string().startsWith("/").optional(),
@@ -96,6 +98,7 @@ export interface ResolvedOptions {
   readonly leaseMs: number;
   readonly stallMs: number;
   readonly strict: boolean;
+  readonly verify: VerifyMode;
   /** kv_transfer_timeout_ms; null: no bound. */
   readonly transferMs: number | null;
   /** Limit of queue waits and of an offer that nobody fetches. */
@@ -142,6 +145,7 @@ export function resolveOptions(options: OpenOptions, environment: NodeJS.Process
     leaseMs,
     stallMs: lease?.stallMs ?? 2 * leaseMs,
     strict: lease?.strict ?? false,
+    verify: rest.verify ?? "sampled",
     transferMs: timeout === undefined ? DEFAULT_TRANSFER_MS : timeout,
     queueMs: timeout ?? DEFAULT_TRANSFER_MS,
     senderFutureMs: config?.kv_transfer_sender_future_timeout_ms ?? DEFAULT_SENDER_FUTURE_MS,

@@ -1,6 +1,7 @@
 import { DecodeError, Decoder, Encoder } from "@msgpack/msgpack";
 import { z } from "zod";
 import { Layout } from "../kv/layout.ts";
+import { verifyModes } from "./verification.ts";
 import {
   blocksField,
   bytesField,
@@ -79,6 +80,8 @@ export const frameFields = {
     from: countField,
     to: countField,
     reader: z.object({ rank: countField, tpSize: countField, ppSize: countField }),
+    /** What it compares with digests of the sender; absent: nothing. A mode of a newer version is not served. */
+    verify: z.enum(verifyModes).catch("off").optional(),
     paths: z.array(z.string().max(64)).max(16),
   }),
   GRANT: z.object({
@@ -96,7 +99,13 @@ export const frameFields = {
     retryAfterMs: millisField,
     text: textField,
   }),
-  READY: z.object({ ...transfer, tokens: countField }),
+  READY: z.object({
+    ...transfer,
+    tokens: countField,
+    /** Place of the first of `digests`, 8 bytes each, in the order of the blocks that the receiver compares. */
+    digestsFrom: countField.optional(),
+    digests: bytesField.optional(),
+  }),
   /** All tokens are visible, and what generation-first needs of the prefill; written again after each GRANT of a finished offer. */
   FINISHED: z.object({
     ...transfer,

@@ -67,7 +67,7 @@ export class Pulls {
   }
 
   start(offer: WantedOffer, target: DialTarget, signal: AbortSignal | undefined): ReceiverSession {
-    const { plane, limits, reader, observer, counts } = this.#options;
+    const { plane, layout, limits, reader, observer, counts } = this.#options;
     const aborted = (): void => {
       session.cancel("its signal was aborted");
     };
@@ -77,6 +77,8 @@ export class Pulls {
         limits,
         reader,
         observer,
+        tokensPerBlock: layout.tokensPerBlock,
+        countMismatches: (blocks) => counts.mismatch(blocks),
         turns: this.#turns,
         sender: target.epoch,
         link: () => this.#linkTo(target),

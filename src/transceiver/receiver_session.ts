@@ -30,6 +30,7 @@ import { refusedError } from "./refused_error.ts";
 import { Settled } from "./settled.ts";
 import { type TransferPhase, TransferTimes } from "./transfer_times.ts";
 import { cellOf } from "./transition.ts";
+import { DigestComparison, rangesToVerify, type VerifyMode } from "./verification.ts";
 
 const ATTEMPTS = 3;
 
@@ -41,6 +42,7 @@ const phaseOf: Readonly<Record<ReceiverState, TransferPhase | null>> = {
   READ: null,
   FINISH: null,
   ORPHAN: null,
+  VERIFY: "verify",
   RETRY: "wait",
   DRAIN: "ended",
   END: "ended",
@@ -54,6 +56,7 @@ export interface ReceiverLimits {
   /** Reads that were posted and make no progress. */
   readonly stallMs: number;
   readonly strict: boolean;
+  readonly verify: VerifyMode;
 }
 
 export interface ReceiverSurroundings {
@@ -64,6 +67,9 @@ export interface ReceiverSurroundings {
   readonly reader: { readonly rank: number; readonly tpSize: number; readonly ppSize: number };
   /** The link to the offer's sender, made when it is first wanted. */
   link(): PeerLink;
+  readonly tokensPerBlock: number;
+  /** Blocks arrived with another digest than the sender's. */
+  countMismatches(blocks: number): void;
   /** The outcome is told; blocks may still be in quarantine. */
   settled(session: ReceiverSession, report: TransferReport | null, error: KvError | null): void;
   /** The blocks are given back. */
@@ -99,6 +105,11 @@ export class ReceiverSession implements LinkUser, PullWaiter {
   #source: Uint32Array = new Uint32Array(0);
   #announced = 0;
   #pieces: Pieces;
+  #comparison = new DigestComparison(new Uint32Array(0));
+  /** An attempt has ended by a difference already. */
+  #differed = false;
+  /** It is dead or gone: no digest comes any more, and no other attempt can be made. */
+  #senderGone = false;
   #deadlineMs = Number.POSITIVE_INFINITY;
   #movingMs = 0;
   #runs = 0;
@@ -186,24 +197,33 @@ export class ReceiverSession implements LinkUser, PullWaiter {
   // --- frames and events of the link ----------------------------------------------------------------------------------------
 
   linkUp(): void {
-    this.#dispatch("linkUp");
+    if (!this.#needsNoLink) this.#dispatch("linkUp");
   }
 
   linkLost(error: KvError): void {
-    // Direct reads that are all posted may finish inside the view (lease-model.md section 3); a late one needs the connection.
-    const all = this.#pieces.posted === this.offer.tokens && this.#pieces.late === 0 && this.#isTold;
+    if (this.#needsNoLink) return;
+    // Direct reads that are all posted may finish inside the view (lease-model.md section 3); a late one and digests need the connection.
+    const { posted, late } = this.#pieces;
+    const all = posted === this.offer.tokens && late === 0 && this.#isTold && this.#comparison.hasTheirs;
     this.#fail(all && this.#state === "READ" ? "linkLostAllPosted" : "linkLost", error);
   }
 
   linkFailed(error: KvError): void {
-    this.#fail("linkFailed", error);
+    if (!this.#needsNoLink) this.#fail("linkFailed", error);
   }
 
   staleEpoch(error: KvError): void {
-    this.#fail("staleEpoch", error);
+    this.#senderGone = true;
+    if (!this.#needsNoLink) this.#fail("staleEpoch", error);
   }
 
   senderDead(error: KvError): void {
+    this.#senderGone = true;
+    if (this.#state === "VERIFY" && this.#around.limits.verify === "sampled") this.#comparison.waiveMissing();
+    if (this.#needsNoLink) {
+      this.#dispatch("digests");
+      return;
+    }
     // Seen dead inside the view, it died with the lease held: nobody has changed the blocks, and nobody can. Seen later, it may have
     // released them first, and given them to another request.
     const reading = this.#state === "READ" || this.#state === "FINISH";
@@ -226,7 +246,17 @@ export class ReceiverSession implements LinkUser, PullWaiter {
   }
 
   ready(frame: FrameOf<"READY">): void {
-    if (this.#state !== "READ" || frame.transferId !== this.#transferId) return;
+    const awaited = this.#state === "READ" || this.#state === "VERIFY";
+    if (!awaited || frame.transferId !== this.#transferId) return;
+    const { digestsFrom: first, digests: bytes } = frame;
+    if (first !== undefined && bytes !== undefined) {
+      this.#comparison.takeTheirs({ first, bytes });
+      this.#progressMs = this.#around.plane.nowMs();
+    }
+    if (this.#state === "VERIFY") {
+      this.#dispatch("digests");
+      return;
+    }
     if (frame.tokens <= this.#announced) return;
     this.#announced = Math.min(frame.tokens, this.offer.tokens);
     this.#dispatch("ready");
@@ -251,7 +281,7 @@ export class ReceiverSession implements LinkUser, PullWaiter {
   }
 
   aborted(frame: FrameOf<"ABORT">): void {
-    const awaited = this.#state === "PULL" || this.#state === "READ";
+    const awaited = this.#state === "PULL" || this.#state === "READ" || this.#state === "VERIFY";
     if (!awaited || frame.transferId !== this.#transferId) return;
     const why = `${frame.code}: ${frame.text}`;
     this.#fail("aborted", new KvError("SENDER_ABORTED", { transfer: this.#transferId, why }));
@@ -268,11 +298,16 @@ export class ReceiverSession implements LinkUser, PullWaiter {
 
   tick(nowMs: number): void {
     const reading = this.#state === "READ" || this.#state === "FINISH" || this.#state === "ORPHAN";
-    if (!reading || this.#pieces.running === 0) return;
+    if (this.#state !== "VERIFY" && (!reading || this.#pieces.running === 0)) return;
     const { stallMs } = this.#around.limits;
     if (nowMs - this.#progressMs < stallMs) return;
     const why = `no progress for ${stallMs} ms (stallMs)`;
     this.#fail("stalled", new KvError("COPY_FAILED", { transfer: this.#transferId, path: this.#path, why }));
+  }
+
+  /** All digests of the sender are here: what happens to the link decides nothing any more. */
+  get #needsNoLink(): boolean {
+    return this.#state === "VERIFY" && this.#comparison.hasTheirs;
   }
 
   // --- the table ----------------------------------------------------------------------------------------------------------
@@ -304,6 +339,9 @@ export class ReceiverSession implements LinkUser, PullWaiter {
       const { tokens, skipTokens, requestId, token } = this.offer;
       this.#pieces = new Pieces(skipTokens);
       this.#announced = skipTokens;
+      const { tokensPerBlock, limits } = this.#around;
+      const pulled = { from: skipTokens, to: tokens, tokensPerBlock };
+      this.#comparison = new DigestComparison(rangesToVerify(limits.verify, this.#transferId, pulled));
       // The clock is read before the frame is written (I2).
       this.#pulledMs = this.#mustLink().pull(this, {
         transferId: this.#transferId,
@@ -313,6 +351,7 @@ export class ReceiverSession implements LinkUser, PullWaiter {
         to: tokens,
         reader: this.#around.reader,
         paths: ["shared_memory"],
+        verify: limits.verify,
       });
     },
     takeGrant: () => {
@@ -339,6 +378,8 @@ export class ReceiverSession implements LinkUser, PullWaiter {
       this.#checkOrphan();
     },
     checkOrphan: () => this.#checkOrphan(),
+    askDigests: () => this.#askDigests(),
+    compareDigests: () => this.#compareDigests(),
     voidAttempt: () => this.#pieces.cancel(),
     tryAgain: () => this.#tryAgain(),
     // Still running unless the attempt that is void was granted.
@@ -415,7 +456,7 @@ export class ReceiverSession implements LinkUser, PullWaiter {
         },
       });
     }
-    if (this.#isComplete) this.#dispatch("allAccepted");
+    if (this.#isComplete) this.#allAccepted();
     else if (this.#pieces.running === 0) this.#waitForPrefill(plane.nowMs());
   }
 
@@ -463,11 +504,56 @@ export class ReceiverSession implements LinkUser, PullWaiter {
   }
 
   #accepted(): void {
-    this.#dispatch(this.#isComplete ? "allAccepted" : "pieceAccepted");
+    if (this.#isComplete) this.#allAccepted();
+    else this.#dispatch("pieceAccepted");
+  }
+
+  /** All is read from pinned blocks; it is complete unless digests are to be compared. */
+  #allAccepted(): void {
+    const { verify } = this.#around.limits;
+    if (this.#senderGone && verify === "sampled") this.#comparison.waiveMissing();
+    if (this.#comparison.isEmpty) this.#dispatch("allAccepted");
+    else if (this.#state === "ORPHAN" && !this.#comparison.hasTheirs) this.#dispatch("orphanShort");
+    else this.#dispatch("allRead");
+  }
+
+  #askDigests(): void {
+    const { plane } = this.#around;
+    const comparison = this.#comparison;
+    this.#progressMs = plane.nowMs();
+    plane.digest(Uint32Array.from(this.#blocks.ids), comparison.ranges, (digests) => {
+      comparison.takeOwn(digests);
+      if (this.#state === "VERIFY" && this.#comparison === comparison) this.#dispatch("digests");
+    });
+  }
+
+  #compareDigests(): void {
+    if (!this.#comparison.isComplete) return;
+    const [first, ...more] = this.#comparison.differences();
+    if (first === undefined) {
+      this.#dispatch("digestsEqual");
+      return;
+    }
+    this.#around.countMismatches(1 + more.length);
+    const repeatable = !this.#differed && !this.#senderGone;
+    this.#differed = true;
+    const index = Math.floor(first.from / this.#around.tokensPerBlock);
+    const block = this.#blocks.ids[index] ?? "?";
+    const error = new KvError("DIGEST_MISMATCH", {
+      transfer: this.#transferId,
+      peer: this.offer.peer,
+      index,
+      block,
+      source: this.#source[index] ?? "?",
+      from: first.from,
+      to: first.to,
+      more: more.length,
+    });
+    this.#fail(repeatable ? "digestsDiffer" : "digestsDifferAgain", error);
   }
 
   #checkOrphan(): void {
-    if (this.#isComplete) this.#dispatch("allAccepted");
+    if (this.#isComplete) this.#allAccepted();
     else if (this.#pieces.running === 0) this.#dispatch("orphanShort");
   }
 
@@ -519,7 +605,7 @@ export class ReceiverSession implements LinkUser, PullWaiter {
       connectMs: this.#times.get("connect"),
       waitMs: this.#times.get("wait"),
       movingMs: this.#movingMs,
-      verifyMs: 0,
+      verifyMs: this.#times.get("verify"),
       gbPerS: this.#movingMs > 0 ? bytes / this.#movingMs / 1e6 : 0,
       path: this.#path,
       chunks: count,

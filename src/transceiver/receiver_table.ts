@@ -4,7 +4,7 @@ import type { Cell, TransitionTable } from "./transition.ts";
  * The receiver's session (lease-model.md section 3), for reads that go straight into its blocks.
  * QUEUED waits for a turn · CONNECTING waits for the link to the sender · PULL asked, no answer yet · READ granted · FINISH granted, the
  * connection is gone, all reads are posted: they may end inside the view · ORPHAN the sender died with the lease held: its blocks stay as they are ·
- * RETRY waits until a new attempt may start · DRAIN the outcome is told, reads may still touch the blocks (I3) · END blocks given back.
+ * VERIFY all is read, digests are compared · RETRY waits until a new attempt may start · DRAIN the outcome is told, reads may still touch the blocks (I3) · END blocks given back.
  */
 export const receiverStates = [
   "QUEUED",
@@ -13,6 +13,7 @@ export const receiverStates = [
   "READ",
   "FINISH",
   "ORPHAN",
+  "VERIFY",
   "RETRY",
   "DRAIN",
   "END",
@@ -50,6 +51,12 @@ export const receiverEvents = [
   "readQuiet",
   "quiet",
   "orphanShort",
+  // Digests, when some are to be compared.
+  "allRead",
+  "digests",
+  "digestsEqual",
+  "digestsDiffer",
+  "digestsDifferAgain",
   // A new attempt.
   "retryTimer",
   "canPull",
@@ -72,6 +79,8 @@ export type ReceiverEffect =
   | "renewNow"
   | "acceptOrphans"
   | "checkOrphan"
+  | "askDigests"
+  | "compareDigests"
   | "voidAttempt"
   | "tryAgain"
   | "startQueueTimer"
@@ -95,6 +104,7 @@ const failQuietly = to("DRAIN", "fail", "drain");
 /** The sender knows this attempt, so it hears that we read no more. */
 const failAloud = to("DRAIN", "fail", "writeDone", "drain");
 const completeNow = to("DRAIN", "complete", "writeDone", "drain");
+const verifyNow = to("VERIFY", "tellProgress", "askDigests");
 const again = to("RETRY", "voidAttempt", "startQueueTimer", "tryAgain");
 
 export const receiverTable = {
@@ -142,6 +152,7 @@ export const receiverTable = {
     senderDeadLate: failQuietly,
     pieceAccepted: to("READ", "tellProgress"),
     allAccepted: completeNow,
+    allRead: verifyNow,
     pieceLate: to("READ", "renewNow"),
     readFailed: failAloud,
     readQuiet: to("READ"),
@@ -159,6 +170,7 @@ export const receiverTable = {
     senderDeadLate: failQuietly,
     pieceAccepted: to("FINISH", "tellProgress"),
     allAccepted: completeNow,
+    allRead: verifyNow,
     pieceLate: again,
     readFailed: failAloud,
     readQuiet: to("FINISH"),
@@ -169,12 +181,31 @@ export const receiverTable = {
   ORPHAN: {
     pieceAccepted: to("ORPHAN", "tellProgress", "checkOrphan"),
     allAccepted: completeNow,
+    allRead: verifyNow,
     orphanShort: failQuietly,
     readFailed: failQuietly,
     readQuiet: to("ORPHAN"),
     cancel: failQuietly,
     transferTimer: failQuietly,
     stalled: failQuietly,
+  },
+  VERIFY: {
+    digests: to("VERIFY", "compareDigests"),
+    digestsEqual: completeNow,
+    digestsDiffer: again,
+    digestsDifferAgain: failAloud,
+    renewed: to("VERIFY"),
+    leaseLost: failAloud,
+    aborted: failAloud,
+    // The link's events come only while digests of the sender are missing: no new connection brings those that were lost with the old.
+    linkLost: again,
+    linkFailed: failQuietly,
+    staleEpoch: failQuietly,
+    senderDead: failQuietly,
+    readQuiet: to("VERIFY"),
+    cancel: failAloud,
+    transferTimer: failAloud,
+    stalled: failAloud,
   },
   RETRY: {
     linkUp: to("RETRY", "tryAgain"),
@@ -198,4 +229,4 @@ export const receiverTable = {
 } as const satisfies TransitionTable<ReceiverState, ReceiverEvent, ReceiverEffect>;
 
 /** Ids of these stand in RENEW: the sender may hold a lease for them. */
-export const renewingStates: ReadonlySet<ReceiverState> = new Set<ReceiverState>(["PULL", "READ", "FINISH"]);
+export const renewingStates: ReadonlySet<ReceiverState> = new Set<ReceiverState>(["PULL", "READ", "FINISH", "VERIFY"]);

@@ -15,6 +15,7 @@ import {
   senderTable,
 } from "./sender_table.ts";
 import { cellOf } from "./transition.ts";
+import { type Digests, OwedDigests, partsOf, rangesToVerify, type VerifyMode } from "./verification.ts";
 
 export interface SenderLimits {
   readonly leaseMs: number;
@@ -29,6 +30,7 @@ export interface SenderSurroundings {
   readonly plane: DataPlane;
   readonly epoch: Epoch;
   readonly limits: SenderLimits;
+  readonly tokensPerBlock: number;
   /** To the current connection of a receiver epoch; false: there is none, the frame is lost. */
   write(receiver: Epoch, frame: SenderFrame): boolean;
   countDropped(what: string): void;
@@ -47,6 +49,10 @@ export interface PullAsked {
   readonly draining: boolean;
   /** The RENEW heard last while it waited for the offer, 0: none. */
   readonly heard: number;
+  /** Tokens it reads, and what it compares of them. */
+  readonly from: number;
+  readonly to: number;
+  readonly verify: VerifyMode;
 }
 
 export const refusals: Readonly<Record<Refusal, { readonly code: RefuseCode; readonly text: string }>> = {
@@ -69,7 +75,9 @@ export function refusalFrame(
   return { type: "REFUSE", se: epoch, re, transferId, retryAfterMs, ...refusals[refusal] };
 }
 
-type Reader = Pick<PullAsked, "receiver" | "transferId" | "heard">;
+interface Reader extends Pick<PullAsked, "receiver" | "transferId" | "heard"> {
+  readonly owed: OwedDigests;
+}
 
 export const sameTransfer = (left: TransferId, right: TransferId): boolean => left.slice(0, 32) === right.slice(0, 32);
 
@@ -104,10 +112,11 @@ export class SenderSession {
   #cause: KvError | null = null;
   #abortCode: AbortCode = "CANCELLED";
   // What the event at hand carries; the table's effects read it.
-  #asking: Reader | null = null;
+  #asking: PullAsked | null = null;
   #doneFrame: FrameOf<"DONE"> | null = null;
   #extending: PlaneLease[] | null = null;
   #held: TransferId[] | null = null;
+  #digested: Digests | null = null;
 
   constructor(
     around: SenderSurroundings,
@@ -233,11 +242,14 @@ export class SenderSession {
     // The hold was shared in the constructor: before the caller could release its own.
     pin: () => this.#around.plane.hold(),
     bindReader: () => {
-      const asking = this.#asking as Reader;
+      const { receiver, transferId, heard, from, to, verify } = this.#asking as PullAsked;
+      const { tokensPerBlock } = this.#around;
       const before = this.transferId;
-      this.#reader = { receiver: asking.receiver, transferId: asking.transferId, heard: asking.heard };
+      const pulled = { from, to: Math.min(to, this.tokens), tokensPerBlock };
+      const owed = new OwedDigests(rangesToVerify(verify, transferId, pulled));
+      this.#reader = { receiver, transferId, heard, owed };
       this.#attempts++;
-      this.#around.bound(this, before, asking.transferId);
+      this.#around.bound(this, before, transferId);
     },
     grantLease: () => {
       const { plane, limits } = this.#around;
@@ -269,6 +281,20 @@ export class SenderSession {
         blocks: this.blocks.ids,
         ready: this.#ready,
       }));
+    },
+    askDigests: () => this.#askDigests(),
+    writeDigests: () => {
+      const all = this.#digested;
+      if (all === null) return;
+      for (const { first, bytes } of partsOf(all)) {
+        this.#write((head) => ({
+          type: "READY",
+          ...head,
+          tokens: this.#ready,
+          digestsFrom: first,
+          digests: bytes,
+        }));
+      }
     },
     writeReady: () => this.#write((head) => ({ type: "READY", ...head, tokens: this.#ready })),
     // Again for each attempt: the one before may have missed it.
@@ -342,6 +368,19 @@ export class SenderSession {
     const left = Math.max(0, Math.ceil(this.#leaseEndsMs - this.#around.plane.nowMs()));
     const retryAfterMs = refusals[refusal].code === "BUSY" ? left : 0;
     this.#around.write(asking.receiver, refusalFrame(refusal, this.#around.epoch, asking, retryAfterMs));
+  }
+
+  #askDigests(): void {
+    const reader = this.#reader;
+    const due = reader?.owed.due(this.#ready);
+    if (!due) return;
+    this.#around.plane.digest(Uint32Array.from(this.blocks.ids), due.ranges, (bytes) => {
+      // Nobody waits for those of another attempt, or of an ended one.
+      if (this.#reader !== reader || this.#state !== "GRANT") return;
+      this.#digested = { first: due.first, bytes };
+      this.#dispatch("digested");
+      this.#digested = null;
+    });
   }
 
   #startOfferTimer(atMs: number): void {

@@ -27,6 +27,7 @@ export const senderEvents = [
   // Completions of the data plane.
   "renewed",
   "leaseOver",
+  "digested",
   // The caller and the timers.
   "progress",
   "prefillEnded",
@@ -48,6 +49,8 @@ export type SenderEffect =
   | "writeGrant"
   | "writeReady"
   | "writeFinished"
+  | "askDigests"
+  | "writeDigests"
   | "writeAbort"
   | "startOfferTimer"
   | "noteOfferEnd"
@@ -99,6 +102,7 @@ export const senderTable = {
       "writeGrant",
       "writeFinished",
       "startTransferTimer",
+      "askDigests",
     ),
     pullRepeated: to("OFFER", "countDropped"),
     // Of a reader that fell back to OFFER: its id is not held, and nothing it says ends the offer.
@@ -122,6 +126,7 @@ export const senderTable = {
       "writeGrant",
       "writeFinished",
       "startTransferTimer",
+      "askDigests",
     ),
     pullRepeated: to("GRANT", "countDropped"),
     pullOther: to("GRANT", "refuseBusy"),
@@ -130,9 +135,10 @@ export const senderTable = {
     done: to("END", "stopTransferTimer", "dropLease", "settleByReceiver"),
     helloWithout: to("OFFER", "stopTransferTimer", "dropLease", "resumeOfferTimer"),
     leaseOver: to("END", "stopTransferTimer", "writeAbort", "settleLeaseExpired"),
-    progress: to("GRANT", "writeReady", "restartTransferTimer"),
-    prefillEnded: to("GRANT", "noteOfferEnd", "writeReady", "restartTransferTimer"),
-    finished: to("GRANT", "noteOfferEnd", "writeFinished", "restartTransferTimer"),
+    progress: to("GRANT", "writeReady", "restartTransferTimer", "askDigests"),
+    prefillEnded: to("GRANT", "noteOfferEnd", "writeReady", "restartTransferTimer", "askDigests"),
+    finished: to("GRANT", "noteOfferEnd", "writeFinished", "restartTransferTimer", "askDigests"),
+    digested: to("GRANT", "writeDigests"),
     cancel: to("ENDING", "noteCause", "stopTransferTimer", "writeAbort"),
     transferTimer: to("ENDING", "noteCause", "writeAbort"),
   },

@@ -181,7 +181,7 @@ export class KvTransceiver implements Transceiver {
    * Fetches what a state offers, or what a peer will offer, into blocks of this pool.
    * @throws KvError BAD_STATE, LAYOUT_MISMATCH, INVALID_ARGUMENT, NOT_PROVIDED, DRAINING, CLOSED. `done` rejects with CANCELLED, NO_OFFER,
    * GONE, BUSY, BAD_TOKEN, QUEUE_TIMEOUT, TRANSFER_TIMEOUT, SENDER_ABORTED, COPY_FAILED, PEER_UNREACHABLE, PEER_LOST, PEER_REFUSED,
-   * STALE_EPOCH, PROTOCOL, NO_PATH, LAYOUT_MISMATCH
+   * STALE_EPOCH, PROTOCOL, NO_PATH, LAYOUT_MISMATCH, DIGEST_MISMATCH
    */
   receive(options: ReceiveOptions): ReceiveTransfer {
     this.#mustTakeWork();
@@ -288,6 +288,7 @@ export class KvTransceiver implements Transceiver {
         ...this.#counts.sends,
       },
       receives: { open: this.#pulls.open, waiting: this.#pulls.waiting, ...this.#counts.receives },
+      mismatches: this.#counts.mismatches,
       bytesReceived: this.#counts.bytesReceived,
       peers: this.#pulls.peers,
       dropped: this.#counts.dropped,
@@ -430,6 +431,7 @@ async function connectParts(
     plane,
     epoch,
     limits: { leaseMs, transferMs, offerMs: queueMs },
+    tokensPerBlock: layout.tokensPerBlock,
     maxOpen: options.maxOffers,
     write: (receiver, frame) => receivers.write(receiver, frame),
     countDropped,
@@ -445,7 +447,7 @@ async function connectParts(
   const pulls = new Pulls({
     plane,
     layout,
-    limits: { queueMs, transferMs, stallMs, strict: options.strict },
+    limits: { queueMs, transferMs, stallMs, strict: options.strict, verify: options.verify },
     leaseMs,
     maxConcurrent: { total: options.maxConcurrentPulls, perPeer: options.maxConcurrentPullsPerPeer },
     reader: { rank: options.rank, tpSize: options.parallel.tpSize, ppSize: options.parallel.ppSize },

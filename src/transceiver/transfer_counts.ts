@@ -16,6 +16,7 @@ export class TransferCounts {
   readonly #receives: Ends = { completed: 0, failed: 0, cancelled: 0 };
   readonly #dropped = new Map<string, number>();
   #bytesReceived = 0;
+  #mismatches = 0;
 
   get sends(): Readonly<Ends> {
     return this.#sends;
@@ -29,6 +30,11 @@ export class TransferCounts {
     return this.#bytesReceived;
   }
 
+  /** Blocks that arrived with another digest than their sender's. */
+  get mismatches(): number {
+    return this.#mismatches;
+  }
+
   get dropped(): Readonly<Record<string, number>> {
     return Object.fromEntries(this.#dropped);
   }
@@ -40,6 +46,10 @@ export class TransferCounts {
   receiveEnded(report: TransferReport | null, error: Error | null): void {
     count(this.#receives, error);
     this.#bytesReceived += report?.bytes ?? 0;
+  }
+
+  mismatch(blocks: number): void {
+    this.#mismatches += blocks;
   }
 
   drop(what: string): void {

@@ -1,9 +1,9 @@
 /** What a pull waits for or does; the time between two phases belongs to the first. */
-export type TransferPhase = "queue" | "connect" | "wait" | "move" | "ended";
+export type TransferPhase = "queue" | "connect" | "wait" | "move" | "verify" | "ended";
 
 /** How long a pull stood in each phase, over all its attempts. */
 export class TransferTimes {
-  readonly #ms: Record<TransferPhase, number> = { queue: 0, connect: 0, wait: 0, move: 0, ended: 0 };
+  readonly #ms: Record<TransferPhase, number> = { queue: 0, connect: 0, wait: 0, move: 0, verify: 0, ended: 0 };
   #phase: TransferPhase = "queue";
   #sinceMs: number;
 

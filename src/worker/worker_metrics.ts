@@ -95,6 +95,11 @@ export class WorkerMetrics {
   }
 
   #watchTransfers(transceiver: Transceiver): void {
+    this.#metrics.gauge({
+      name: "kvt_worker_digest_mismatches",
+      help: "Blocks since the start that arrived with another digest than their sender's; above 0 something is broken.",
+      read: (gauge) => gauge.set(transceiver.stats().mismatches),
+    });
     this.#metrics.gauge<"direction" | "state">({
       name: "kvt_worker_transfers_open",
       help: "Transfers now: offers, of these leased to a receiver; receives, of these waiting for a turn.",

@@ -57,6 +57,25 @@ export class SimMemory {
     return pieces;
   }
 
+  /** One token of a block is not what was read. */
+  flip(block: BlockId, place: number): void {
+    const at = block * this.tokensPerBlock + place;
+    this.#content[at] = (this.#content[at] ?? 0) ^ 1;
+  }
+
+  /** Of each pair of tokens in `ranges`, 8 bytes, as the data plane gives them. */
+  digests(table: Uint32Array, ranges: Uint32Array): Uint8Array {
+    const digests = new DataView(new ArrayBuffer(4 * ranges.length));
+    for (let at = 0; at < ranges.length; at += 2) {
+      let hash = 1;
+      for (let token = ranges[at] ?? 0; token < (ranges[at + 1] ?? 0); token++) {
+        hash = Math.imul(hash ^ this.read([...table] as BlockId[], token), 0x9e3779b1);
+      }
+      digests.setInt32(4 * at, hash);
+    }
+    return new Uint8Array(digests.buffer);
+  }
+
   /** One piece of a read. Landing in a block that has changed hands since the read was posted is what I3 forbids. */
   copy(from: SimMemory, source: BlockId, target: BlockId, piece: Piece, generation: number): void {
     if (this.generationOf(target) !== generation) {

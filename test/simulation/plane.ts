@@ -188,6 +188,15 @@ export class SimPlane implements DataPlane {
     return peer;
   }
 
+  digest(blocks: Uint32Array, ranges: Uint32Array, done: (digests: Uint8Array) => void): void {
+    this.#command(() =>
+      this.#process.later(this.#world.random.delay(this.#world.delays.copy), () => {
+        const digests = this.#process.memory.digests(blocks, ranges);
+        this.#complete(() => done(digests));
+      }),
+    );
+  }
+
   read(request: ReadRequest, listener: ReadListener): PlaneRead {
     const { random, delays, faults } = this.#world;
     const source = (request.peer as SimPeer).target;
@@ -244,6 +253,7 @@ export class SimPlane implements DataPlane {
           piece,
           generations.get(target) ?? 0,
         );
+        if (faults.chance("flippedByte")) this.#process.memory.flip(target, piece.from);
       }
       this.#process.later(pause(), () => moveNext(index + 1));
     };

@@ -9,6 +9,7 @@ import { Pulls } from "../../src/transceiver/pulls.ts";
 import { Receivers } from "../../src/transceiver/receivers.ts";
 import { ServedConnection } from "../../src/transceiver/served_connection.ts";
 import { TransferCounts } from "../../src/transceiver/transfer_counts.ts";
+import type { VerifyMode } from "../../src/transceiver/verification.ts";
 import { SimMemory } from "./memory.ts";
 import { Connection } from "./network.ts";
 import { SimPlane } from "./plane.ts";
@@ -23,6 +24,7 @@ export interface Limits {
   readonly queueMs: number;
   readonly stallMs: number;
   readonly strict: boolean;
+  readonly verify: VerifyMode;
 }
 
 /** One transceiver in one process, made of the real sessions, links and frames over a simulated plane and network. */
@@ -61,13 +63,14 @@ export class SimProcess {
       blockBytes: 16,
       hooks: { freed: (ids) => this.memory.freed(ids) },
     });
-    const { leaseMs, transferMs, queueMs, stallMs, strict } = limits;
+    const { leaseMs, transferMs, queueMs, stallMs, strict, verify } = limits;
     const countDropped = (what: string): void => this.counts.drop(what);
     const { plane, epoch } = this;
     this.offers = new Offers({
       plane,
       epoch,
       limits: { leaseMs, transferMs, offerMs: queueMs },
+      tokensPerBlock: layout.tokensPerBlock,
       maxOpen: 1024,
       write: (receiver, frame) => this.#receivers.write(receiver, frame),
       countDropped,
@@ -84,7 +87,7 @@ export class SimProcess {
     this.pulls = new Pulls({
       plane,
       layout,
-      limits: { queueMs, transferMs, stallMs, strict },
+      limits: { queueMs, transferMs, stallMs, strict, verify },
       leaseMs,
       maxConcurrent: { total: 3, perPeer: 2 },
       reader: { rank: 0, tpSize: 1, ppSize: 1 },

@@ -4,6 +4,7 @@ import type { BlockHold } from "../../src/kv/pool.ts";
 import type { TransferReport } from "../../src/transceiver/api.ts";
 import type { Offer } from "../../src/transceiver/offer.ts";
 import type { ReceiverSession } from "../../src/transceiver/receiver_session.ts";
+import { verifyModes } from "../../src/transceiver/verification.ts";
 import { type Limits, layout, SimProcess } from "./process.ts";
 import { Random } from "./random.ts";
 import { VirtualTime } from "./virtual_time.ts";
@@ -24,6 +25,8 @@ export interface FaultRates {
   /** Leases start, and reads are posted, long after the frames that speak of them. */
   readonly starvedOwner: number;
   readonly refusedDial: number;
+  /** A read ends well and has left a wrong token. */
+  readonly flippedByte: number;
 }
 
 /** What a broken invariant looks like: the run's seed replays it. */
@@ -85,6 +88,7 @@ export class World {
       queueMs: random.between(leaseMs * 2, leaseMs * 8),
       stallMs: 2 * leaseMs,
       strict: options.strict,
+      verify: random.pick(verifyModes),
     };
     const rates: FaultRates = {
       hangingRead: random.chance(0.2) ? 0.05 : 0,
@@ -92,6 +96,8 @@ export class World {
       slowRead: random.chance(0.5) ? 0.3 : 0,
       starvedOwner: random.chance(0.3) ? 0.1 : 0,
       refusedDial: random.chance(0.3) ? 0.2 : 0,
+      // What only a full comparison must see.
+      flippedByte: this.limits.verify === "full" && random.chance(0.5) ? 0.05 : 0,
     };
     this.#strikes = random.int(0, 8);
     this.faults = { chance: (kind) => !this.#calm && random.chance(rates[kind]) };

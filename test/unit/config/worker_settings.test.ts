@@ -297,17 +297,18 @@ describe("--kvt_config", () => {
 
   it("gives lease, control and transfer", () => {
     const { settings, problems } = withKvt(
-      "lease: {leaseMs: 1000, strict: true}\ncontrol: {host: 0.0.0.0, port: 9000}\ntransfer: {path: shared_memory}\n",
+      "lease: {leaseMs: 1000, strict: true}\ncontrol: {host: 0.0.0.0, port: 9000}\ntransfer: {path: shared_memory, verify: full}\n",
     );
     expect(problems.all).toEqual([]);
     expect(settings.lease).toEqual({ leaseMs: 1000, stallMs: 2000, strict: true });
+    expect(settings.transfer.verify).toBe("full");
     expect(settings.control).toEqual({ host: "0.0.0.0", port: 9000, tls: null });
   });
 
   it.each([
     ["transfer: {path: nixl_direct}", "not built yet"],
     ["transfer: {same_host: false}", "not built yet"],
-    ["transfer: {verify: true}", "not built yet"],
+    ["transfer: {verify: true}", "verify"],
     ["upstreams: {'h:1': {engine: vllm}}", "not built yet"],
     ["lease: {leasems: 5}", "did you mean leaseMs?"],
     ["control: {tls: {cert: /nowhere, key: /nowhere}}", "can't be read: ENOENT"],

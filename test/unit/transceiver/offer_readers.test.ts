@@ -36,6 +36,7 @@ beforeEach(() => {
     plane,
     epoch,
     limits: { leaseMs: LEASE_MS, transferMs: null, offerMs: OFFER_MS },
+    tokensPerBlock: 32,
     maxOpen: 4,
     write: (to, frame) => {
       written.push({ to, frame });

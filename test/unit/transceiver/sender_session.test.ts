@@ -28,6 +28,7 @@ beforeEach(() => {
     plane,
     epoch,
     limits: { leaseMs: LEASE_MS, transferMs: TRANSFER_MS, offerMs: OFFER_MS },
+    tokensPerBlock: 32,
     maxOpen: 64,
     write: (_receiver, frame) => {
       written.push(frame);
@@ -46,8 +47,14 @@ function offer(ready = TOKENS): Offer {
   return added;
 }
 
-function pull(session: Offer, transferId: TransferId, receiver = reader, token = session.token): void {
-  const range = { from: 0, to: TOKENS, reader: { rank: 0, tpSize: 1, ppSize: 1 }, paths: ["shared_memory"] };
+function pull(
+  session: Offer,
+  transferId: TransferId,
+  receiver = reader,
+  token = session.token,
+  verify: "off" | "full" = "off",
+): void {
+  const range = { from: 0, to: TOKENS, reader: { rank: 0, tpSize: 1, ppSize: 1 }, paths: ["shared_memory"], verify };
   const head = { type: "PULL", se: epoch, re: receiver, transferId } as const;
   offers.pull(
     receiver,
@@ -77,6 +84,41 @@ describe("an offer on a virtual clock", () => {
     expect(pool.free).toBe(4);
     plane.advance(1);
     expectReleased("OFFER_EXPIRED");
+  });
+
+  it("is granted at once; the digests that the pull asks for follow when they are there, whichever comes first", () => {
+    const growing = offer(70);
+    const id = newTransferId();
+    pull(growing, id, reader, growing.token, "full");
+    expect(types()).toEqual(["GRANT"]);
+    growing.ready(TOKENS);
+    expect(types()).toEqual(["READY"]);
+    expect(plane.digests.map(({ ranges }) => ranges)).toEqual([
+      [0, 32, 32, 64],
+      [64, 96, 96, 100],
+    ]);
+    plane.digests[1]?.done(new Uint8Array(16).fill(2));
+    plane.digests[0]?.done(new Uint8Array(16).fill(1));
+    expect(written.splice(0)).toMatchObject([
+      { type: "READY", transferId: id, tokens: TOKENS, digestsFrom: 2, digests: new Uint8Array(16).fill(2) },
+      { type: "READY", transferId: id, tokens: TOKENS, digestsFrom: 0, digests: new Uint8Array(16).fill(1) },
+    ]);
+    done(id);
+    expectReleased(null);
+  });
+
+  it("tells digests to the attempt that asked for them alone", () => {
+    const whole = offer();
+    const id = newTransferId();
+    pull(whole, id, reader, whole.token, "full");
+    pull(whole, nextAttempt(id), reader, whole.token, "full");
+    expect(types()).toEqual(["GRANT", "GRANT"]);
+    plane.digests[0]?.done(new Uint8Array(32));
+    expect(types()).toEqual([]);
+    plane.digests[1]?.done(new Uint8Array(32));
+    expect(types()).toEqual(["READY"]);
+    done(nextAttempt(id));
+    expectReleased(null);
   });
 
   it("does not expire while its prefill runs", () => {

@@ -138,6 +138,6 @@ describe("what the tables promise", () => {
   });
 
   it("only states that may hold a lease renew one", () => {
-    expect([...renewingStates].sort()).toEqual(["FINISH", "PULL", "READ"]);
+    expect([...renewingStates].sort()).toEqual(["FINISH", "PULL", "READ", "VERIFY"]);
   });
 });

@@ -80,6 +80,13 @@ export class VirtualPlane implements DataPlane {
     read.listener.ended({ status, bytes: 64, movingMs: 1, atMs: this.#now, path: "shared_memory", runs: 1, pieces: 2 });
   }
 
+  /** Answered by a test, in any order. */
+  readonly digests: { readonly ranges: readonly number[]; readonly done: (digests: Uint8Array) => void }[] = [];
+
+  digest(_blocks: Uint32Array, ranges: Uint32Array, done: (digests: Uint8Array) => void): void {
+    this.digests.push({ ranges: [...ranges], done });
+  }
+
   lease(durationMs: number, over: () => void): PlaneLease {
     const lease = new VirtualLease();
     lease.endMs = this.#now + this.leaseStartMs + durationMs;

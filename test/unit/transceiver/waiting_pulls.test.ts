@@ -27,6 +27,7 @@ beforeEach(() => {
     plane,
     epoch,
     limits: { leaseMs: LEASE_MS, transferMs: 10_000, offerMs: OFFER_MS },
+    tokensPerBlock: 32,
     maxOpen: MAX_OPEN,
     write: (_receiver, frame) => {
       written.push(frame);

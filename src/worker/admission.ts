@@ -64,6 +64,40 @@ export function endsAtFirstToken({ role, maxTokens, minTokens, stopTokens }: Req
   return maxTokens === 1 || (minTokens < 1 && stopTokens.has(role.firstToken.token));
 }
 
+/**
+ * Holds blocks until another worker has found some for its half: an offer until it is fetched, a receive that came before its prefill
+ * until that is computed.
+ */
+export function dependsOnPeer({ role }: RequestSpec): boolean {
+  return role.kind === "context" ? !role.generationFirst : role.kind === "generation" && role.peer !== undefined;
+}
+
+/**
+ * Whether a request that depends on its peer may take blocks on a worker of both roles. If all blocks here wait for the other worker and
+ * all blocks there for this one, nobody ever goes on. So such requests leave room for the largest one around, up to half of the pool,
+ * and half of the batch.
+ * @param live all requests of the worker; those that hold blocks have been admitted
+ */
+export function leavesRoom(
+  request: WorkerRequest,
+  live: Iterable<WorkerRequest>,
+  limits: { readonly blocks: number; readonly batch: number; readonly blocksFor: (tokens: number) => number },
+): boolean {
+  const { blocks, batch, blocksFor } = limits;
+  let held = 0;
+  let receiving = 0;
+  let largest = 0;
+  for (const { spec, admittedMs, receivedMs, tokensReserved: tokens } of live) {
+    largest = Math.max(largest, blocksFor(spec.prompt.length + spec.maxTokens - 1));
+    if (admittedMs === 0 || receivedMs > 0 || !dependsOnPeer(spec)) continue;
+    held += blocksFor(tokens);
+    if (spec.role.kind === "generation") receiving++;
+  }
+  if (held === 0) return true;
+  const room = Math.min(largest, Math.floor(blocks / 2));
+  return held + blocksFor(request.tokensReserved) + room <= blocks && receiving < Math.ceil(batch / 2);
+}
+
 /** Requests that wait for blocks, first in, first out, each for a limited time. */
 export class AdmissionQueue {
   readonly #limits: AdmissionLimits;
@@ -80,8 +114,9 @@ export class AdmissionQueue {
     return this.#requests.length;
   }
 
-  get head(): WorkerRequest | undefined {
-    return this.#requests[0];
+  /** In order of arrival, as they were when this was called. */
+  [Symbol.iterator](): Iterator<WorkerRequest> {
+    return [...this.#requests].values();
   }
 
   /** @throws KvError QUEUE_FULL */

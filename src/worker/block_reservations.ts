@@ -25,6 +25,13 @@ export class BlockReservations {
     return this.#cache.evictable();
   }
 
+  readonly blocksFor = (tokens: number): number => Math.ceil(tokens / this.tokensPerBlock);
+
+  /** Blocks of the whole pool. */
+  get total(): number {
+    return this.#pool.total;
+  }
+
   /** Tokens that the whole pool holds. */
   get capacity(): number {
     return this.#pool.total * this.tokensPerBlock;
@@ -35,7 +42,7 @@ export class BlockReservations {
     // One token at least is computed here or fetched: logits come from computing, and a peer's offer ends by a pull.
     const reusable = Math.floor((request.promptTokens - 1) / this.tokensPerBlock);
     const reused = this.#reuse ? this.#cache.match(request.promptKeys.slice(0, reusable)) : [];
-    const missing = this.#blocksFor(request.tokensReserved) - reused.length;
+    const missing = this.blocksFor(request.tokensReserved) - reused.length;
     const lacking = missing - this.#pool.free;
     if (lacking > 0 && this.#cache.evictable() >= lacking) this.#cache.evict(lacking);
     if (missing > this.#pool.free) {
@@ -50,7 +57,7 @@ export class BlockReservations {
 
   /** A hold of its own on the blocks of the prompt alone. */
   sharePrompt(request: WorkerRequest): BlockHold {
-    return mustHold(request).share(0, this.#blocksFor(request.promptTokens));
+    return mustHold(request).share(0, this.blocksFor(request.promptTokens));
   }
 
   /** Puts the full blocks of the first `tokens` tokens, whose KV is there, into the prefix cache. */
@@ -72,10 +79,6 @@ export class BlockReservations {
 
   forgetPrefixes(): void {
     this.#cache.clear();
-  }
-
-  #blocksFor(tokens: number): number {
-    return Math.ceil(tokens / this.tokensPerBlock);
   }
 }
 

@@ -1,7 +1,7 @@
 import { KvError } from "../errors.ts";
 import type { RequestId } from "../ids.ts";
 import type { CancelOutcome } from "../transceiver/api.ts";
-import { AdmissionQueue, checkServable, endsAtFirstToken } from "./admission.ts";
+import { AdmissionQueue, checkServable, dependsOnPeer, endsAtFirstToken, leavesRoom } from "./admission.ts";
 import { BlockReservations } from "./block_reservations.ts";
 import { planPrefill } from "./chunk_plan.ts";
 import { type DeparturePhase, Departures } from "./departures.ts";
@@ -216,15 +216,23 @@ export class Scheduler {
   }
 
   #admit(): void {
-    for (let { head } = this.#waiting; head !== undefined; head = this.#waiting.head) {
-      const active = this.#handoffs.receiving + this.#prefilling.length + this.#decoding.size;
-      if (active >= this.#limits.maxBatchSize || !this.#blocks.reserve(head)) return;
-      this.#waiting.remove(head);
-      head.admittedMs = this.#options.nowMs();
-      const { role } = head.spec;
-      if (role.kind === "generation") this.#handoffs.receive(head, role);
-      else if (role.kind !== "context" || !role.generationFirst || this.#handoffs.stream(head, role.contextId)) {
-        this.#prefilling.push(head);
+    const { maxBatchSize: batch, bothRoles } = this.#limits;
+    let roomIsShort = false;
+    for (const request of this.#waiting) {
+      const { role } = request.spec;
+      if (this.#handoffs.receiving + this.#prefilling.length + this.#decoding.size >= batch) return;
+      if (bothRoles && dependsOnPeer(request.spec)) {
+        const { total: blocks, blocksFor } = this.#blocks;
+        roomIsShort ||= !leavesRoom(request, this.#live, { blocks, batch, blocksFor });
+        // Those that the peer waits for go past it.
+        if (roomIsShort) continue;
+      }
+      if (!this.#blocks.reserve(request)) return;
+      this.#waiting.remove(request);
+      request.admittedMs = this.#options.nowMs();
+      if (role.kind === "generation") this.#handoffs.receive(request, role);
+      else if (role.kind !== "context" || !role.generationFirst || this.#handoffs.stream(request, role.contextId)) {
+        this.#prefilling.push(request);
       }
     }
   }

@@ -14,6 +14,8 @@ export interface SchedulerLimits extends AdmissionLimits {
   readonly maxBatchSize: number;
   /** Tokens computed in one step: bounds how long a token of another request, and an abort, wait for a prompt. */
   readonly stepTokens: number;
+  /** No --server_role: others may wait here for blocks that wait for them. */
+  readonly bothRoles: boolean;
   /** Context requests whose KV was not fetched yet, from their arrival on; more are refused. */
   readonly maxOffers: number;
   /** An engine step longer than this makes the worker unhealthy. */

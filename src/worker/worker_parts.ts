@@ -79,6 +79,7 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
         maxSeqLen,
         stepLimitMs: STEP_LIMIT_MS,
         maxOffers: settings.transfer.maxOffers,
+        bothRoles: settings.role === null,
       },
       // Spoiled blocks must not be reused.
       reusePrefixes: kvCache.enableBlockReuse && !zeroes,

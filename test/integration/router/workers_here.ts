@@ -20,6 +20,8 @@ export interface HereOptions {
   readonly context?: { readonly settings?: Partial<WorkerSettings>; readonly hooks?: WorkerHooks };
   readonly generation?: { readonly settings?: Partial<WorkerSettings>; readonly hooks?: WorkerHooks };
   readonly router?: Partial<RouterSettings>;
+  /** Both workers serve both roles. */
+  readonly mixed?: boolean;
 }
 
 const silent = createLogger({ name: "test", level: "fatal" });
@@ -42,7 +44,10 @@ export async function startHere(options: HereOptions = {}): Promise<Here> {
   };
   const context = await worker(options.context);
   const generation = await worker(options.generation);
-  const router = await startRouterFor(context, generation, options.router);
+  const router = await startRouterFor(context, generation, {
+    ...(options.mixed === true ? bothRoles(context, generation) : {}),
+    ...options.router,
+  });
   return {
     context,
     generation,
@@ -53,6 +58,11 @@ export async function startHere(options: HereOptions = {}): Promise<Here> {
       rmSync(socketDir, { recursive: true, force: true });
     },
   };
+}
+
+function bothRoles(...workers: readonly WorkerServer[]): Pick<RouterSettings, "context" | "generation"> {
+  const group = { servers: workers.map(({ url }) => ({ url, origin: url })), policy: "round_robin" } as const;
+  return { context: group, generation: group };
 }
 
 /** A router in this process in front of one worker of each role, wherever they run. */

@@ -48,6 +48,7 @@ export function rig(
       maxSeqLen: engine.geometry.maxSeqLen,
       stepLimitMs: 60_000,
       maxOffers: 100,
+      bothRoles: true,
       ...options.limits,
     },
     reusePrefixes: options.reusePrefixes ?? true,

@@ -148,7 +148,7 @@ const sizesOf = ({ tensorParallelSize, pipelineParallelSize }: WorkerSettings): 
 });
 
 /** Each rank's pool with the part of the KV that the engine keeps there. */
-const rankPools = ({ ranks, layout, sizes }: KvInstance) =>
+export const rankPools = ({ ranks, layout, sizes }: KvInstance) =>
   ranks.map(({ span }, rank) => {
     const { layers, heads } = shareOf(layout, placeOf(rank, sizes));
     return {

@@ -9,6 +9,7 @@ export {
 } from "./ids.ts";
 export { blockBytesOf, blocksFor, type Layout } from "./kv/layout.ts";
 export type { BlockHold, BlockPool } from "./kv/pool.ts";
+export type { Parallel, ParallelSizes } from "./kv/ranks.ts";
 export type {
   CancelOutcome,
   EndedSend,
@@ -23,4 +24,6 @@ export type {
   TransceiverStats,
   TransferReport,
 } from "./transceiver/api.ts";
+export { type InstanceOptions, KvInstance } from "./transceiver/instance.ts";
+export { joinStates } from "./transceiver/opaque_state.ts";
 export { KvTransceiver } from "./transceiver/transceiver.ts";

@@ -8,6 +8,7 @@ const suites = {
   transfer: () => import("./transfer/suite.mjs"),
   router: () => import("./router/suite.mjs"),
   engine: () => import("./engine/suite.mjs"),
+  cancel: () => import("./cancel/suite.mjs"),
 };
 
 const { values } = parseArgs({ options: { only: { type: "string" }, json: { type: "string" } } });

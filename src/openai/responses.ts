@@ -50,19 +50,41 @@ interface WholeAnswer {
   readonly context?: ContextReply;
 }
 
-export interface CompletionResponse extends AnswerHead {
-  readonly object: "text_completion";
-  readonly choices: readonly {
-    readonly index: 0;
-    readonly text: string;
-    readonly logprobs: CompletionLogprobs | null;
-    readonly finish_reason: FinishReason;
-    readonly stop_reason: string | number | null;
-    readonly disaggregated_params?: DisaggregatedParams;
-  }[];
+/** What ends each choice of a whole answer. */
+interface WholeEnding extends EndingFields<FinishReason> {
+  readonly disaggregated_params?: DisaggregatedParams;
+}
+
+/** What follows the choices of a whole answer. */
+interface WholeFields {
   readonly usage: Usage;
   readonly prompt_token_ids?: readonly number[];
 }
+
+interface EndingFields<Reason> {
+  readonly finish_reason: Reason;
+  readonly stop_reason: string | number | null;
+}
+
+const wholeEnding = ({ ending, context }: WholeAnswer): WholeEnding => ({
+  finish_reason: ending.finishReason,
+  stop_reason: ending.stopReason,
+  ...(context === undefined ? {} : { disaggregated_params: context.params }),
+});
+
+const wholeFields = ({ usage, context }: WholeAnswer): WholeFields => ({
+  usage,
+  ...(context === undefined ? {} : { prompt_token_ids: context.promptTokenIds }),
+});
+
+export type CompletionResponse = AnswerHead & {
+  readonly object: "text_completion";
+  readonly choices: readonly ({
+    readonly index: 0;
+    readonly text: string;
+    readonly logprobs: CompletionLogprobs | null;
+  } & WholeEnding)[];
+} & WholeFields;
 
 export function completionResponse(
   head: AnswerHead,
@@ -76,29 +98,21 @@ export function completionResponse(
         index: 0,
         text: answer.text,
         logprobs: answer.logprobs ?? null,
-        finish_reason: answer.ending.finishReason,
-        stop_reason: answer.ending.stopReason,
-        ...paramsOf(answer.context),
+        ...wholeEnding(answer),
       },
     ],
-    usage: answer.usage,
-    ...promptIdsOf(answer.context),
+    ...wholeFields(answer),
   };
 }
 
-export interface ChatCompletionResponse extends AnswerHead {
+export type ChatCompletionResponse = AnswerHead & {
   readonly object: "chat.completion";
-  readonly choices: readonly {
+  readonly choices: readonly ({
     readonly index: 0;
     readonly message: { readonly role: "assistant"; readonly content: string; readonly refusal: null };
     readonly logprobs: ChatLogprobs | null;
-    readonly finish_reason: FinishReason;
-    readonly stop_reason: string | number | null;
-    readonly disaggregated_params?: DisaggregatedParams;
-  }[];
-  readonly usage: Usage;
-  readonly prompt_token_ids?: readonly number[];
-}
+  } & WholeEnding)[];
+} & WholeFields;
 
 export function chatResponse(
   head: AnswerHead,
@@ -112,20 +126,12 @@ export function chatResponse(
         index: 0,
         message: { role: "assistant", content: answer.text, refusal: null },
         logprobs: answer.logprobs ?? null,
-        finish_reason: answer.ending.finishReason,
-        stop_reason: answer.ending.stopReason,
-        ...paramsOf(answer.context),
+        ...wholeEnding(answer),
       },
     ],
-    usage: answer.usage,
-    ...promptIdsOf(answer.context),
+    ...wholeFields(answer),
   };
 }
-
-const paramsOf = (context: ContextReply | undefined) =>
-  context === undefined ? {} : { disaggregated_params: context.params };
-const promptIdsOf = (context: ContextReply | undefined) =>
-  context === undefined ? {} : { prompt_token_ids: context.promptTokenIds };
 
 /** One event's worth of an answer. */
 export interface Delta<Logprobs> {
@@ -134,15 +140,21 @@ export interface Delta<Logprobs> {
   readonly ending?: Ending;
 }
 
+const chunkEnding = ({ ending }: Delta<unknown>): EndingFields<FinishReason | null> => ({
+  finish_reason: ending?.finishReason ?? null,
+  stop_reason: ending?.stopReason ?? null,
+});
+
+/** The one with the figures follows the last chunk. */
+const chunkUsage = (includeUsage: boolean): { readonly usage?: null } => (includeUsage ? { usage: null } : {});
+
 export interface CompletionChunk extends AnswerHead {
   readonly object: "text_completion";
-  readonly choices: readonly {
+  readonly choices: readonly ({
     readonly index: 0;
     readonly text: string;
     readonly logprobs: CompletionLogprobs | null;
-    readonly finish_reason: FinishReason | null;
-    readonly stop_reason: string | number | null;
-  }[];
+  } & EndingFields<FinishReason | null>)[];
   /** With `include_usage`: null in all chunks but the last. */
   readonly usage?: Usage | null;
 }
@@ -160,23 +172,20 @@ export function completionChunk(
         index: 0,
         text: delta.text,
         logprobs: delta.logprobs ?? null,
-        finish_reason: delta.ending?.finishReason ?? null,
-        stop_reason: delta.ending?.stopReason ?? null,
+        ...chunkEnding(delta),
       },
     ],
-    ...(includeUsage ? { usage: null } : {}),
+    ...chunkUsage(includeUsage),
   };
 }
 
 export interface ChatChunk extends AnswerHead {
   readonly object: "chat.completion.chunk";
-  readonly choices: readonly {
+  readonly choices: readonly ({
     readonly index: 0;
     readonly delta: { readonly role?: "assistant"; readonly content?: string };
     readonly logprobs: ChatLogprobs | null;
-    readonly finish_reason: FinishReason | null;
-    readonly stop_reason: string | number | null;
-  }[];
+  } & EndingFields<FinishReason | null>)[];
   readonly usage?: Usage | null;
 }
 
@@ -197,11 +206,10 @@ export function chatChunk(
           ...(delta.text !== "" || options.first ? { content: delta.text } : {}),
         },
         logprobs: delta.logprobs ?? null,
-        finish_reason: delta.ending?.finishReason ?? null,
-        stop_reason: delta.ending?.stopReason ?? null,
+        ...chunkEnding(delta),
       },
     ],
-    ...(options.includeUsage ? { usage: null } : {}),
+    ...chunkUsage(options.includeUsage),
   };
 }
 

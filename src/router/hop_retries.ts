@@ -11,6 +11,8 @@ export interface HopRetriesOptions {
   readonly log: Logger;
   /** Tries after the first, per hop (S46). */
   readonly maxRetries: number;
+  /** Before the next try; a test may leave it out. */
+  readonly pause?: (tries: number, signal: AbortSignal) => Promise<void>;
 }
 
 const PAUSE_MS_MIN = 50;
@@ -55,7 +57,7 @@ export class HopRetries {
       } finally {
         choice.finish();
       }
-      await pause(tries, call.signal);
+      await (this.#options.pause ?? pause)(tries, call.signal);
     }
   }
 }

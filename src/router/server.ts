@@ -15,7 +15,7 @@ import { Admission, type AdmissionLimits } from "./admission.ts";
 import { CallServer } from "./call_server.ts";
 import { clusterInfo } from "./cluster_info.ts";
 import { Fleet } from "./fleet.ts";
-import { HopRetries } from "./hop_retries.ts";
+import { HopRetries, type HopRetriesOptions } from "./hop_retries.ts";
 import { HopRunner } from "./hop_runner.ts";
 import { PerfMetrics } from "./perf_metrics.ts";
 import { defaultProbeTimes, type ProbeTimes } from "./prober.ts";
@@ -43,6 +43,8 @@ export interface RouterHooks {
   readonly log?: Logger;
   readonly clock?: Clock;
   readonly probe?: Partial<ProbeTimes>;
+  /** Between two tries of one hop. */
+  readonly pause?: HopRetriesOptions["pause"];
   readonly admission?: Partial<AdmissionLimits>;
   /** Null: send no ids, so that each context worker gives its own (context-first only). */
   readonly ids?: Pick<RequestIds, "next"> | null;
@@ -87,7 +89,7 @@ export async function startRouter(settings: RouterSettings, hooks: RouterHooks =
     abandon,
     maxRetries,
     ids: hooks.ids === undefined ? new RequestIds({ node: settings.nodeId }) : hooks.ids,
-    retries: new HopRetries({ fleet, log, maxRetries }),
+    retries: new HopRetries({ fleet, log, maxRetries, ...(hooks.pause && { pause: hooks.pause }) }),
     hops: new HopRunner({
       clock,
       metrics,

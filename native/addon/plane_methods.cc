@@ -84,10 +84,16 @@ Napi::Value PlaneObject::Digest(const Napi::CallbackInfo& info) {
   const uint64_t digest = arguments.Id(info[0], "digest");
   const auto blocks = CheckedBlocks(info[1]);
   const auto ranges = arguments.Uint32s(info[2], "ranges");
+  const auto part = arguments.Uint32s(info[3], "part");
   if (env_.IsExceptionPending() || !arguments.ok() || !TakesWork()) return env_.Undefined();
   auto request = std::make_unique<DigestRequest>();
   request->table.assign(blocks.begin(), blocks.end());
-  const uint64_t tokens = uint64_t{plane_->options().geometry.tokens_per_block} * blocks.size();
+  const Geometry& geometry = plane_->options().geometry;
+  if (part.size() == 4) request->part = {part[0], part[1], part[2], part[3]};
+  if (part.size() != 4 || !request->part.IsIn(geometry)) {
+    arguments.Fail("part", "must be first layer, layers, first head and heads of what this pool holds");
+  }
+  const uint64_t tokens = uint64_t{geometry.tokens_per_block} * blocks.size();
   if (ranges.size() % 2 != 0) arguments.Fail("ranges", "must hold pairs of tokens");
   for (size_t at = 0; at + 1 < ranges.size(); at += 2) {
     const TokenRange range{ranges[at], ranges[at + 1]};

@@ -26,6 +26,24 @@ struct Geometry {
   bool operator==(const Geometry&) const = default;
 };
 
+// Layers and heads of the model, some of those that a pool holds.
+struct Part {
+  uint32_t first_layer = 0;
+  uint32_t layers = 0;
+  uint32_t first_head = 0;
+  uint32_t heads = 0;
+
+  bool IsIn(const Geometry& geometry) const {
+    return first_layer >= geometry.first_layer && first_head >= geometry.first_head &&
+           uint64_t{first_layer} + layers <= uint64_t{geometry.first_layer} + geometry.layers &&
+           uint64_t{first_head} + heads <= uint64_t{geometry.first_head} + geometry.heads;
+  }
+};
+
+inline Part WholeOf(const Geometry& geometry) {
+  return {geometry.first_layer, geometry.layers, geometry.first_head, geometry.heads};
+}
+
 // Two types, so that a plan between unequal layouts can't take one side for the other.
 struct SourceGeometry {
   Geometry geometry;

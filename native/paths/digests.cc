@@ -14,7 +14,8 @@ constexpr uint64_t kSliceBytes = uint64_t{256} << 10;
 struct Digests::Task final : CrewTask {
   void RunUnits(const UnitRange& range) override {
     for (uint64_t index = range.first; index < range.last; ++index) {
-      digests[index] = DigestOf(pool->data(), geometry, request->table, request->ranges[index]);
+      digests[index] =
+          DigestOf(pool->data(), geometry, request->part, request->table, request->ranges[index]);
     }
   }
 

@@ -16,6 +16,7 @@ namespace kvt {
 struct DigestRequest {
   std::vector<uint32_t> table;
   std::vector<TokenRange> ranges;
+  Part part;
 };
 
 struct DigestEnd {

@@ -96,7 +96,8 @@ class Plane {
     Command command;
     command.kind = Command::Kind::kDigest;
     command.id = id;
-    command.digest = std::make_unique<DigestRequest>(std::move(table), std::move(ranges));
+    command.digest = std::make_unique<DigestRequest>(std::move(table), std::move(ranges),
+                                                     WholeOf(plane->options().geometry));
     plane->Submit(std::move(command));
   }
 
@@ -169,7 +170,7 @@ TEST("digests of few blocks and of many are those of the bytes that lie there, a
     const auto digests = plane.plane->TakeDigests(blocks);
     CHECK_EQ(digests.size(), ranges.size());
     for (size_t index = 0; index < digests.size(); ++index) {
-      CHECK(digests[index] == DigestOf(pool, geometry, table, ranges[index]));
+      CHECK(digests[index] == DigestOf(pool, geometry, WholeOf(geometry), table, ranges[index]));
     }
     CHECK(plane.plane->TakeDigests(blocks).empty());
   }

@@ -40,7 +40,10 @@ struct Sequence {
   static std::byte Value(uint64_t row, uint64_t token, uint32_t at) {
     return static_cast<std::byte>(row * 89 + token * 31 + at * 7);
   }
-  Digest Of(uint64_t from, uint64_t to) const { return DigestOf(pool.data(), geometry, table, {from, to}); }
+  Digest Of(uint64_t from, uint64_t to) const { return Of(WholeOf(geometry), from, to); }
+  Digest Of(const Part& part, uint64_t from, uint64_t to) const {
+    return DigestOf(pool.data(), geometry, part, table, {from, to});
+  }
 };
 
 Digest Expected(const Geometry& geometry, uint64_t from, uint64_t to) {
@@ -68,6 +71,30 @@ TEST("a digest is XXH3 of the canonical bytes, whatever the size of the blocks a
       }
     }
   }
+}
+
+TEST("a part has one digest in every pool that holds it") {
+  const Sequence whole(16);
+  // A pool of the second layer's last two heads, filled with the same values.
+  Sequence half(4);
+  half.geometry = {1, 2, 2, 4, 20, 1, 1};
+  half.pool.assign((half.table.size() + 2) * half.geometry.BlockBytes(), std::byte{0x77});
+  for (uint64_t row = 0; row < half.geometry.Rows(); ++row) {
+    const uint64_t there = (2 + row / 2) * 3 + 1 + row % 2;
+    for (uint64_t token = 0; token < kTokens; ++token) {
+      for (uint32_t at = 0; at < 20; ++at) *half.Byte(row, token, at) = Sequence::Value(there, token, at);
+    }
+  }
+  for (const Part& part : {Part{1, 1, 1, 2}, Part{1, 1, 2, 1}}) {
+    CHECK(part.IsIn(whole.geometry) && part.IsIn(half.geometry));
+    for (uint64_t from = 0; from < kTokens; from += 8) {
+      CHECK(whole.Of(part, from, kTokens) == half.Of(part, from, kTokens));
+      CHECK(whole.Of(part, from, from + 4) == half.Of(part, from, from + 4));
+    }
+  }
+  CHECK(whole.Of({1, 1, 1, 1}, 0, 16) != whole.Of({1, 1, 2, 1}, 0, 16));
+  CHECK(!(Part{0, 1, 1, 1}).IsIn(half.geometry));
+  CHECK(!(Part{1, 1, 1, 4294967295u}).IsIn(half.geometry));
 }
 
 TEST("each byte of the tokens counts, and none beside them") {

@@ -74,6 +74,15 @@ export function layoutOfRank(layout: Layout, parallel: Parallel): Layout {
   return { ...layout, layers: layers.to - layers.from, kvHeads: heads.to - heads.from };
 }
 
+/** Layers and heads in both; empty ranges where there are none. */
+export function commonOf(left: RankShare, right: RankShare): RankShare {
+  const both = (one: Range, other: Range): Range => {
+    const from = Math.max(one.from, other.from);
+    return { from, to: Math.max(from, Math.min(one.to, other.to)) };
+  };
+  return { layers: both(left.layers, right.layers), heads: both(left.heads, right.heads) };
+}
+
 const overlap = (left: Range, right: Range): boolean => left.from < right.to && right.from < left.to;
 
 /**

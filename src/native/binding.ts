@@ -88,9 +88,9 @@ export interface NativeDataPlane {
   ): void;
   /**
    * 64-bit XXH3 of tokens of a sequence in this pool, in canonical order whatever the block size: `ranges` holds pairs
-   * [from, to) of tokens, each gives one digest. Off the JS thread. Completion DIGESTED, unless the plane closes first.
+   * [from, to) of tokens, each gives one digest; `part` is [first layer, layers, first head, heads] of the model, held here. Off the JS thread. Completion DIGESTED, unless the plane closes first.
    */
-  digest(digest: number, blocks: Uint32Array, ranges: Uint32Array): void;
+  digest(digest: number, blocks: Uint32Array, ranges: Uint32Array, part: Uint32Array): void;
   /** The digests of one DIGESTED, 8 bytes each in the order of the ranges; once. */
   takeDigests(digest: number): Uint8Array;
   /** The job ends CANCELLED unless it has already ended; JOB_QUIET as above. */
@@ -128,7 +128,7 @@ export interface NativePoolSpan {
 }
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of this file. */
-export const mirrorVersion = 3;
+export const mirrorVersion = 4;
 
 /** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra, runs, pieces]`. */
 export const RECORD_WORDS = 10;

@@ -1,5 +1,6 @@
 import type { Clock } from "../clock.ts";
 import type { BlockId } from "../ids.ts";
+import type { RankShare } from "../kv/ranks.ts";
 
 /** One deadline. After `clear` it never fires. */
 export interface PlaneTimer {
@@ -65,9 +66,9 @@ export interface DataPlane extends Clock {
   read(request: ReadRequest, listener: ReadListener): PlaneRead;
   /**
    * 64-bit XXH3 of this pool's KV, 8 bytes for each pair [from, to) of tokens in `ranges` (docs/decisions/028-digests-of-moved-blocks.md).
-   * `done` is not called once the plane closes. Blocks that change hands meanwhile give digests that mean nothing.
+   * `part`: layers and heads of the model that count; default all that this rank holds. `done` is not called once the plane closes. Blocks that change hands meanwhile give digests that mean nothing.
    */
-  digest(blocks: Uint32Array, ranges: Uint32Array, done: (digests: Uint8Array) => void): void;
+  digest(blocks: Uint32Array, ranges: Uint32Array, done: (digests: Uint8Array) => void, part?: RankShare): void;
   /** It runs for `durationMs`, and longer when renewed, from a moment after this call; then `over`, once. */
   lease(durationMs: number, over: () => void): PlaneLease;
   /** Extends those of `leases` that have not ended, in one step; `renewed` names them, once. */

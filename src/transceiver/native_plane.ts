@@ -1,11 +1,13 @@
 import { KvError } from "../errors.ts";
 import type { BlockId } from "../ids.ts";
+import type { RankShare } from "../kv/ranks.ts";
 import {
   completionKind,
   jobStatus,
   type NativeBinding,
   type NativeDataPlane,
   type NativeDataPlaneOptions,
+  type NativeLayout,
   nativePath,
   RECORD_WORDS,
   reachStatus,
@@ -85,6 +87,7 @@ class Peer implements PlanePeer {
 export class NativePlane implements DataPlane {
   readonly #binding: NativeBinding;
   readonly #native: NativeDataPlane;
+  readonly #share: RankShare;
   readonly #reads = new Map<number, ReadListener>();
   readonly #leases = new Map<number, Lease>();
   readonly #peers = new Map<number, Peer>();
@@ -95,9 +98,14 @@ export class NativePlane implements DataPlane {
   #holds = 0;
   #closing: Promise<void> | undefined;
 
-  private constructor(binding: NativeBinding, native: NativeDataPlane) {
+  private constructor(binding: NativeBinding, native: NativeDataPlane, layout: NativeLayout) {
     this.#binding = binding;
     this.#native = native;
+    const { layers, heads, firstLayer = 0, firstHead = 0 } = layout;
+    this.#share = {
+      layers: { from: firstLayer, to: firstLayer + layers },
+      heads: { from: firstHead, to: firstHead + heads },
+    };
   }
 
   /** @throws KvError POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED */
@@ -108,7 +116,7 @@ export class NativePlane implements DataPlane {
       const native = await binding.openDataPlane(options, (batch) => {
         if (plane !== undefined) plane.#deliver(batch);
       });
-      plane = new NativePlane(binding, native);
+      plane = new NativePlane(binding, native, options.layout);
       return plane;
     } catch (error) {
       throw openError(error, options);
@@ -149,10 +157,16 @@ export class NativePlane implements DataPlane {
     };
   }
 
-  digest(blocks: Uint32Array, ranges: Uint32Array, done: (digests: Uint8Array) => void): void {
+  digest(
+    blocks: Uint32Array,
+    ranges: Uint32Array,
+    done: (digests: Uint8Array) => void,
+    { layers, heads }: RankShare = this.#share,
+  ): void {
     const id = ++this.#lastId;
     this.#digests.set(id, done);
-    this.#native.digest(id, blocks, ranges);
+    const part = Uint32Array.of(layers.from, layers.to - layers.from, heads.from, heads.to - heads.from);
+    this.#native.digest(id, blocks, ranges, part);
   }
 
   lease(durationMs: number, over: () => void): PlaneLease {

@@ -1,5 +1,6 @@
 import { KvError } from "../errors.ts";
 import type { CapabilityToken, Epoch, RequestId, TransferId } from "../ids.ts";
+import type { RankShare } from "../kv/ranks.ts";
 import type { CancelOutcome, TransferReport } from "./api.ts";
 import type { DataPlane, PlaneLease } from "./data_plane.ts";
 import type { SessionObserver } from "./observer.ts";
@@ -31,6 +32,8 @@ export interface ReaderSide {
   readonly sameLayout: boolean;
   /** The ranks of its instance that read this rank's KV. */
   readonly ranks: readonly number[];
+  /** What of this rank's KV the one that pulls reads; default all. */
+  readonly part?: RankShare | undefined;
   /** Proven by the cluster secret or its uid: may pull without a token. */
   readonly isMember: boolean;
 }
@@ -132,11 +135,24 @@ export class Offers {
     this.waiting.hello(receiver, named);
   }
 
-  pull(receiver: Epoch, frame: FrameOf<"PULL">, { sameLayout, ranks: readers, isMember }: ReaderSide): void {
+  pull(receiver: Epoch, frame: FrameOf<"PULL">, { sameLayout, ranks: readers, isMember, part }: ReaderSide): void {
     const { transferId, token = null, from, to, verify = "off" } = frame;
     const { rank } = frame.reader;
     const draining = this.#draining;
-    const asked = { receiver, transferId, token, sameLayout, draining, heard: 0, rank, readers, from, to, verify };
+    const asked = {
+      receiver,
+      transferId,
+      token,
+      sameLayout,
+      draining,
+      heard: 0,
+      rank,
+      readers,
+      from,
+      to,
+      verify,
+      part,
+    };
     if (token === null && !isMember) {
       this.#refuse("refuseBadToken", asked);
       return;

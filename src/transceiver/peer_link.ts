@@ -81,6 +81,7 @@ export class PeerLink implements ChannelListener {
   #state: LinkState = "down";
   #channel: FrameChannel | null = null;
   #peer: PlanePeer | null = null;
+  #senderLayout: Layout | null = null;
   #mapped = false;
   #leaseMs: number;
   #lastRenewal: Renewal = { seq: 0, writtenMs: 0, ids: [] };
@@ -101,6 +102,11 @@ export class PeerLink implements ChannelListener {
 
   get up(): boolean {
     return this.#state === "up";
+  }
+
+  /** Of the sender's blocks. */
+  get tokensPerBlock(): number {
+    return (this.#senderLayout ?? this.#around.layout).tokensPerBlock;
   }
 
   get peer(): PlanePeer | null {
@@ -335,6 +341,7 @@ export class PeerLink implements ChannelListener {
         this.#failAll(new KvError("LAYOUT_MISMATCH", { peer: this.target.name, fields }));
       } else {
         this.#leaseMs = welcome.limits.leaseMs;
+        this.#senderLayout = welcome.layout;
         this.#around.welcomed(welcome.limits);
         if (this.#mapped) this.#isUp();
         else this.#reach(welcome.descriptor);

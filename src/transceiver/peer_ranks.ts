@@ -1,9 +1,11 @@
 import type { Layout } from "../kv/layout.ts";
 import {
+  commonOf,
   neededRanks,
   type Parallel,
   type ParallelSizes,
   placeOf,
+  type RankShare,
   rankOf,
   readersOf,
   shareOf,
@@ -50,6 +52,11 @@ export class PeerRanks {
       this.#sources.set(key(sender), sources);
     }
     return sources;
+  }
+
+  /** What this rank and one of another instance both hold. */
+  common(rank: number, { tpSize, ppSize }: ParallelSizes): RankShare {
+    return commonOf(shareOf(this.#layout, this.#own), shareOf(this.#layout, placeOf(rank, { tpSize, ppSize })));
   }
 
   /** The ranks that end this rank's offer; none when the model can't be spread like that. */

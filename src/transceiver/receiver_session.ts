@@ -10,6 +10,7 @@ import {
   type TransferId,
 } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
+import type { RankShare } from "../kv/ranks.ts";
 import type { CancelOutcome, FirstTokens, TransferReport } from "./api.ts";
 import type { DataPlane, PlaneTimer, ReadEnd } from "./data_plane.ts";
 import { LeaseView } from "./lease_view.ts";
@@ -85,6 +86,8 @@ export interface WantedOffer {
   readonly tokens: number;
   readonly skipTokens: number;
   readonly blocks: BlockHold;
+  /** What of the sender's KV is read; default all. */
+  readonly part?: RankShare;
 }
 
 /** One pull: runs the receiver's table and carries out its effects. */
@@ -339,8 +342,8 @@ export class ReceiverSession implements LinkUser, PullWaiter {
       const { tokens, skipTokens, requestId, token } = this.offer;
       this.#pieces = new Pieces(skipTokens);
       this.#announced = skipTokens;
-      const { tokensPerBlock, limits } = this.#around;
-      const pulled = { from: skipTokens, to: tokens, tokensPerBlock };
+      const { limits } = this.#around;
+      const pulled = { from: skipTokens, to: tokens, tokensPerBlock: this.#mustLink().tokensPerBlock };
       this.#comparison = new DigestComparison(rangesToVerify(limits.verify, this.#transferId, pulled));
       // The clock is read before the frame is written (I2).
       this.#pulledMs = this.#mustLink().pull(this, {
@@ -521,10 +524,11 @@ export class ReceiverSession implements LinkUser, PullWaiter {
     const { plane } = this.#around;
     const comparison = this.#comparison;
     this.#progressMs = plane.nowMs();
-    plane.digest(Uint32Array.from(this.#blocks.ids), comparison.ranges, (digests) => {
+    const digested = (digests: Uint8Array): void => {
       comparison.takeOwn(digests);
       if (this.#state === "VERIFY" && this.#comparison === comparison) this.#dispatch("digests");
-    });
+    };
+    plane.digest(Uint32Array.from(this.#blocks.ids), comparison.ranges, digested, this.offer.part);
   }
 
   #compareDigests(): void {
@@ -537,8 +541,8 @@ export class ReceiverSession implements LinkUser, PullWaiter {
     this.#around.countMismatches(1 + more.length);
     const repeatable = !this.#differed && !this.#senderGone;
     this.#differed = true;
-    const index = Math.floor(first.from / this.#around.tokensPerBlock);
-    const block = this.#blocks.ids[index] ?? "?";
+    const index = Math.floor(first.from / this.#mustLink().tokensPerBlock);
+    const block = this.#blocks.ids[Math.floor(first.from / this.#around.tokensPerBlock)] ?? "?";
     const error = new KvError("DIGEST_MISMATCH", {
       transfer: this.#transferId,
       peer: this.offer.peer,

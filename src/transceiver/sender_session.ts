@@ -1,6 +1,7 @@
 import { KvError } from "../errors.ts";
 import { attemptOf, type CapabilityToken, type Epoch, type RequestId, type TransferId } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
+import type { RankShare } from "../kv/ranks.ts";
 import type { CancelOutcome, FirstTokens, TransferReport } from "./api.ts";
 import type { DataPlane, PlaneLease, PlaneTimer } from "./data_plane.ts";
 import type { SessionObserver } from "./observer.ts";
@@ -53,6 +54,8 @@ export interface PullAsked {
   readonly from: number;
   readonly to: number;
   readonly verify: VerifyMode;
+  /** What of this rank's KV it reads; default all. */
+  readonly part?: RankShare | undefined;
 }
 
 export const refusals: Readonly<Record<Refusal, { readonly code: RefuseCode; readonly text: string }>> = {
@@ -77,6 +80,7 @@ export function refusalFrame(
 
 interface Reader extends Pick<PullAsked, "receiver" | "transferId" | "heard"> {
   readonly owed: OwedDigests;
+  readonly part: RankShare | undefined;
 }
 
 export const sameTransfer = (left: TransferId, right: TransferId): boolean => left.slice(0, 32) === right.slice(0, 32);
@@ -242,12 +246,12 @@ export class SenderSession {
     // The hold was shared in the constructor: before the caller could release its own.
     pin: () => this.#around.plane.hold(),
     bindReader: () => {
-      const { receiver, transferId, heard, from, to, verify } = this.#asking as PullAsked;
+      const { receiver, transferId, heard, from, to, verify, part } = this.#asking as PullAsked;
       const { tokensPerBlock } = this.#around;
       const before = this.transferId;
       const pulled = { from, to: Math.min(to, this.tokens), tokensPerBlock };
       const owed = new OwedDigests(rangesToVerify(verify, transferId, pulled));
-      this.#reader = { receiver, transferId, heard, owed };
+      this.#reader = { receiver, transferId, heard, owed, part };
       this.#attempts++;
       this.#around.bound(this, before, transferId);
     },
@@ -374,13 +378,14 @@ export class SenderSession {
     const reader = this.#reader;
     const due = reader?.owed.due(this.#ready);
     if (!due) return;
-    this.#around.plane.digest(Uint32Array.from(this.blocks.ids), due.ranges, (bytes) => {
+    const digested = (bytes: Uint8Array): void => {
       // Nobody waits for those of another attempt, or of an ended one.
       if (this.#reader !== reader || this.#state !== "GRANT") return;
       this.#digested = { first: due.first, bytes };
       this.#dispatch("digested");
       this.#digested = null;
-    });
+    };
+    this.#around.plane.digest(Uint32Array.from(this.blocks.ids), due.ranges, digested, reader?.part);
   }
 
   #startOfferTimer(atMs: number): void {

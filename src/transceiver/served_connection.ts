@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
 import type { Epoch, RequestId } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
+import type { RankShare } from "../kv/ranks.ts";
 import type { DataPlane, PlaneTimer } from "./data_plane.ts";
 import { type ChannelListener, FrameChannel } from "./frame_channel.ts";
 import type { Offers } from "./offers.ts";
@@ -32,6 +33,8 @@ export interface ServedContext {
   readonly receivers: Receivers;
   /** Which ranks of a reader's instance read this rank's KV. */
   readersOf(reader: FrameOf<"PULL">["reader"]): readonly number[];
+  /** What of it such a rank reads; default all. */
+  partRead?(reader: FrameOf<"PULL">["reader"]): RankShare;
   countDropped(what: string): void;
 }
 
@@ -129,7 +132,8 @@ export class ServedConnection implements ChannelListener {
       case "PULL": {
         const ranks = this.#context.readersOf(frame.reader);
         const fits = this.#sameLayout && ranks.includes(frame.reader.rank);
-        offers.pull(receiver, frame, { sameLayout: fits, ranks, isMember: this.#isMember });
+        const part = fits ? this.#context.partRead?.(frame.reader) : undefined;
+        offers.pull(receiver, frame, { sameLayout: fits, ranks, isMember: this.#isMember, part });
         break;
       }
       case "RENEW":

@@ -1,5 +1,5 @@
 import { KvError } from "../errors.ts";
-import { type BlockId, type Epoch, newEpoch, type RequestId } from "../ids.ts";
+import { type BlockId, type CapabilityToken, type Epoch, newEpoch, type RequestId } from "../ids.ts";
 import { blocksFor, headBytesOf, type Layout, planesOf } from "../kv/layout.ts";
 import { BlockPool } from "../kv/pool.ts";
 import { layoutOfRank, type ParallelSizes, shareOf } from "../kv/ranks.ts";
@@ -31,9 +31,9 @@ import { NativePlane } from "./native_plane.ts";
 import type { SessionObserver } from "./observer.ts";
 import type { Offer } from "./offer.ts";
 import { Offers } from "./offers.ts";
-import { decodeState, encodeState, type OpaqueState, type RankState } from "./opaque_state.ts";
+import { decodeState, encodeState } from "./opaque_state.ts";
 import { type ResolvedOptions, resolveOptions } from "./open_options.ts";
-import { PeerRanks } from "./peer_ranks.ts";
+import { PeerRanks, RANKS_LIMIT } from "./peer_ranks.ts";
 import { layoutDifferences, layoutDigest } from "./proof.ts";
 import { Pulls } from "./pulls.ts";
 import type { WantedOffer } from "./receiver_session.ts";
@@ -192,17 +192,14 @@ export class KvTransceiver implements Transceiver {
     this.#checkBlocks(options.blocks, offer.tokens);
     const { skipTokens = 0 } = options;
     this.#checkSkip(skipTokens, offer.tokens);
-    const { needed, unneeded } = this.#peerRanks.sources(offer);
-    const ranks = needed.map((rank) => rankIn(offer, rank));
-    const [first, ...rest] = ranks.map((rank) => this.#pull(offer, rank, { ...options, skipTokens }));
-    if (first === undefined)
-      throw new KvError("INTERNAL", { where: "receive", why: "no rank holds what this one needs" });
-    // Replicas that no rank of this side needs are told so by a pull of nothing: they let their blocks go now, not by their timer.
-    using nothing = options.blocks.share(0, 0);
-    for (const rank of offer.ranks.filter(({ rank }) => unneeded.includes(rank))) {
-      this.#pull(offer, rank, { blocks: nothing, skipTokens: offer.tokens });
-    }
-    return joinReceives([first, ...rest]);
+    const { instance: peer, requestId, tokens } = offer;
+    const sources = offer.ranks.map(({ rank, token, epoch, tcp, unix }) => ({
+      rank,
+      token,
+      target: { name: peer, epoch, tcp, unix },
+    }));
+    const { blocks, signal } = options;
+    return this.#pull(sources, offer, { peer, requestId, tokens, skipTokens, blocks }, signal);
   }
 
   /** Generation-first: from a peer that has made no offer yet. */
@@ -210,22 +207,19 @@ export class KvTransceiver implements Transceiver {
     const { peer, requestId, tokens, blocks, skipTokens = 0, signal } = options;
     this.#checkBlocks(blocks, tokens);
     this.#checkSkip(skipTokens, tokens);
-    const [endpoint, ...more] = peer.endpoints;
-    const { tpSize, ppSize } = this.#options.parallel;
-    if (endpoint === undefined || more.length > 0 || tpSize * ppSize > 1) {
-      throw new KvError("NOT_PROVIDED", {
-        what: `a receive from ${peer.endpoints.length} ranks before their offer`,
-        why: "generation-first between several ranks is not built yet",
-        remedy: "use schedule_style context_first, or one rank on each side",
-      });
+    const endpoints = peer.endpoints.map(parseInfoEndpoint);
+    const sizes = endpoints[0]?.sizes;
+    if (sizes === undefined || sizes.tpSize * sizes.ppSize > RANKS_LIMIT) {
+      throw new KvError("BAD_STATE", { why: `there are ${endpoints.length} endpoints of ${peer.instance}` });
     }
-    const offer = { requestId, token: null, peer: peer.instance, tokens, skipTokens, blocks };
-    return this.#start(offer, parseInfoEndpoint(endpoint), signal);
+    const sources = endpoints.map(({ rank, target }) => ({ rank, target, token: null }));
+    return this.#pull(sources, sizes, { peer: peer.instance, requestId, tokens, skipTokens, blocks }, signal);
   }
 
   get infoEndpoints(): readonly string[] {
     const { tcp, unix } = this.endpoints;
-    return [infoEndpoint({ name: this.instance, epoch: this.epoch, tcp, unix })];
+    const { rank, parallel: sizes } = this.#options;
+    return [infoEndpoint({ target: { name: this.instance, epoch: this.epoch, tcp, unix }, rank, sizes })];
   }
 
   async awaitPull(requestId: RequestId, signal?: AbortSignal): Promise<void> {
@@ -337,13 +331,28 @@ export class KvTransceiver implements Transceiver {
     await this.#plane.close();
   }
 
+  /** From each rank that holds a part of what this one needs. */
   #pull(
-    { instance, requestId, tokens }: OpaqueState,
-    { epoch, tcp, unix, token }: RankState,
-    { blocks, skipTokens, signal }: Pick<ReceiveOptions, "blocks" | "signal"> & { readonly skipTokens: number },
+    sources: readonly Source[],
+    sizes: ParallelSizes,
+    offer: Omit<WantedOffer, "token">,
+    signal: AbortSignal | undefined,
   ): ReceiveTransfer {
-    const offer = { requestId, token, peer: instance, tokens, skipTokens, blocks };
-    return this.#start(offer, { name: instance, epoch, tcp, unix }, signal);
+    const { needed, unneeded } = this.#peerRanks.sources(sizes);
+    const found = needed.map((rank) => sourceOf(sources, rank));
+    const [first, ...rest] = found.map(({ rank, token, target }) =>
+      this.#start({ ...offer, token, part: this.#peerRanks.common(rank, sizes) }, target, signal),
+    );
+    if (first === undefined) throw new KvError("INTERNAL", { where: "receive", why: "no rank holds a part" });
+    const receiving = joinReceives([first, ...rest]);
+    // Copies that no rank of this side needs are told so by a pull of nothing: they let their blocks go now, not by their timer.
+    using nothing = offer.blocks.share(0, 0);
+    for (const { token, target } of sources.filter(({ rank }) => unneeded.includes(rank))) {
+      const word = this.#start({ ...offer, token, blocks: nothing, skipTokens: offer.tokens }, target, undefined);
+      // Without an offer there is nothing to let go yet.
+      if (token === null) receiving.done.catch(() => word.cancel("what it belongs to has ended"));
+    }
+    return receiving;
   }
 
   #start(offer: WantedOffer, target: DialTarget, signal: AbortSignal | undefined): ReceiveTransfer {
@@ -384,9 +393,17 @@ export class KvTransceiver implements Transceiver {
   }
 }
 
+/** A rank to pull from. */
+interface Source {
+  readonly rank: number;
+  readonly target: DialTarget;
+  /** null: it has made no offer yet. */
+  readonly token: CapabilityToken | null;
+}
+
 /** @throws KvError BAD_STATE */
-function rankIn({ ranks }: OpaqueState, wanted: number): RankState {
-  const found = ranks.find(({ rank }) => rank === wanted);
+function sourceOf(sources: readonly Source[], wanted: number): Source {
+  const found = sources.find(({ rank }) => rank === wanted);
   if (found === undefined) throw new KvError("BAD_STATE", { why: `rank ${wanted}, which holds a part, is missing` });
   return found;
 }
@@ -475,6 +492,7 @@ async function connectParts(
     offers,
     receivers,
     readersOf: (reader: ParallelSizes) => peerRanks.readers(reader),
+    partRead: (reader: ParallelSizes & { readonly rank: number }) => peerRanks.common(reader.rank, reader),
     countDropped,
   };
   const { host, port, tls } = options.listen;

@@ -92,7 +92,7 @@ function earlyRole(wanted: DisaggregatedParams): RequestRole {
   }
   return {
     kind: "generation",
-    peer: { instance: parseInfoEndpoint(first).name, endpoints },
+    peer: { instance: parseInfoEndpoint(first).target.name, endpoints },
     contextId: requestId(id),
   };
 }

@@ -173,6 +173,58 @@ it("a send that is cancelled ends every rank's pull with its cause", async () =>
   expectAllFree(context, generation);
 });
 
+it.each([
+  [
+    [4, 2, 8],
+    [2, 1, 16],
+  ],
+  [
+    [1, 1, 8],
+    [4, 2, 8],
+  ],
+  [
+    [8, 1, 16],
+    [1, 3, 4],
+  ],
+] as const)(
+  "generation-first from %j to %j: all ranks wait for the offer, and the first token ends it",
+  async (from, to) => {
+    await using context = await open(from);
+    await using generation = await open(to);
+    const target = blocksOf(generation, 60);
+    const peer = { instance: context.instance, endpoints: context.infoEndpoints };
+    const receiving = generation.receive({ peer, requestId: requestId(9), tokens: 60, blocks: target });
+    await context.awaitPull(requestId(9));
+    const source = blocksOf(context, 60);
+    writeKv(context, 9, source.ids, 0, 60);
+    const sending = context.send({ requestId: requestId(9), tokens: 60, blocks: source, ready: 20 });
+    source.release();
+    sending.ready(60);
+    const first = { firstTokens: [7], firstLogProbs: [{ logprob: -1, top: [] }], cachedTokens: 0 };
+    sending.finish(first);
+    expect((await receiving.done).first).toEqual(first);
+    await sending.done;
+    await receiving.released;
+    expect(findWrongKv(generation, 9, target.ids, 0, 60)).toBeNull();
+    target.release();
+    expectAllFree(context, generation);
+  },
+);
+
+it("a generation-first receive that is cancelled leaves nobody waiting on either side", async () => {
+  await using context = await open([8, 1, 8]);
+  await using generation = await open([1, 1, 8]);
+  const target = blocksOf(generation, 60);
+  const peer = { instance: context.instance, endpoints: context.infoEndpoints };
+  const receiving = generation.receive({ peer, requestId: requestId(9), tokens: 60, blocks: target });
+  target.release();
+  await context.awaitPull(requestId(9));
+  receiving.cancel("test");
+  await expect(receiving.done).rejects.toMatchObject({ code: "CANCELLED" });
+  await generation.drain();
+  expectAllFree(generation);
+});
+
 it("a state that lacks a rank whose part is needed is refused before anything begins", async () => {
   await using context = await open([2, 1, 8]);
   await using generation = await open([1, 1, 8]);

@@ -29,6 +29,15 @@ export const shortLatencyBuckets: readonly number[] = [
 /** Bytes: 16 KiB to 16 GiB in steps of four. */
 export const sizeBuckets: readonly number[] = Array.from({ length: 11 }, (_, step) => 16_384 * 4 ** step);
 
+/** Seconds, as trtllm-serve cuts them. */
+export const timeBuckets = {
+  request: [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680],
+  firstToken: [
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
+  ],
+  outputToken: [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80],
+} as const satisfies Readonly<Record<string, readonly number[]>>;
+
 /** The metrics of one server; two servers in one process don't share any, except those of the process itself. */
 export class Metrics {
   readonly #registry = new Registry();

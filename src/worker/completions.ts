@@ -31,7 +31,7 @@ import {
 import { Answer, type AnswerPiece } from "./answer.ts";
 import type { ContextIds } from "./context_ids.ts";
 import { EventStream } from "./event_stream.ts";
-import type { PerfMetrics } from "./perf_metrics.ts";
+import type { PerfEntry } from "./perf_metrics.ts";
 import type { RequestRecord } from "./records.ts";
 import type { RequestOutcome, RequestSpec } from "./request.ts";
 import { requestSpec } from "./request_spec.ts";
@@ -51,7 +51,8 @@ export interface CompletionsOptions {
   readonly stallMs: number;
   readonly onUnknownModel: (model: string) => void;
   readonly onAnswered: (record: RequestRecord) => void;
-  readonly perf: Pick<PerfMetrics, "add">;
+  /** It was answered well. */
+  readonly onServed: (entry: PerfEntry) => void;
 }
 
 type Kind = GenerationParams["kind"];
@@ -158,7 +159,7 @@ export class Completions {
       else this.#sendWhole(call, { head, params, prompt, spec, outcome, pieces, total });
       const { id: requestId, serverArrivalMs } = call;
       const serverFirstTokenMs = stream?.firstByteMs ?? performance.now();
-      this.#options.perf.add({ requestId, spec, outcome, serverArrivalMs, serverFirstTokenMs });
+      this.#options.onServed({ requestId, spec, outcome, serverArrivalMs, serverFirstTokenMs });
     } catch (error) {
       if (stream === null || !stream.started) throw error;
       call.failure = error;

@@ -56,7 +56,7 @@ const KEEP_ALIVE_MS = 15_000;
  */
 export async function startWorker(settings: WorkerSettings, hooks: WorkerHooks = {}): Promise<WorkerServer> {
   const log = hooks.log ?? createLogger({ name: "worker", level: settings.logLevel });
-  const metrics = new WorkerMetrics();
+  const metrics = new WorkerMetrics(settings.servedModelName);
   const records = new Records();
   const parts = await buildWorker(settings, log, {
     onChange: (change) => {
@@ -104,7 +104,10 @@ export async function startWorker(settings: WorkerSettings, hooks: WorkerHooks =
     stallMs: hooks.stallMs ?? STALL_MS,
     onUnknownModel: (model) =>
       log.warn({ model, served: settings.servedModelName }, "another model name was asked for and is answered"),
-    perf,
+    onServed: (entry) => {
+      perf.add(entry);
+      metrics.served(entry);
+    },
     onAnswered: (record: RequestRecord) => {
       records.add(record);
       metrics.answered(record);

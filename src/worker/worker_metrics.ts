@@ -1,13 +1,16 @@
 import { latencyBuckets, Metrics, shortLatencyBuckets, sizeBuckets } from "../observability/metrics.ts";
 import type { Transceiver } from "../transceiver/api.ts";
 import type { DeparturePhase } from "./departures.ts";
+import type { PerfEntry } from "./perf_metrics.ts";
 import type { RequestRecord, TransferRecord } from "./records.ts";
 import type { StateChange } from "./request_state.ts";
 import type { Scheduler } from "./scheduler.ts";
+import { TrtllmMetrics } from "./trtllm_metrics.ts";
 
-/** What a worker counts. Names begin with `kvt_worker_`; docs/worker.md lists them. */
+/** What a worker counts, under `kvt_worker_` and under the names of trtllm-serve; docs/worker.md lists them. */
 export class WorkerMetrics {
   readonly #metrics = new Metrics();
+  readonly #trtllm: TrtllmMetrics;
   readonly #requests = this.#metrics.counter<"role" | "status">({
     name: "kvt_worker_requests_total",
     help: "Answered requests by role and HTTP status; 499: the client left.",
@@ -69,8 +72,13 @@ export class WorkerMetrics {
     buckets: latencyBuckets,
   });
 
+  constructor(modelName: string) {
+    this.#trtllm = new TrtllmMetrics(this.#metrics, modelName);
+  }
+
   watch(parts: { readonly scheduler: Scheduler; readonly transceiver: Transceiver }): void {
     const { scheduler, transceiver } = parts;
+    this.#trtllm.watch(parts);
     this.#metrics.gauge<"state">({
       name: "kvt_worker_requests",
       help: "Requests now, by what they wait for or do.",
@@ -152,6 +160,10 @@ export class WorkerMetrics {
     if (record.role !== "generation") this.#phases.observe({ phase: "prefill" }, record.prefill_ms / 1000);
     else this.#phases.observe({ phase: "transfer" }, record.transfer_ms / 1000);
     if (record.role !== "context") this.#phases.observe({ phase: "decode" }, record.decode_ms / 1000);
+  }
+
+  served(entry: PerfEntry): void {
+    this.#trtllm.served(entry);
   }
 
   transferred(record: TransferRecord): void {

@@ -4,7 +4,7 @@ import { post } from "../worker/client.ts";
 import { Workers, withoutReuse } from "../worker/worker_process.ts";
 import { route } from "./routed.ts";
 import { CTX_REQUEST_ID, type ScriptedWorker } from "./scripted_worker.ts";
-import { startRouterFor } from "./workers_here.ts";
+import { metric, startRouterFor } from "./workers_here.ts";
 
 type Timing = Readonly<Record<string, number>>;
 interface WorkerRecord {
@@ -88,6 +88,16 @@ describe("perf metrics of a pair behind a router", () => {
     }
     expect(await read(router)).toEqual([]);
     expect(await read(context)).toEqual([]);
+    // And under the names that dashboards for trtllm-serve ask for; the probe of the start is none of them.
+    const labels = 'model_name="tiny",engine_type="kvt"';
+    for (const worker of [context, generation]) {
+      expect(await metric(worker, `trtllm_request_success_total{${labels},finished_reason="length"}`)).toBe(2);
+      for (const name of ["e2e_request_latency", "time_to_first_token", "request_queue_time"]) {
+        expect(await metric(worker, `trtllm_${name}_seconds_count{${labels}}`)).toBe(2);
+      }
+      expect(await metric(worker, `trtllm_kv_cache_utilization{${labels}}`)).toBe(0);
+    }
+    expect(await metric(generation, `trtllm_time_per_output_token_seconds_count{${labels}}`)).toBe(2);
   });
 
   it("of a worker alone are kept for the last requests only, and none without the settings", async () => {

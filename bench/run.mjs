@@ -9,6 +9,7 @@ const suites = {
   router: () => import("./router/suite.mjs"),
   engine: () => import("./engine/suite.mjs"),
   cancel: () => import("./cancel/suite.mjs"),
+  ttft: () => import("./ttft/suite.mjs"),
 };
 
 const { values } = parseArgs({ options: { only: { type: "string" }, json: { type: "string" } } });

@@ -1,8 +1,8 @@
-// The built router as its own process. Arguments: port of the context worker (empty: none), port of the generation worker.
+// The built router as its own process. Arguments: port of the context worker (empty: none), port of the generation worker, schedule style.
 import { createLogger } from "../../dist/observability/log.js";
 import { startRouter } from "../../dist/router/server.js";
 
-const [context, generation] = process.argv.slice(2);
+const [context, generation, scheduleStyle = "context_first"] = process.argv.slice(2);
 const group = (port) => ({
   servers: port === "" ? [] : [{ url: `127.0.0.1:${port}`, origin: `http://127.0.0.1:${port}` }],
   policy: "round_robin",
@@ -16,6 +16,7 @@ const router = await startRouter(
     strictModel: false,
     context: group(context),
     generation: group(generation),
+    scheduleStyle,
     maxRetries: 1,
     nodeId: 1,
     allowRequestChatTemplate: false,

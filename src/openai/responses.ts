@@ -40,7 +40,8 @@ export interface Ending {
 /** Only for a caller that sent `disaggregated_params`, that is for a router (system.md S121). */
 export interface ContextReply {
   readonly params: DisaggregatedParams;
-  readonly promptTokenIds: readonly number[];
+  /** Not in generation-first: the generation worker has read the prompt by itself. */
+  readonly promptTokenIds?: readonly number[];
 }
 
 interface WholeAnswer {
@@ -74,7 +75,7 @@ const wholeEnding = ({ ending, context }: WholeAnswer): WholeEnding => ({
 
 const wholeFields = ({ usage, context }: WholeAnswer): WholeFields => ({
   usage,
-  ...(context === undefined ? {} : { prompt_token_ids: context.promptTokenIds }),
+  ...(context?.promptTokenIds === undefined ? {} : { prompt_token_ids: context.promptTokenIds }),
 });
 
 export type CompletionResponse = AnswerHead & {

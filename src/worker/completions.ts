@@ -233,7 +233,8 @@ function contextReply({ spec, params, outcome, prompt }: WholeAnswer): ContextRe
   const first = outcome.firstToken;
   const asked = params.disaggregated?.disagg_request_id;
   return {
-    promptTokenIds: Array.from(prompt),
+    // Nobody needs them when the generation worker has the prompt already, and the router would read them while token 0 passes.
+    ...(role.generationFirst ? {} : { promptTokenIds: Array.from(prompt) }),
     params: {
       request_type: "context_only",
       first_gen_tokens: first === null ? [] : [first.token],

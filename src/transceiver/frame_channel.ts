@@ -77,7 +77,7 @@ export class FrameChannel {
   readonly #splitter = new FrameSplitter();
   #closed = false;
   /** Frames of this turn of the event loop: they leave together, after whoever waits for what they are about has gone on. */
-  #outgoing: Uint8Array[] = [];
+  #outgoing: Buffer[] = [];
   #outgoingBytes = 0;
   #received = 0;
   /** Largest frame, and bytes in all, that the peer may send now; raised once it is proven. */
@@ -117,10 +117,8 @@ export class FrameChannel {
   /** False when nobody will read it. */
   send(frame: Frame): boolean {
     if (this.#closed) return false;
-    const body = encodeFrame(frame);
-    const bytes = Buffer.allocUnsafe(PREFIX + body.length);
-    bytes.writeUInt32BE(body.length);
-    bytes.set(body, PREFIX);
+    const bytes = encodeFrame(frame, PREFIX);
+    bytes.writeUInt32BE(bytes.length - PREFIX);
     if (this.#outgoing.push(bytes) === 1) queueMicrotask(() => this.#flush());
     this.#outgoingBytes += bytes.length;
     const waiting = this.#socket.writableLength + this.#outgoingBytes;

@@ -4,34 +4,62 @@ import { KvError } from "../errors.ts";
 import type { CapabilityToken, Epoch, RequestId } from "../ids.ts";
 import { Layout } from "../kv/layout.ts";
 import { RANKS_LIMIT } from "./peer_ranks.ts";
-import { countField, epochField, readerOfFields, requestIdField, textField, tokenField } from "./wire_fields.ts";
+import {
+  type PlainField,
+  plainArray,
+  plainCount,
+  plainHex,
+  plainMap,
+  plainNullable,
+  plainText,
+  WireReader,
+} from "./plain_wire.ts";
+import {
+  countField,
+  epochField,
+  plainEntries,
+  requestIdField,
+  textField,
+  tokenField,
+  withPlain,
+} from "./wire_fields.ts";
 
 const STATE_VERSION = 1;
 /** 2 KiB and 200 bytes a rank: more is no state of ours. */
 const STATE_LIMIT = 2048 + 200 * RANKS_LIMIT;
 
-const RankState = z.object({
+const TEXT_LIMIT = 1024;
+const rankShape = {
   rank: countField,
   epoch: epochField,
   /** `tcp://host:port`, or `tls://host:port`. */
   tcp: textField,
   /** Path of the unix socket beside it. */
-  unix: textField.nullable(),
+  unix: withPlain(z.string().max(TEXT_LIMIT).nullable(), plainNullable(plainText(TEXT_LIMIT))),
   token: tokenField,
-});
+};
+
+/** Of the state before, as it came: the states of one sender all have the same. */
+let lastLayout: { readonly bytes: Uint8Array; readonly layout: Layout } | undefined;
+const lastLayoutAgain: PlainField = {
+  write: () => {},
+  read: (from) => (lastLayout !== undefined && from.skip(lastLayout.bytes) ? lastLayout.layout : undefined),
+};
+
+const stateShape = {
+  version: z.literal(STATE_VERSION),
+  instance: textField,
+  layout: Layout,
+  tpSize: countField.min(1),
+  ppSize: countField.min(1),
+  requestId: requestIdField,
+  tokens: countField.min(1),
+  ranks: z.array(z.object(rankShape)).min(1).max(RANKS_LIMIT),
+};
 
 /** The fields of a state, and the judge of every one. */
 export const State = z
-  .object({
-    version: z.literal(STATE_VERSION),
-    instance: textField,
-    layout: Layout,
-    tpSize: countField.min(1),
-    ppSize: countField.min(1),
-    requestId: requestIdField,
-    tokens: countField.min(1),
-    ranks: z.array(RankState).min(1).max(RANKS_LIMIT),
-  })
+  .object(stateShape)
   .refine(({ tpSize, ppSize }) => tpSize * ppSize <= RANKS_LIMIT, `an instance has at most ${RANKS_LIMIT} ranks`);
 
 /** One rank's part: where it listens and the right to fetch. */
@@ -80,68 +108,46 @@ export function joinStates(states: readonly string[]): string {
 }
 
 const decoder = new Decoder();
-const readRank = readerOfFields({
-  rank: countField,
-  epoch: epochField,
-  tcp: textField,
-  unix: textField,
-  token: tokenField,
-});
-const readHead = readerOfFields({
-  instance: textField,
-  tpSize: countField,
-  ppSize: countField,
-  requestId: requestIdField,
-  tokens: countField,
-});
-/** Of the last state with its words as they came: the states of one sender all have the same. */
-let lastLayout: { readonly raw: Readonly<Record<string, unknown>>; readonly layout: Layout } | undefined;
+const plainState = plainMap([
+  { name: "version", field: plainCount, optional: false },
+  { name: "instance", field: plainText(TEXT_LIMIT), optional: false },
+  { name: "layout", field: lastLayoutAgain, optional: false },
+  { name: "tpSize", field: plainCount, optional: false },
+  { name: "ppSize", field: plainCount, optional: false },
+  { name: "requestId", field: plainHex(8, false), optional: false },
+  { name: "tokens", field: plainCount, optional: false },
+  { name: "ranks", field: plainArray(plainMap(plainEntries(rankShape) ?? []), 15), optional: false },
+]);
 
-const isRecord = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
-
-function readLayout(raw: unknown): Layout | undefined {
-  if (!isRecord(raw)) return undefined;
-  const names = Object.keys(raw);
-  const known = lastLayout;
-  if (known !== undefined && names.length === Object.keys(known.raw).length) {
-    if (names.every((name) => Object.hasOwn(known.raw, name) && raw[name] === known.raw[name])) return known.layout;
-  }
-  const { data: layout } = Layout.safeParse(raw);
-  if (layout !== undefined) lastLayout = { raw, layout };
-  return layout;
-}
-
-/** The short way for a state of one rank: what the schema would give, or undefined where the schema has to decide. */
-function readPlain(value: unknown): OpaqueState | undefined {
-  if (!isRecord(value) || value.version !== STATE_VERSION || !Array.isArray(value.ranks)) return undefined;
-  const [rawRank]: unknown[] = value.ranks;
-  if (value.ranks.length !== 1 || !isRecord(rawRank)) return undefined;
-  const head = readHead(value);
-  const rank = readRank(rawRank);
-  const layout = readLayout(value.layout);
-  if (head === undefined || head.tokens < 1 || head.tpSize < 1 || head.ppSize < 1) return undefined;
-  if (head.tpSize * head.ppSize > RANKS_LIMIT) return undefined;
-  if (rank === undefined || layout === undefined) return undefined;
-  return { ...head, layout, ranks: [rank] };
+/** The short way: what the schema would give, or undefined where the schema has to decide. */
+function readPlain(raw: Buffer): OpaqueState | undefined {
+  const reader = new WireReader(raw);
+  const value = plainState.read(reader) as (OpaqueState & { readonly version: number }) | undefined;
+  if (value === undefined || !reader.ended || value.version !== STATE_VERSION) return undefined;
+  const { version: _version, ...state } = value;
+  const { tokens, tpSize, ppSize, ranks } = state;
+  const whole = tokens >= 1 && tpSize >= 1 && ppSize >= 1 && ranks.length >= 1;
+  return whole && tpSize * ppSize <= RANKS_LIMIT ? state : undefined;
 }
 
 /** @throws KvError BAD_STATE, which says what is wrong with it */
 export function decodeState(text: string): OpaqueState {
   if (text.length > STATE_LIMIT * 1.4) throw new KvError("BAD_STATE", { why: `it has ${text.length} characters` });
+  const raw = Buffer.from(text, "base64");
+  const plain = readPlain(raw);
+  if (plain !== undefined) return plain;
   let value: unknown;
   try {
-    value = decoder.decode(Buffer.from(text, "base64"));
+    value = decoder.decode(raw);
   } catch {
     throw new KvError("BAD_STATE", { why: "it is no base64 of msgpack" });
   }
-  const plain = readPlain(value);
-  if (plain !== undefined) return plain;
   const parsed = State.safeParse(value);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
     throw new KvError("BAD_STATE", { why: `${issue?.path.join(".") || "state"}: ${issue?.message ?? "not valid"}` });
   }
   const { version: _version, ...state } = parsed.data;
+  lastLayout = { bytes: encode((value as { readonly layout: unknown }).layout), layout: state.layout };
   return state;
 }

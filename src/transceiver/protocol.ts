@@ -1,6 +1,7 @@
 import { DecodeError, Decoder, Encoder } from "@msgpack/msgpack";
 import { z } from "zod";
 import { Layout } from "../kv/layout.ts";
+import { type PlainField, plainArray, plainMap, plainText, plainWord, WireReader, WireWriter } from "./plain_wire.ts";
 import { verifyModes } from "./verification.ts";
 import {
   blocksField,
@@ -10,12 +11,13 @@ import {
   epochField,
   millisField,
   nonceField,
+  plainEntries,
   proofField,
-  readerOf,
   requestIdField,
   textField,
   tokenField,
   transferIdField,
+  withPlain,
   writerOf,
 } from "./wire_fields.ts";
 
@@ -44,6 +46,11 @@ export const peerErrors = ["BAD_PROOF", "NO_OFFER", "VERSION", "PROTOCOL", "UNKN
 const epochs = { se: epochField, re: epochField };
 const transfer = { ...epochs, transferId: transferIdField };
 const ids = z.array(transferIdField).max(IDS_LIMIT);
+/** How far a path's name may go. */
+const NAME_LIMIT = 64;
+const PATHS_LIMIT = 16;
+const pathField = withPlain(z.string().max(NAME_LIMIT), plainText(NAME_LIMIT));
+const readerShape = { rank: countField, tpSize: countField, ppSize: countField };
 
 /** Every frame and its fields (docs/protocol.md). `z.object` drops fields that it does not know. */
 export const frameFields = {
@@ -79,17 +86,17 @@ export const frameFields = {
     token: tokenField.optional(),
     from: countField,
     to: countField,
-    reader: z.object({ rank: countField, tpSize: countField, ppSize: countField }),
+    reader: withPlain(z.object(readerShape), plainMap(plainEntries(readerShape) ?? [])),
     /** What it compares with digests of the sender; absent: nothing. A mode of a newer version is not served. */
-    verify: z.enum(verifyModes).catch("off").optional(),
-    paths: z.array(z.string().max(64)).max(16),
+    verify: withPlain(z.enum(verifyModes).catch("off"), plainWord(verifyModes)).optional(),
+    paths: withPlain(z.array(pathField).max(PATHS_LIMIT), plainArray(plainText(NAME_LIMIT), PATHS_LIMIT)),
   }),
   GRANT: z.object({
     ...transfer,
     /** The last RENEW heard for this pull, 0: none. */
     seq: countField,
     leaseMs: millisField.min(1),
-    path: z.string().max(64),
+    path: pathField,
     blocks: blocksField,
     ready: countField,
   }),
@@ -117,7 +124,11 @@ export const frameFields = {
   }),
   RENEW: z.object({ ...epochs, seq: countField, ids }),
   RENEWED: z.object({ ...epochs, seq: countField, ids, waiting: ids }),
-  DONE: z.object({ ...transfer, status: z.enum(doneStatuses).catch("failed"), bytes: countField }),
+  DONE: z.object({
+    ...transfer,
+    status: withPlain(z.enum(doneStatuses).catch("failed"), plainWord(doneStatuses)),
+    bytes: countField,
+  }),
   ABORT: z.object({ ...transfer, code: z.enum(abortCodes).catch("FAILED"), text: textField }),
   PING: z.object({ ...epochs, n: countField }),
   PONG: z.object({ ...epochs, n: countField }),
@@ -164,45 +175,56 @@ const fieldWriters = new Map<string, readonly FieldWriter[]>(
   ]),
 );
 
-/** The frame without its length prefix. */
-export function encodeFrame(frame: Frame): Uint8Array {
+/** The frames of each transfer go the short way; each other frame is rare, written by the library and read by its schema. */
+const plainFrames = new Map<string, PlainField>();
+for (const type of ["PULL", "GRANT", "READY", "DONE"] as const) {
+  const entries = plainEntries(frameFields[type].shape);
+  if (entries !== undefined) plainFrames.set(type, plainMap(entries, type));
+}
+const writer = new WireWriter();
+
+/** The frame behind `headroom` free bytes. */
+export function encodeFrame(frame: Frame, headroom = 0): Buffer {
+  const plain = plainFrames.get(frame.type);
+  if (plain !== undefined) {
+    plain.write(writer, frame as never);
+    return writer.take(headroom);
+  }
   const wire: Record<string, unknown> = { type: frame.type };
   const values: Readonly<Record<string, unknown>> = frame;
   for (const [name, write] of fieldWriters.get(frame.type) ?? []) {
     const value = values[name];
     if (value !== undefined) wire[name] = write === undefined ? value : write(value as never);
   }
-  return encoder.encode(wire);
+  const body = encoder.encodeSharedRef(wire);
+  const bytes = Buffer.allocUnsafe(headroom + body.length);
+  bytes.set(body, headroom);
+  return bytes;
 }
 
-type FieldReader = readonly [name: string, read: (value: unknown) => unknown];
-/** The frames of each transfer; each other frame is rare and read by its schema alone. */
-const fieldReaders = new Map<string, readonly FieldReader[]>(
-  (["PULL", "GRANT", "READY", "DONE"] as const).map((type) => [
-    type,
-    Object.entries(frameFields[type].shape).map(([name, field]: [string, z.ZodType]) => {
-      return [name, readerOf(field) ?? ((value) => field.safeParse(value).data)] as const;
-    }),
-  ]),
-);
+const plainOf = (types: readonly string[]): readonly PlainField[] =>
+  types.flatMap((type) => plainFrames.get(type) ?? []);
 
-/** @returns undefined where the schema has to decide */
-function readPlain(type: string, value: Readonly<Record<string, unknown>>): Record<string, unknown> | undefined {
-  const readers = fieldReaders.get(type);
-  if (readers === undefined) return undefined;
-  const frame: Record<string, unknown> = { type };
-  for (const [name, read] of readers) {
-    const field = read(value[name]);
-    if (field === undefined) return undefined;
-    frame[name] = field;
+/** @returns undefined where the library and the schema have to decide */
+function readPlain(frames: readonly PlainField[], bytes: Uint8Array): unknown {
+  for (const frame of frames) {
+    const reader = new WireReader(bytes);
+    const value = frame.read(reader);
+    if (value !== undefined && reader.ended) return value;
   }
-  return frame;
+  return undefined;
 }
 
 const isRecord = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
-function decodeOf<F extends Frame>(types: readonly string[], bytes: Uint8Array): Decoded<F> {
+function decodeOf<F extends Frame>(
+  types: readonly string[],
+  plainTypes: readonly PlainField[],
+  bytes: Uint8Array,
+): Decoded<F> {
+  const plain = readPlain(plainTypes, bytes);
+  if (plain !== undefined) return { ok: true, frame: plain as F };
   let value: unknown;
   try {
     value = decoder.decode(bytes);
@@ -220,8 +242,6 @@ function decodeOf<F extends Frame>(types: readonly string[], bytes: Uint8Array):
     return { ok: false, unknown: true, why: `unknown type ${JSON.stringify(type.slice(0, 64))}` };
   }
   if (!types.includes(type)) return { ok: false, unknown: false, why: `${type} comes from the other side only` };
-  const plain = readPlain(type, value);
-  if (plain !== undefined) return { ok: true, frame: plain as F };
   const parsed = frameFields[type as FrameType].safeParse(value);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
@@ -231,7 +251,12 @@ function decodeOf<F extends Frame>(types: readonly string[], bytes: Uint8Array):
   return { ok: true, frame: { type, ...parsed.data } as F };
 }
 
+const plainReceiverFrames = plainOf(receiverFrames);
+const plainSenderFrames = plainOf(senderFrames);
+
 /** What a receiver wrote, read by the sender. */
-export const decodeReceiverFrame = (bytes: Uint8Array): Decoded<ReceiverFrame> => decodeOf(receiverFrames, bytes);
+export const decodeReceiverFrame = (bytes: Uint8Array): Decoded<ReceiverFrame> =>
+  decodeOf(receiverFrames, plainReceiverFrames, bytes);
 /** What a sender wrote, read by the receiver. */
-export const decodeSenderFrame = (bytes: Uint8Array): Decoded<SenderFrame> => decodeOf(senderFrames, bytes);
+export const decodeSenderFrame = (bytes: Uint8Array): Decoded<SenderFrame> =>
+  decodeOf(senderFrames, plainSenderFrames, bytes);

@@ -1,5 +1,15 @@
 import { z } from "zod";
 import type { BlockId, CapabilityToken, Epoch, RequestId, TransferId } from "../ids.ts";
+import {
+  type PlainEntry,
+  type PlainField,
+  plainBytes,
+  plainCount,
+  plainHex,
+  plainNumber,
+  plainText,
+  plainUint32s,
+} from "./plain_wire.ts";
 
 /**
  * How a field that this process made goes onto the wire, for those whose wire form differs. Kept beside the schemas so that writing a
@@ -7,32 +17,26 @@ import type { BlockId, CapabilityToken, Epoch, RequestId, TransferId } from "../
  */
 const writers = new Map<z.ZodType, (value: never) => unknown>();
 
-/**
- * The short way in, for the fields of frames that come with each transfer: the same value that the schema gives, or undefined where the
- * value is not plainly valid. Then the schema itself decides, and finds the words for what is wrong.
- */
-const readers = new Map<z.ZodType, (value: unknown) => unknown>();
+/** Fields of what comes with each transfer, which have a short way between value and bytes. */
+const plainFields = new Map<z.ZodType, PlainField>();
 
-/** Reads `value[name]` for each field of an object schema that has only such fields. @returns undefined as its readers do */
-export function readerOfFields<Shape extends Readonly<Record<string, z.ZodType>>>(
-  shape: Shape,
-): (value: Readonly<Record<string, unknown>>) => { [Name in keyof Shape]: z.output<Shape[Name]> } | undefined {
-  const all = Object.entries(shape).map(([name, field]) => {
-    const read = readers.get(field) ?? ((value: unknown) => field.safeParse(value).data);
-    return [name, read] as const;
-  });
-  return (value) => {
-    const fields: Record<string, unknown> = {};
-    for (const [name, read] of all) {
-      const field = read(value[name]);
-      if (field === undefined) return undefined;
-      fields[name] = field;
-    }
-    return fields as { [Name in keyof Shape]: z.output<Shape[Name]> };
-  };
+/** Gives `field` its short way. */
+export function withPlain<Field extends z.ZodType>(field: Field, plain: PlainField): Field {
+  plainFields.set(field, plain);
+  return field;
 }
 
-export const readerOf = (field: z.ZodType): ((value: unknown) => unknown) | undefined => readers.get(field);
+/** @returns undefined when one of the fields has no short way: then the whole has none */
+export function plainEntries(shape: Readonly<Record<string, z.ZodType>>): readonly PlainEntry[] | undefined {
+  const entries: PlainEntry[] = [];
+  for (const [name, field] of Object.entries(shape)) {
+    const optional = field instanceof z.ZodOptional;
+    const plain = plainFields.get(optional ? (field.unwrap() as z.ZodType) : field);
+    if (plain === undefined) return undefined;
+    entries.push({ name, field: plain, optional });
+  }
+  return entries;
+}
 
 /** Undefined: the value is its own wire form. */
 export function writerOf(field: z.ZodType): ((value: never) => unknown) | undefined {
@@ -44,10 +48,13 @@ export function writerOf(field: z.ZodType): ((value: never) => unknown) | undefi
   return writers.get(field);
 }
 
-export const bytesField = z.custom<Uint8Array>((value) => value instanceof Uint8Array, "must be a byte string");
+export const bytesField = withPlain(
+  z.custom<Uint8Array>((value) => value instanceof Uint8Array, "must be a byte string"),
+  plainBytes,
+);
 
 /** `bytes` raw bytes on the wire, twice as many lower-case hex digits in TypeScript: 64-bit numbers never become doubles. */
-const hexField = <Hex extends string>(bytes: number) => {
+const hexField = <Hex extends string>(bytes: number, repeats = false) => {
   const encode = (hex: Hex): Uint8Array => Buffer.from(hex, "hex");
   const decode = (raw: Uint8Array): Hex => Buffer.from(raw.buffer, raw.byteOffset, raw.length).toString("hex") as Hex;
   const field = z.codec(
@@ -56,11 +63,11 @@ const hexField = <Hex extends string>(bytes: number) => {
     { decode, encode },
   );
   writers.set(field, encode);
-  readers.set(field, (raw) => (raw instanceof Uint8Array && raw.length === bytes ? decode(raw) : undefined));
+  plainFields.set(field, plainHex(bytes, repeats));
   return field;
 };
 
-export const epochField = hexField<Epoch>(8);
+export const epochField = hexField<Epoch>(8, true);
 export const requestIdField = hexField<RequestId>(8);
 export const tokenField = hexField<CapabilityToken>(16);
 /** 16 random bytes, then the attempt as a big-endian uint32. */
@@ -92,12 +99,12 @@ export const blocksField = z.codec(
   },
 );
 writers.set(blocksField, encodeBlocks);
-readers.set(blocksField, (raw) => (raw instanceof Uint8Array && raw.length % 4 === 0 ? decodeBlocks(raw) : undefined));
+plainFields.set(blocksField, plainUint32s);
 
 /** Whole numbers that stay exact as doubles. */
-export const countField = z.int().min(0);
-readers.set(countField, (value) => (Number.isSafeInteger(value) && (value as number) >= 0 ? value : undefined));
+export const countField = withPlain(z.int().min(0), plainCount);
+const MILLIS_LIMIT = 8_640_000_000;
 /** A duration that a peer claims; at most 100 days, so that no sum of times leaves the exact range. */
-export const millisField = z.number().min(0).max(8_640_000_000);
-export const textField = z.string().max(1024);
-readers.set(textField, (value) => (typeof value === "string" && value.length <= 1024 ? value : undefined));
+export const millisField = withPlain(z.number().min(0).max(MILLIS_LIMIT), plainNumber(MILLIS_LIMIT));
+const TEXT_LIMIT = 1024;
+export const textField = withPlain(z.string().max(TEXT_LIMIT), plainText(TEXT_LIMIT));

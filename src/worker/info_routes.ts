@@ -139,11 +139,9 @@ function serverInfo({ settings, parts }: InfoOptions) {
     transports: transceiver === null ? [] : ["shared_memory"],
     transceiver_runtime: transceiver?.transceiverRuntime ?? null,
     offer_ms: transceiver === null ? null : (transceiver.kvTransferTimeoutMs ?? OFFER_MS_WITHOUT_TIMEOUT),
-    // What a generation worker must be told to ask here before there is an offer; several ranks can't be asked yet.
+    // What a generation worker must be told to ask here before there is an offer.
     disaggregated_params:
-      transceiver === null || parts.transceiver.ranks.length > 1
-        ? {}
-        : { ctx_dp_rank: null, ctx_info_endpoint: parts.transceiver.infoEndpoints },
+      transceiver === null ? {} : { ctx_dp_rank: null, ctx_info_endpoint: parts.transceiver.infoEndpoints },
   };
 }
 

@@ -52,6 +52,8 @@ export interface DeployOptions {
   readonly generation: number;
   /** Tokens that each worker's KV pool holds. */
   readonly poolTokens?: number;
+  /** More of `kvt serve`'s flags, for the workers of each side. */
+  readonly flags?: { readonly context: readonly string[]; readonly generation: readonly string[] };
   readonly settings?: Partial<RouterSettings>;
   readonly hooks?: RouterHooks;
   /** For the workers. */
@@ -69,11 +71,12 @@ export async function deploy(options: DeployOptions): Promise<Deployed> {
     `cache_transceiver_config:\n  backend: DEFAULT\nkv_cache_config:\n  max_tokens: ${options.poolTokens ?? 8192}\n`,
   );
   const ports = await freePorts(options.context + options.generation);
-  const workers = ports.map((port): DeployedWorker => {
+  const workers = ports.map((port, index): DeployedWorker => {
     const url = `http://localhost:${port}`;
+    const flags = options.flags?.[index < options.context ? "context" : "generation"] ?? [];
     return {
       url,
-      process: startKvt(["serve", modelPath, "--port", String(port), "--config", config], {
+      process: startKvt(["serve", modelPath, "--port", String(port), "--config", config, ...flags], {
         KVT_SOCKET_DIR: sockets,
         KVT_CHECK: "1",
         KVT_LOG_LEVEL: "info",

@@ -47,8 +47,8 @@ const hooksOf = (side: Side): WorkerHooks => ({
 beforeAll(async () => {
   gate.onHeld = () => reached("read held");
   here = await startHere({
-    // One at a time, so that the second one waits.
-    context: { settings: { maxBatchSize: 1 }, hooks: hooksOf("context") },
+    // One at a time, so that the second one waits; in many small steps, so that a client can leave between two of them.
+    context: { settings: { maxBatchSize: 1, maxNumTokens: 32, enableChunkedPrefill: true }, hooks: hooksOf("context") },
     generation: { hooks: { ...hooksOf("generation"), transceiver: { plane: gate.around } } },
   });
 });
@@ -107,12 +107,18 @@ describe("a request that nobody wants any more frees its blocks", () => {
 
   it.each<[at: string, side: Side, phase: DeparturePhase]>([
     ["context step", "context", "prefill"],
-    ["context DISAGG_CONTEXT_TRANS_IN_PROGRESS", "context", "offered"],
     ["generation GENERATION_IN_PROGRESS", "generation", "decode"],
   ])("when the client disconnects at %s", async (at, side, phase) => {
     await leaveAt(at, disconnect);
     await firstFreed();
     expect(freed).toContainEqual([side, phase]);
+    await expectNothingHeld();
+  });
+
+  it("when the client disconnects in the step in which its KV is offered, however far the router has gone by then", async () => {
+    await leaveAt("context DISAGG_CONTEXT_TRANS_IN_PROGRESS", disconnect);
+    await firstFreed();
+    expect(freed[0]?.[1]).toMatch(/offered|granted|receiving|decode/);
     await expectNothingHeld();
   });
 

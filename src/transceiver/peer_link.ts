@@ -49,6 +49,8 @@ export interface LinkSurroundings {
   nextConnection(): number;
   /** What the sender said that it can serve. */
   welcomed(limits: FrameOf<"WELCOME">["limits"]): void;
+  /** For RENEW. Counts up for this side's epoch, over all links: a new link to a known sender never repeats a number (lease-model.md section 1). */
+  nextSeq(): number;
   /** The link holds nothing any more. */
   unused(link: PeerLink): void;
 }
@@ -163,7 +165,7 @@ export class PeerLink implements ChannelListener {
       if (id !== null && ids.length < IDS_LIMIT) ids.push(id);
     }
     if (ids.length === 0) return;
-    this.#renewal = { seq: this.#lastRenewal.seq + 1, writtenMs: this.#around.plane.nowMs(), ids };
+    this.#renewal = { seq: this.#around.nextSeq(), writtenMs: this.#around.plane.nowMs(), ids };
     this.#lastRenewal = this.#renewal;
     this.#send({ type: "RENEW", ...this.#epochs(), seq: this.#renewal.seq, ids });
   }

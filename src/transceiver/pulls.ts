@@ -35,6 +35,7 @@ export class Pulls {
   readonly #peers = new Map<Epoch, KnownPeer>();
   readonly #whenEmpty = new Set<() => void>();
   #connections = 0;
+  #renewals = 0;
 
   constructor(options: PullsOptions) {
     this.#options = options;
@@ -140,6 +141,7 @@ export class Pulls {
       countDropped: (what) => counts.drop(what),
       nextConnection: () => ++this.#connections,
       welcomed: (limits) => this.#turns.limitPeer(target.epoch, limits.pulls ?? null),
+      nextSeq: () => ++this.#renewals,
       unused: (unused) => {
         this.#turns.limitPeer(target.epoch, null);
         if (this.#peers.get(target.epoch)?.link === unused) this.#peers.delete(target.epoch);

@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { decodeState, encodeState } from "../../../src/transceiver/opaque_state.ts";
+import { FrameSplitter } from "../../../src/transceiver/frame_channel.ts";
+import { decodeReceiverFrame, FRAME_LIMIT } from "../../../src/transceiver/protocol.ts";
 import { BLOCKS, type Peer, Peers, until } from "./peer_process.ts";
 import { Wire } from "./wire.ts";
 
@@ -51,28 +52,22 @@ describe("a connection that is cut while both sides live", () => {
   let sender: Peer;
   let receiver: Peer;
   let wire: Wire;
-  let endpoint: string;
   let next = 1;
   beforeAll(async () => {
     [sender, receiver] = await Promise.all([peers.open(FAST), peers.open(FAST)]);
     wire = new Wire(sender.endpoints.tcp);
-    endpoint = await wire.open();
+    await wire.open();
   });
   afterAll(() => wire.close());
   // The next pull connects anew.
   afterEach(() => wire.cut());
-
-  const throughWire = (state: string): string => {
-    const offer = decodeState(state);
-    return encodeState({ ...offer, ranks: offer.ranks.map((rank) => ({ ...rank, tcp: endpoint, unix: null })) });
-  };
 
   it.each(["PULL", "GRANT", "DONE"])("in the place of a %s costs nothing but a new connection", async (word) => {
     const id = next++;
     const before = wire.connections;
     const { state } = await sender.send({ request: id, tokens: 300 });
     wire.cutAt = word;
-    await receiver.receive({ id, state: throughWire(state), tokens: 300 });
+    await receiver.receive({ id, state: wire.through(state), tokens: 300 });
     const attempts = word === "DONE" ? 1 : 2;
     expect(await receiver.received(id)).toMatchObject({ wrong: 0, report: { tokens: 300, attempts } });
     await sender.sent(id);
@@ -83,7 +78,7 @@ describe("a connection that is cut while both sides live", () => {
   it("while data is still computed is followed by a new attempt, which fetches it all", async () => {
     const id = next++;
     const { state } = await sender.send({ request: id, tokens: 300, ready: 64 });
-    await receiver.receive({ id, state: throughWire(state), tokens: 300 });
+    await receiver.receive({ id, state: wire.through(state), tokens: 300 });
     await receiver.arrived(id, 64);
     wire.cut();
     await sender.call("ready", { request: id, tokens: 300 });
@@ -91,4 +86,33 @@ describe("a connection that is cut while both sides live", () => {
     expect(await sender.sent(id)).toHaveProperty("report");
     await allFree(sender, receiver);
   });
+});
+
+it("a receiver's renewals count up over all its links to one sender, so that an old answer never fits a new question", async () => {
+  const [sender, receiver] = await Promise.all([peers.open(FAST), peers.open(FAST)]);
+  const splitter = { current: new FrameSplitter() };
+  const seqs: number[] = [];
+  const wire = new Wire(sender.endpoints.tcp, (bytes) => {
+    for (const frame of splitter.current.push(bytes, FRAME_LIMIT)) {
+      const decoded = decodeReceiverFrame(frame as Uint8Array);
+      if (decoded.ok && decoded.frame.type === "RENEW") seqs.push(decoded.frame.seq);
+    }
+  });
+  await wire.open();
+  for (let id = 1; id <= 3; id++) {
+    const before = seqs.length;
+    const { state } = await sender.send({ request: id, tokens: 64, ready: 32 });
+    await receiver.receive({ id, state: wire.through(state), tokens: 64 });
+    await until("two renewals", async () => seqs.length >= before + 2);
+    await sender.call("ready", { request: id, tokens: 64 });
+    expect(await receiver.received(id)).toMatchObject({ wrong: 0, report: { tokens: 64 } });
+    await sender.sent(id);
+    // Idle and cut, the link is forgotten: the next pull makes a new one.
+    wire.cut();
+    splitter.current = new FrameSplitter();
+    await until("the link is gone", async () => (await receiver.stats()).peers.length === 0);
+  }
+  expect(seqs).toEqual([...new Set(seqs)].sort((one, other) => one - other));
+  wire.close();
+  await Promise.all([sender.kill(), receiver.kill()]);
 });

@@ -9,11 +9,9 @@ namespace kvt {
 enum class CompletionKind {
   kJob = 1,
   kJobQuiet = 2,
-  kGranted = 3,
   kRenewed = 4,
   kRenewEnd = 5,
   kLeaseOver = 6,
-  kLeaseDropped = 7,
   kTimer = 8,
   kReached = 9,
   kPeerDead = 10,

@@ -63,7 +63,7 @@ void DataPlane::Submit(Command command) {
 }
 
 bool DataPlane::NeedsOwner(Command::Kind kind, BootNanos when) {
-  const bool idle = kind == Command::Kind::kClearTimer ||
+  const bool idle = kind == Command::Kind::kClearTimer || kind == Command::Kind::kDropLease ||
                     (kind == Command::Kind::kSetTimer && when >= armed_.load(std::memory_order_seq_cst));
   // Bounded: commands that nobody takes are memory that nobody gives back.
   return !idle || unsignalled_.fetch_add(1, std::memory_order_relaxed) >= kUnsignalledMax;

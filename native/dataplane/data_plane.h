@@ -62,8 +62,8 @@ class DataPlane {
   const Error& error() const { return error_; }
   const Options& options() const { return options_; }
 
-  // JS thread; never blocks. A timer that is cleared, or due later than the owner sleeps anyway, costs no
-  // wake-up: each transfer sets and clears some, and almost none ever fires.
+  // JS thread; never blocks. A lease that is dropped, a timer that is cleared, or due later than the owner
+  // sleeps anyway, costs no wake-up: each transfer sets and clears some, and almost none ever fires.
   void Submit(Command command);
   size_t Take(std::span<Record> records);
   bool HasCompletions() const { return ring_.Size() > 0; }

@@ -175,10 +175,8 @@ void Dispatcher::OnQuiet(const PathEvent& event, BootNanos now) {
 
 void Dispatcher::Grant(uint64_t lease, BootNanos duration, BootNanos now) {
   ExpireLeases(now);
-  const BootNanos end = Later(now, duration);
-  leases_.Set(lease, end);
+  leases_.Set(lease, Later(now, duration));
   lease_durations_[lease] = duration;
-  Complete(CompletionKind::kGranted, lease, end);
 }
 
 void Dispatcher::Renew(uint64_t seq, const std::vector<uint64_t>& leases, BootNanos now) {
@@ -196,9 +194,7 @@ void Dispatcher::Renew(uint64_t seq, const std::vector<uint64_t>& leases, BootNa
 void Dispatcher::DropLease(uint64_t lease, BootNanos now) {
   ExpireLeases(now);
   // Over already: LEASE_OVER is on its way, and is the only word about it.
-  if (!leases_.Clear(lease)) return;
-  lease_durations_.erase(lease);
-  Complete(CompletionKind::kLeaseDropped, lease, now);
+  if (leases_.Clear(lease)) lease_durations_.erase(lease);
 }
 
 void Dispatcher::ExpireLeases(BootNanos now) {

@@ -204,12 +204,26 @@ TEST("a deadline ends a job at once, quiet follows, and later jobs are served") 
 TEST("leases and timers of a sleeping owner end by themselves, and none too early") {
   const Directory directory;
   Plane plane(directory.path);
+  const double end = ToMillis(BootNow() + Millis(30));
   plane.Do(Command::Kind::kGrant, 1, Millis(30));
-  const double end = plane.Next(CompletionKind::kGranted)[6];
   const BootNanos at = BootNow() + Millis(10);
   plane.Do(Command::Kind::kSetTimer, 2, at);
   CHECK(plane.Next(CompletionKind::kTimer)[6] >= ToMillis(at));
   CHECK(plane.Next(CompletionKind::kLeaseOver)[6] >= end);
+}
+
+TEST("a lease that was dropped without a wake-up never ends, and is forgotten at the next one") {
+  const Directory directory;
+  Plane plane(directory.path);
+  plane.Do(Command::Kind::kGrant, 1, Millis(30));
+  plane.Do(Command::Kind::kDropLease, 1);
+  plane.Do(Command::Kind::kSetTimer, 2, BootNow() + Millis(60));
+  // The first word of all: no end of the lease came before it.
+  plane.WaitFor([&] { return plane.plane->HasCompletions(); });
+  std::vector<Record> first(1);
+  CHECK_EQ(plane.plane->Take(first), 1u);
+  CHECK_EQ(first[0][0], static_cast<double>(CompletionKind::kTimer));
+  CHECK_EQ(plane.plane->statistics().leases_held.load(), 0u);
 }
 
 TEST("timers that need no wake-up when they are set fire in time, and cleared ones never") {

@@ -88,8 +88,7 @@ struct Fixture {
 TEST("a lease ends when its time has come, and not a nanosecond earlier") {
   Fixture f;
   f.Do(Command::Kind::kGrant, 7, Millis(10), Millis(100));
-  CHECK_EQ(f.dispatcher.completions().front().at_ms, 110.0);
-  CHECK_EQ(f.Seen(), "3:7");
+  CHECK_EQ(f.Seen(), "");
   CHECK_EQ(f.dispatcher.Next(), Millis(110));
   f.dispatcher.Expire(Millis(110) - 1);
   CHECK_EQ(f.Seen(), "");
@@ -122,7 +121,7 @@ TEST("a dropped lease has no end, and one that is over already can't be dropped"
   f.Do(Command::Kind::kGrant, 2, Millis(10), 0);
   f.Do(Command::Kind::kDropLease, 2, 0, Millis(10));
   f.dispatcher.Expire(Millis(100));
-  CHECK_EQ(f.Seen(), "3:1 7:1 3:2 6:2");
+  CHECK_EQ(f.Seen(), "6:2");
   CHECK_EQ(f.statistics.leases_held.load(), 0u);
 }
 

@@ -96,11 +96,11 @@ export interface NativeDataPlane {
   /** The job ends CANCELLED unless it has already ended; JOB_QUIET as above. */
   cancel(job: number): void;
 
-  /** Starts a lease of `durationMs` from now, decided on the owner thread. Completion GRANTED; LEASE_OVER at its end. */
+  /** Starts a lease of `durationMs` from now, decided on the owner thread. Completion LEASE_OVER at its end. */
   grant(lease: number, durationMs: number): void;
   /** Extends those of `leases` that have not ended, to their full duration from now. Completion RENEWED for the held ones, then RENEW_END{seq}. */
   renew(seq: number, leases: Float64Array): void;
-  /** Ends a lease early (DONE): no LEASE_OVER follows. Completion LEASE_DROPPED. */
+  /** Ends a lease early (DONE): no LEASE_OVER follows. It wakes nobody: the owner hears of it when it wakes up for something else. */
   dropLease(lease: number): void;
 
   /** One deadline on CLOCK_BOOTTIME; set again moves it. Completion TIMER once, unless cleared before it was written. */
@@ -138,14 +138,11 @@ export const completionKind = {
   JOB: 1,
   /** id = job: no thread touches its blocks any more. */
   JOB_QUIET: 2,
-  /** id = lease; atMs = its end. Granting a live lease again restarts it. */
-  GRANTED: 3,
   /** id = lease; extra = seq; atMs = new end. */
   RENEWED: 4,
   /** id = seq. */
   RENEW_END: 5,
   LEASE_OVER: 6,
-  LEASE_DROPPED: 7,
   TIMER: 8,
   /** id = peer; status = reachStatus; extra = the peer's process id when known, else 0. */
   REACHED: 9,

@@ -276,7 +276,6 @@ export class NativePlane implements DataPlane {
       case completionKind.PEER_DEAD:
         this.#peers.get(id)?.listener.dead();
         break;
-      // GRANTED, LEASE_DROPPED: nobody waits for them.
     }
   }
 

@@ -11,11 +11,9 @@ export const native = require(require("node-gyp-build").resolve(root));
 export const kind = {
   JOB: 1,
   JOB_QUIET: 2,
-  GRANTED: 3,
   RENEWED: 4,
   RENEW_END: 5,
   LEASE_OVER: 6,
-  LEASE_DROPPED: 7,
   TIMER: 8,
 };
 kind.REACHED = 9;

@@ -200,33 +200,29 @@ export class ReceiverSession implements LinkUser, PullWaiter {
   // --- frames and events of the link ----------------------------------------------------------------------------------------
 
   linkUp(): void {
-    if (!this.#needsNoLink) this.#dispatch("linkUp");
+    if (this.#needsNoLink) return;
+    // Digests that were lost with the connection do not come again.
+    const blind = this.#state === "FINISH" && !this.#comparison.hasTheirs;
+    this.#dispatch(blind ? "linkUpBlind" : "linkUp");
   }
 
   linkLost(error: KvError): void {
     if (this.#needsNoLink) return;
-    // Direct reads that are all posted may finish inside the view (lease-model.md section 3); a late one and digests need the connection.
-    const { posted, late } = this.#pieces;
-    const all = posted === this.offer.tokens && late === 0 && this.#isTold && this.#comparison.hasTheirs;
+    // Direct reads that are all posted may finish inside the view (lease-model.md section 3); a late one needs the connection.
+    const all = this.#pieces.posted === this.offer.tokens && this.#pieces.late === 0 && this.#isTold;
     this.#fail(all && this.#state === "READ" ? "linkLostAllPosted" : "linkLost", error);
   }
 
   linkFailed(error: KvError): void {
-    if (!this.#needsNoLink) this.#fail("linkFailed", error);
+    if (!this.#noMoreDigests()) this.#fail("linkFailed", error);
   }
 
   staleEpoch(error: KvError): void {
-    this.#senderGone = true;
-    if (!this.#needsNoLink) this.#fail("staleEpoch", error);
+    if (!this.#noMoreDigests()) this.#fail("staleEpoch", error);
   }
 
   senderDead(error: KvError): void {
-    this.#senderGone = true;
-    if (this.#state === "VERIFY" && this.#around.limits.verify === "sampled") this.#comparison.waiveMissing();
-    if (this.#needsNoLink) {
-      this.#dispatch("digests");
-      return;
-    }
+    if (this.#noMoreDigests()) return;
     // Seen dead inside the view, it died with the lease held: nobody has changed the blocks, and nobody can. Seen later, it may have
     // released them first, and given them to another request.
     const reading = this.#state === "READ" || this.#state === "FINISH";
@@ -306,6 +302,19 @@ export class ReceiverSession implements LinkUser, PullWaiter {
     if (nowMs - this.#progressMs < stallMs) return;
     const why = `no progress for ${stallMs} ms (stallMs)`;
     this.#fail("stalled", new KvError("COPY_FAILED", { transfer: this.#transferId, path: this.#path, why }));
+  }
+
+  get #verify(): VerifyMode {
+    return this.#around.limits.verify;
+  }
+
+  /** The sender can't be asked any more: a sample is what has come of it. @returns whether digests alone decide now */
+  #noMoreDigests(): boolean {
+    this.#senderGone = true;
+    if (this.#state === "VERIFY" && this.#verify === "sampled") this.#comparison.waiveMissing();
+    if (!this.#needsNoLink) return false;
+    this.#dispatch("digests");
+    return true;
   }
 
   /** All digests of the sender are here: what happens to the link decides nothing any more. */
@@ -513,8 +522,7 @@ export class ReceiverSession implements LinkUser, PullWaiter {
 
   /** All is read from pinned blocks; it is complete unless digests are to be compared. */
   #allAccepted(): void {
-    const { verify } = this.#around.limits;
-    if (this.#senderGone && verify === "sampled") this.#comparison.waiveMissing();
+    if (this.#senderGone && this.#verify === "sampled") this.#comparison.waiveMissing();
     if (this.#comparison.isEmpty) this.#dispatch("allAccepted");
     else if (this.#state === "ORPHAN" && !this.#comparison.hasTheirs) this.#dispatch("orphanShort");
     else this.#dispatch("allRead");
@@ -548,7 +556,7 @@ export class ReceiverSession implements LinkUser, PullWaiter {
       peer: this.offer.peer,
       index,
       block,
-      source: this.#source[index] ?? "?",
+      source: this.#source[Math.floor(first.from / this.#mustLink().tokensPerBlock)] ?? "?",
       from: first.from,
       to: first.to,
       more: more.length,

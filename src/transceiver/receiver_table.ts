@@ -24,6 +24,8 @@ export const receiverEvents = [
   "turn",
   // The link.
   "linkUp",
+  /** After a cut that digests were lost with. */
+  "linkUpBlind",
   "linkLost",
   "linkLostAllPosted",
   "linkFailed",
@@ -162,6 +164,7 @@ export const receiverTable = {
   },
   FINISH: {
     linkUp: to("READ"),
+    linkUpBlind: again,
     linkLost: to("FINISH"),
     // Without a link the view alone decides, until it has passed.
     linkFailed: to("FINISH"),
@@ -198,7 +201,8 @@ export const receiverTable = {
     leaseLost: failAloud,
     aborted: failAloud,
     // The link's events come only while digests of the sender are missing: no new connection brings those that were lost with the old.
-    linkLost: again,
+    linkLost: to("VERIFY"),
+    linkUp: again,
     linkFailed: failQuietly,
     staleEpoch: failQuietly,
     senderDead: failQuietly,

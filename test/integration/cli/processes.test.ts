@@ -20,7 +20,10 @@ function kvt(...argv: string[]): KvtProcess {
 }
 afterEach(async () => {
   for (const { child } of running) child.kill("SIGKILL");
-  await Promise.all(running.splice(0).map(({ ended }) => ended));
+  const all = running.splice(0);
+  await Promise.all(all.map(({ ended }) => ended));
+  // No command needs the forced end of bin/kvt.js.
+  for (const { output } of all) expect(output()).not.toContain("still open");
 });
 
 const model = "models/tiny.gguf";

@@ -35,10 +35,14 @@ export interface Resources {
   readonly maps: number;
   readonly rssAnonKib: number;
 }
-/** Fired inside the process that is told so, in the step that leads to the state, before its effects. */
+/**
+ * Fired inside the process that is told so, in the step that leads to the state, before its effects. POSTED: a read was given to the data
+ * plane · DONE_WRITTEN: the receiver's DONE has left, and `reader`, stopped before, has not read it.
+ */
 export interface Fault {
   readonly role: "sender" | "receiver";
-  readonly to: SenderState | ReceiverState;
+  readonly to: SenderState | ReceiverState | "POSTED" | "DONE_WRITTEN";
+  readonly reader?: number;
   readonly event?: string;
   /** Default: the process itself. */
   readonly pid?: number;

@@ -78,10 +78,7 @@ export class SimProcess {
         this.counts.sendEnded(error);
         world.sendEnded(offer.requestId, report, error);
       },
-      observer: (step) =>
-        world.transition(
-          `${name} ${step.role} ${step.requestId.slice(-4)}: ${step.from} --${step.event}--> ${step.to}`,
-        ),
+      observer: (step) => world.transition(name, step),
     });
     const digest = layoutDigest(layout);
     this.pulls = new Pulls({
@@ -102,10 +99,7 @@ export class SimProcess {
       },
       dial: (request) => this.#dial(request),
       counts: this.counts,
-      observer: (step) =>
-        world.transition(
-          `${name} ${step.role} ${step.requestId.slice(-4)}: ${step.from} --${step.event}--> ${step.to}`,
-        ),
+      observer: (step) => world.transition(name, step),
     });
     this.#context = {
       plane,

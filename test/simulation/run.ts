@@ -1,3 +1,4 @@
+import type { Coverage } from "./coverage.ts";
 import type { SimProcess } from "./process.ts";
 import { World } from "./world.ts";
 
@@ -7,6 +8,7 @@ export interface RunResult {
   readonly story: string;
   readonly steps: number;
   readonly outcomes: ReadonlyMap<string, number>;
+  readonly coverage: Coverage;
 }
 
 const STEPS_LIMIT = 200_000;
@@ -112,5 +114,5 @@ export async function run(seed: number, options: { clockError?: number; strict?:
     const code = outcome === null ? "none" : outcome === "ok" ? "ok" : outcome.code;
     outcomes.set(code, (outcomes.get(code) ?? 0) + 1);
   }
-  return { seed, failure: world.failure, story: world.story, steps, outcomes };
+  return { seed, failure: world.failure, story: world.story, steps, outcomes, coverage: world.coverage };
 }

@@ -2,9 +2,11 @@ import type { KvError } from "../../src/errors.ts";
 import { type RequestId, requestId } from "../../src/ids.ts";
 import type { BlockHold } from "../../src/kv/pool.ts";
 import type { TransferReport } from "../../src/transceiver/api.ts";
+import type { SessionObserver } from "../../src/transceiver/observer.ts";
 import type { Offer } from "../../src/transceiver/offer.ts";
 import type { ReceiverSession } from "../../src/transceiver/receiver_session.ts";
 import { verifyModes } from "../../src/transceiver/verification.ts";
+import { type Coverage, rowName } from "./coverage.ts";
 import { type Limits, layout, SimProcess } from "./process.ts";
 import { Random } from "./random.ts";
 import { VirtualTime } from "./virtual_time.ts";
@@ -67,6 +69,7 @@ export class World {
   #calm = false;
   #strikes: number;
   #strike: (() => void) | null = null;
+  readonly coverage: Coverage = new Map();
   failure: Broken | null = null;
 
   constructor(seed: number, options: { readonly clockError: number; readonly strict: boolean }) {
@@ -116,8 +119,11 @@ export class World {
     this.#strike = strike;
   }
 
-  transition(line: string): void {
-    this.trace(line);
+  transition(process: string, step: Parameters<SessionObserver>[0]): void {
+    const { role, requestId: request, from, event, to } = step;
+    const row = rowName(role, from, event);
+    this.coverage.set(row, (this.coverage.get(row) ?? 0) + 1);
+    this.trace(`${process} ${role} ${request.slice(-4)}: ${from} --${event}--> ${to}`);
     if (this.#calm || this.#strikes === 0 || this.#strike === null || !this.random.chance(0.15)) return;
     this.#strikes--;
     const strike = this.#strike;

@@ -26,7 +26,10 @@ const Options = z.strictObject({
       kv_transfer_sender_future_timeout_ms: millis.nullable().optional(),
     })
     .optional(),
-  layout: Layout,
+  layout: Layout.refine(({ attention, kvHeads }) => attention !== "mla" || kvHeads === 1, {
+    path: ["kvHeads"],
+    message: 'must be 1 for attention "mla": all heads read one latent vector, and ranks hold it whole',
+  }),
   parallel: z
     .strictObject({ tpRank: index, tpSize: index.min(1), ppRank: index, ppSize: index.min(1) })
     .refine(({ tpRank, tpSize, ppRank, ppSize }) => tpRank < tpSize && ppRank < ppSize, "a rank must be below its size")

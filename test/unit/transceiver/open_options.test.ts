@@ -30,6 +30,7 @@ describe("options of a transceiver", () => {
     [{ pool: null }, /options\.pool/],
     [{ pool: "host" }, /options\.pool/],
     [{ layout: { ...layout, layers: 0 } }, /options\.layout\.layers/],
+    [{ layout: { ...layout, attention: "mla", kvHeads: 2 } }, /options\.layout\.kvHeads.*one latent vector/],
     [{ lease: { leaseMs: 5 } }, /options\.lease\.leaseMs/],
     [{ parallel: { tpRank: 2, tpSize: 2, ppRank: 0, ppSize: 1 } }, /a rank must be below its size/],
     [{ leaseMs: 5 }, /leaseMs/],

@@ -139,15 +139,21 @@ it("ranks that no reader needs let go at once, not by their offer timer", async 
   expect(context.stats().sends).toMatchObject({ completed: 8, failed: 0 });
 });
 
-it("a receive that is cancelled ends every rank's offer and leaves nothing held", async () => {
-  await using context = await open([2, 2, 8]);
-  await using generation = await open([4, 1, 8]);
+/** A transfer of 64 tokens of which the first 8 have arrived; the others are not computed. */
+async function firstTokensMoved(context: KvInstance, generation: KvInstance) {
   const source = blocksOf(context, 64);
   const sending = context.send({ requestId: requestId(1), tokens: 64, blocks: source, ready: 8 });
   source.release();
   const target = blocksOf(generation, 64);
   const receiving = generation.receive({ state: sending.state, blocks: target });
   for await (const tokens of receiving.progress) if (tokens === 8) break;
+  return { sending, receiving, target };
+}
+
+it("a receive that is cancelled ends every rank's offer and leaves nothing held", async () => {
+  await using context = await open([2, 2, 8]);
+  await using generation = await open([4, 1, 8]);
+  const { sending, receiving, target } = await firstTokensMoved(context, generation);
   receiving.cancel("test");
   target.release();
   await expect(receiving.done).rejects.toMatchObject({ code: "CANCELLED" });
@@ -159,12 +165,7 @@ it("a receive that is cancelled ends every rank's offer and leaves nothing held"
 it("a send that is cancelled ends every rank's pull with its cause", async () => {
   await using context = await open([4, 1, 8]);
   await using generation = await open([2, 2, 8]);
-  const source = blocksOf(context, 64);
-  const sending = context.send({ requestId: requestId(1), tokens: 64, blocks: source, ready: 8 });
-  source.release();
-  const target = blocksOf(generation, 64);
-  const receiving = generation.receive({ state: sending.state, blocks: target });
-  for await (const tokens of receiving.progress) if (tokens === 8) break;
+  const { sending, receiving, target } = await firstTokensMoved(context, generation);
   expect(sending.cancel("test")).toBe("in_flight");
   target.release();
   await expect(receiving.done).rejects.toMatchObject({ code: "SENDER_ABORTED" });

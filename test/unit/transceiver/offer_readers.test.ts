@@ -8,11 +8,12 @@ import {
   requestId,
   type TransferId,
 } from "../../../src/ids.ts";
-import { BlockPool } from "../../../src/kv/pool.ts";
+import type { BlockPool } from "../../../src/kv/pool.ts";
 import type { Offer } from "../../../src/transceiver/offer.ts";
-import { Offers } from "../../../src/transceiver/offers.ts";
+import type { Offers } from "../../../src/transceiver/offers.ts";
 import type { FrameOf, SenderFrame } from "../../../src/transceiver/protocol.ts";
-import { VirtualPlane } from "./virtual_plane.ts";
+import { type OffersRig, offersRig } from "./offers_rig.ts";
+import type { VirtualPlane } from "./virtual_plane.ts";
 
 const LEASE_MS = 1_000;
 const OFFER_MS = 3_000;
@@ -21,6 +22,7 @@ const epoch = newEpoch();
 const readers = [newEpoch(), newEpoch(), newEpoch()] as const;
 type Rank = 0 | 1 | 2;
 
+let rig: OffersRig;
 let plane: VirtualPlane;
 let pool: BlockPool;
 let offers: Offers;
@@ -28,32 +30,21 @@ let written: { readonly to: Epoch; readonly frame: SenderFrame }[];
 let ends: (string | null)[];
 
 beforeEach(() => {
-  plane = new VirtualPlane();
-  pool = new BlockPool({ blocks: 8, blockBytes: 64 });
   written = [];
   ends = [];
-  offers = new Offers({
-    plane,
-    epoch,
+  rig = offersRig(epoch, {
     limits: { leaseMs: LEASE_MS, transferMs: null, offerMs: OFFER_MS },
-    tokensPerBlock: 32,
     maxOpen: 4,
     write: (to, frame) => {
       written.push({ to, frame });
       return true;
     },
-    countDropped: () => {},
     ended: (_offer, _report, error) => ends.push(error?.code ?? null),
-    observer: undefined,
   });
+  ({ plane, pool, offers } = rig);
 });
 
-function offered(ready = TOKENS): Offer {
-  const blocks = pool.allocate(4);
-  const offer = offers.add({ requestId: requestId(1), tokens: TOKENS, blocks, ready });
-  blocks.release();
-  return offer;
-}
+const offered = (ready = TOKENS): Offer => rig.offer(TOKENS, ready);
 
 /** A rank of an instance with three ranks, all of which read this one. */
 function pull(offer: Offer, rank: Rank, id = newTransferId(), token = offer.token): TransferId {

@@ -1,10 +1,11 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { newEpoch, newToken, newTransferId, nextAttempt, requestId, type TransferId } from "../../../src/ids.ts";
-import { BlockPool } from "../../../src/kv/pool.ts";
+import type { BlockPool } from "../../../src/kv/pool.ts";
 import type { Offer } from "../../../src/transceiver/offer.ts";
-import { Offers } from "../../../src/transceiver/offers.ts";
+import type { Offers } from "../../../src/transceiver/offers.ts";
 import type { FrameOf, SenderFrame } from "../../../src/transceiver/protocol.ts";
-import { VirtualPlane } from "./virtual_plane.ts";
+import { type OffersRig, offersRig } from "./offers_rig.ts";
+import type { VirtualPlane } from "./virtual_plane.ts";
 
 const LEASE_MS = 1_000;
 const OFFER_MS = 3_000;
@@ -13,6 +14,7 @@ const TOKENS = 100;
 const epoch = newEpoch();
 const reader = newEpoch();
 
+let rig: OffersRig;
 let plane: VirtualPlane;
 let pool: BlockPool;
 let offers: Offers;
@@ -20,32 +22,21 @@ let written: SenderFrame[];
 let ends: (string | null)[];
 
 beforeEach(() => {
-  plane = new VirtualPlane();
-  pool = new BlockPool({ blocks: 8, blockBytes: 64 });
   written = [];
   ends = [];
-  offers = new Offers({
-    plane,
-    epoch,
+  rig = offersRig(epoch, {
     limits: { leaseMs: LEASE_MS, transferMs: TRANSFER_MS, offerMs: OFFER_MS },
-    tokensPerBlock: 32,
     maxOpen: 64,
     write: (_receiver, frame) => {
       written.push(frame);
       return true;
     },
-    countDropped: () => {},
     ended: (_session, _report, error) => ends.push(error?.code ?? null),
-    observer: undefined,
   });
+  ({ plane, pool, offers } = rig);
 });
 
-function offer(ready = TOKENS): Offer {
-  const blocks = pool.allocate(4);
-  const added = offers.add({ requestId: requestId(1), tokens: TOKENS, blocks, ready });
-  blocks.release();
-  return added;
-}
+const offer = (ready = TOKENS): Offer => rig.offer(TOKENS, ready);
 
 function pull(
   session: Offer,

@@ -1,10 +1,11 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { newEpoch, newTransferId, nextAttempt, requestId, type TransferId } from "../../../src/ids.ts";
-import { BlockPool } from "../../../src/kv/pool.ts";
+import type { BlockPool } from "../../../src/kv/pool.ts";
 import type { Offer } from "../../../src/transceiver/offer.ts";
-import { Offers } from "../../../src/transceiver/offers.ts";
+import type { Offers } from "../../../src/transceiver/offers.ts";
 import type { FrameOf, SenderFrame } from "../../../src/transceiver/protocol.ts";
-import { VirtualPlane } from "./virtual_plane.ts";
+import { type OffersRig, offersRig } from "./offers_rig.ts";
+import type { VirtualPlane } from "./virtual_plane.ts";
 
 const LEASE_MS = 1_000;
 const OFFER_MS = 3_000;
@@ -14,37 +15,26 @@ const epoch = newEpoch();
 const reader = newEpoch();
 const id = newTransferId();
 
+let rig: OffersRig;
 let plane: VirtualPlane;
 let pool: BlockPool;
 let offers: Offers;
 let written: SenderFrame[];
 
 beforeEach(() => {
-  plane = new VirtualPlane();
-  pool = new BlockPool({ blocks: 8, blockBytes: 64 });
   written = [];
-  offers = new Offers({
-    plane,
-    epoch,
+  rig = offersRig(epoch, {
     limits: { leaseMs: LEASE_MS, transferMs: 10_000, offerMs: OFFER_MS },
-    tokensPerBlock: 32,
     maxOpen: MAX_OPEN,
     write: (_receiver, frame) => {
       written.push(frame);
       return true;
     },
-    countDropped: () => {},
-    ended: () => {},
-    observer: undefined,
   });
+  ({ plane, pool, offers } = rig);
 });
 
-function offer(ready = 0): Offer {
-  const blocks = pool.allocate(4);
-  const added = offers.add({ requestId: requestId(1), tokens: TOKENS, blocks, ready });
-  blocks.release();
-  return added;
-}
+const offer = (ready = 0): Offer => rig.offer(TOKENS, ready);
 
 interface PullOptions {
   readonly receiver?: typeof reader;

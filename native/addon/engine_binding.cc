@@ -4,7 +4,7 @@
 
 #include "addon/engine_object.h"
 #include "addon/engine_values.h"
-#include "engine/vector_level.h"
+#include "memory/vector_level.h"
 
 namespace kvt {
 namespace {
@@ -23,7 +23,7 @@ Napi::Value LoadModel(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void RegisterEngine(Napi::Env env, Napi::Object exports) {
-  exports.Set("vectorLevel", engine::VectorLevelName(engine::DetectVectorLevel()));
+  exports.Set("vectorLevel", VectorLevelName(ChosenVectorLevel()));
   exports.Set("loadModel", Napi::Function::New(env, LoadModel, "loadModel"));
 }
 

@@ -39,7 +39,7 @@ Engine::Engine(LlamaModel model, GgufMetadata metadata, KvLayout layout, std::un
       model_(std::move(model)),
       metadata_(std::move(metadata)),
       layout_(layout),
-      forward_(model_, layout_, DetectVectorLevel(), *threads_) {}
+      forward_(model_, layout_, ChosenVectorLevel(), *threads_) {}
 
 MaybeFailure Engine::CheckPools(std::span<const RankPool> pools, uint32_t blocks) const {
   return KvMemory::Check(layout_, pools, blocks);

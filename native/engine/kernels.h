@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "engine/vector_level.h"
+#include "memory/vector_level.h"
 
 // No std:: code in this header: it is compiled into files with AVX-512 switched on, and an inline function of
 // theirs must never be the copy that the linker keeps for everyone.

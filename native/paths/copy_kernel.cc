@@ -1,7 +1,6 @@
 #include "paths/copy_kernel.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #if defined(__x86_64__)
@@ -18,22 +17,6 @@ constexpr size_t kStreamPieceMin = 1024;
 constexpr size_t kLine = 64;
 // How far ahead, in the order of copying, the source is fetched; measured best from 2 to 8 KiB.
 constexpr size_t kAheadLines = 64;
-
-VectorLevel Detect() {
-  const char* wanted = std::getenv("KVT_VECTOR_LEVEL");
-  const bool generic = wanted != nullptr && strcmp(wanted, "generic") == 0;
-  if (generic) return VectorLevel::kGeneric;
-#if defined(__x86_64__)
-  const bool avx2_only = wanted != nullptr && strcmp(wanted, "avx2") == 0;
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && !avx2_only) {
-    return VectorLevel::kAvx512;
-  }
-  if (__builtin_cpu_supports("avx2")) return VectorLevel::kAvx2;
-#elif defined(__aarch64__)
-  return VectorLevel::kNeon;
-#endif
-  return VectorLevel::kGeneric;
-}
 
 #if defined(__x86_64__)
 
@@ -112,11 +95,6 @@ void StreamLines(VectorLevel level, std::byte* target, const std::byte* source, 
 
 }  // namespace
 
-VectorLevel BestVectorLevel() {
-  static const VectorLevel level = Detect();
-  return level;
-}
-
 void StreamPiece(VectorLevel level, std::byte* target, const std::byte* source, size_t bytes,
                  const std::byte* after) {
   const size_t misaligned = reinterpret_cast<uintptr_t>(target) % kLine;
@@ -136,7 +114,7 @@ void StreamPiece(VectorLevel level, std::byte* target, const std::byte* source, 
 }
 
 void CopyRun(const Run& run, const Run* next, const std::byte* source, std::byte* target, bool stream) {
-  const VectorLevel level = BestVectorLevel();
+  const VectorLevel level = ChosenVectorLevel();
   const std::byte* from = source + run.source_offset;
   std::byte* to = target + run.target_offset;
   const std::byte* next_run = next != nullptr ? source + next->source_offset : nullptr;

@@ -4,13 +4,9 @@
 #include <cstdint>
 
 #include "layout/plan.h"
+#include "memory/vector_level.h"
 
 namespace kvt {
-
-enum class VectorLevel { kGeneric, kNeon, kAvx2, kAvx512 };
-
-// The widest vectors of this processor; decided once. KVT_VECTOR_LEVEL (generic, avx2) lowers it.
-VectorLevel BestVectorLevel();
 
 // Copies one run. `stream`: past the caches, for jobs larger than what their reader finds in a cache anyway.
 // `next` (or null) is the run that will be copied after it: scattered pieces begin where no prefetcher of the

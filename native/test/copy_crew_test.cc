@@ -68,13 +68,10 @@ const Geometry kGeometry{4, 2, 2, 16, 64};
 }  // namespace
 
 TEST("each vector level copies any length between any alignments exactly") {
-  const VectorLevel levels[] = {VectorLevel::kGeneric, VectorLevel::kNeon, VectorLevel::kAvx2,
-                                VectorLevel::kAvx512};
   std::vector<std::byte> source(20'000);
   std::mt19937 random(3);
   for (std::byte& byte : source) byte = static_cast<std::byte>(random());
-  for (const VectorLevel level : levels) {
-    if (level > BestVectorLevel()) continue;
+  for (const VectorLevel level : VectorLevelsHere()) {
     for (int round = 0; round < 2000; ++round) {
       const size_t from = random() % 300;
       const size_t to = random() % 300;

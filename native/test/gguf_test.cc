@@ -55,7 +55,7 @@ bool Survives(const uint8_t* data, size_t size) {
   const size_t block = layout.BlockBytes();
   std::vector<std::byte> pool(block);
   const KvMemory memory(layout, {{{pool.data(), block, block, 1, nullptr}, WholeOf(layout)}}, 1);
-  ForwardPass forward(*model, layout, DetectVectorLevel(), threads);
+  ForwardPass forward(*model, layout, kvt::ChosenVectorLevel(), threads);
   const uint32_t table[] = {0};
   const Row rows[] = {{0, 0, table}, {config.vocab - 1, 1, table}};
   std::vector<float> logits(config.vocab);

@@ -8,17 +8,10 @@
 #include "check.h"
 #include "engine/float_formats.h"
 
+using namespace kvt;
 using namespace kvt::engine;
 
 namespace {
-
-std::vector<VectorLevel> LevelsHere() {
-  std::vector<VectorLevel> levels = {VectorLevel::kGeneric};
-  const VectorLevel best = DetectVectorLevel();
-  if (best == VectorLevel::kAvx512) levels.push_back(VectorLevel::kAvx2);
-  if (best != VectorLevel::kGeneric) levels.push_back(best);
-  return levels;
-}
 
 std::vector<float> Random(size_t count, uint32_t seed, float scale = 1) {
   std::mt19937 random(seed);
@@ -49,7 +42,7 @@ bool Close(const std::vector<float>& a, const std::vector<float>& b, float toler
 template <class Run>
 void CheckLevels(Run run, const std::vector<float>& right, float tolerance) {
   std::vector<float> fused;
-  for (const VectorLevel level : LevelsHere()) {
+  for (const VectorLevel level : VectorLevelsHere()) {
     const std::vector<float> got = run(KernelsFor(level));
     CHECK(Close(got, right, tolerance));
     if (level == VectorLevel::kGeneric) continue;
@@ -123,7 +116,7 @@ TEST("a matrix product adds to what is there when asked to") {
 
 TEST("a row's product has the same bits in any batch and any range of groups") {
   const Product product{29, 64, 200};
-  for (const VectorLevel level : LevelsHere()) {
+  for (const VectorLevel level : VectorLevelsHere()) {
     const Kernels& kernels = KernelsFor(level);
     std::vector<float> together(29 * 200);
     kernels.gemm_f32(product.Args(product.w.data(), together.data(), false));
@@ -222,12 +215,21 @@ TEST("RMS norm and the gated activation equal their formulas") {
               2e-6f);
 }
 
+TEST("KVT_VECTOR_LEVEL takes a lower level that is there, and any other word the highest") {
+  const std::vector<VectorLevel> levels = {VectorLevel::kGeneric, VectorLevel::kAvx2, VectorLevel::kAvx512};
+  CHECK(ChooseVectorLevel(levels, nullptr) == VectorLevel::kAvx512);
+  CHECK(ChooseVectorLevel(levels, "generic") == VectorLevel::kGeneric);
+  CHECK(ChooseVectorLevel(levels, "avx2") == VectorLevel::kAvx2);
+  CHECK(ChooseVectorLevel(levels, "neon") == VectorLevel::kAvx512);
+  CHECK(ChooseVectorLevel({VectorLevel::kGeneric}, "avx2") == VectorLevel::kGeneric);
+}
+
 TEST("the activation is exact to 3e-7 over the whole range of the exponential") {
   for (float start = -95; start < 95; start += 0.37f) {
     std::vector<float> gate(16);
     const std::vector<float> ones(16, 1.0f);
     for (size_t i = 0; i < 16; ++i) gate[i] = start + 0.021f * static_cast<float>(i);
-    for (const VectorLevel level : LevelsHere()) {
+    for (const VectorLevel level : VectorLevelsHere()) {
       std::vector<float> y(16);
       KernelsFor(level).silu_mul(gate.data(), ones.data(), y.data(), 16);
       for (size_t i = 0; i < 16; ++i) {

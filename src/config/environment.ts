@@ -39,7 +39,11 @@ const ownNames = [
   "KVT_NIXL_LIBRARY",
   "KVT_PATH",
   "KVT_SOCKET_DIR",
+  "KVT_VECTOR_LEVEL",
 ];
+
+// What the addon can be told; it reads the variable itself (native/memory/vector_level.h).
+const vectorLevels = ["avx512", "avx2", "neon", "generic"];
 
 // Known, and what they are for does not exist here yet.
 const notBuilt = new Set([
@@ -174,6 +178,15 @@ function listUnused(env: Env, problems: Problems): void {
   ].filter((part) => part !== "");
   if (parts.length > 0) {
     problems.add("warning", "", `these variables are set and have no effect (${parts.join("; ")})`);
+  }
+  const level = text(env, "KVT_VECTOR_LEVEL");
+  if (level !== undefined && !vectorLevels.includes(level)) {
+    const advice = didYouMean(level, vectorLevels);
+    problems.add(
+      "warning",
+      "KVT_VECTOR_LEVEL",
+      `${level} is not one of ${vectorLevels.join(", ")}${advice}; it is ignored`,
+    );
   }
   for (const name of Object.keys(env)) {
     if (!name.startsWith("KVT_") || name.startsWith("KVT_TEST_") || ownNames.includes(name)) continue;

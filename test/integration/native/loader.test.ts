@@ -72,6 +72,15 @@ describe("loading the native addon", () => {
     expect(loadNative()).toBe(loadNative());
   });
 
+  it("works at the vector level that KVT_VECTOR_LEVEL names", () => {
+    const levelWith = (env: NodeJS.ProcessEnv): string => {
+      const code = `process.stdout.write(require(${JSON.stringify(realAddon)}).vectorLevel)`;
+      return execFileSync(process.execPath, ["-e", code], { env: { ...process.env, ...env }, encoding: "utf8" });
+    };
+    expect(levelWith({ KVT_VECTOR_LEVEL: "generic" })).toBe("generic");
+    expect(levelWith({ KVT_VECTOR_LEVEL: "unheard-of" })).toBe(loadNative().vectorLevel);
+  });
+
   it("says where it looked and how to build when there is none", () => {
     const error = failure();
     expect(error.code).toBe("NATIVE_NOT_FOUND");

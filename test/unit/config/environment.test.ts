@@ -57,6 +57,13 @@ describe("environment variables", () => {
     ]);
   });
 
+  it("knows the vector levels, and says which there are when a word is none", () => {
+    expect(read({ KVT_VECTOR_LEVEL: "avx2" }).told).toEqual([]);
+    expect(read({ KVT_VECTOR_LEVEL: "avx" }).told).toEqual([
+      "warning KVT_VECTOR_LEVEL: avx is not one of avx512, avx2, neon, generic (did you mean avx2?); it is ignored",
+    ]);
+  });
+
   it("refuses values that are none, with the nearest", () => {
     expect(read({ KVT_PATH: "shared_memroy" }).told[0]).toContain("did you mean shared_memory?");
     expect(read({ KVT_LOG_LEVEL: "inf" }).told[0]).toContain("did you mean info?");

@@ -1,5 +1,7 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { filesBelow, importsOf } from "./source_files.ts";
+import { filesBelow, importsOf, repositoryRoot } from "./source_files.ts";
 
 const leafFiles = ["errors", "ids", "clock", "version"];
 const leafRooms = [...leafFiles, "openai", "config", "observability"];
@@ -15,6 +17,17 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   router: ["cluster", ...leafRooms],
   cli: ["worker", "router", ...leafRooms],
   index: ["transceiver", "kv", "worker", "router", "native", "openai", "errors", "ids", "clock"],
+};
+
+/** `dataplane → paths → {nixl, memory} → layout`, `engine → {memory, layout}`; the addon alone sees all of them. */
+const mayInclude: Readonly<Record<string, readonly string[]>> = {
+  layout: [],
+  memory: ["layout"],
+  nixl: ["memory", "layout"],
+  paths: ["nixl", "memory", "layout"],
+  dataplane: ["paths", "nixl", "memory", "layout"],
+  engine: ["memory", "layout"],
+  addon: ["dataplane", "engine", "paths", "nixl", "memory", "layout"],
 };
 
 /** src/router/server.ts → router, src/errors.ts → errors. */
@@ -89,9 +102,31 @@ describe("imports of src/", () => {
   });
 });
 
+describe("includes of native/", () => {
+  it("point one way between the rooms", () => {
+    const sources = [...filesBelow("native", ".cc"), ...filesBelow("native", ".h")];
+    const wrong: string[] = [];
+    let crossings = 0;
+    for (const file of sources) {
+      const room = roomOf(file);
+      if (room === "test" || room === "third_party") continue;
+      const text = readFileSync(join(repositoryRoot, file), "utf8");
+      for (const [, other = ""] of text.matchAll(/^#include "(\w+)\//gm)) {
+        if (other === room) continue;
+        crossings += 1;
+        if (!mayInclude[room]?.includes(other)) wrong.push(`${file} → ${other}`);
+      }
+    }
+    expect(wrong).toEqual([]);
+    expect(crossings).toBeGreaterThan(20);
+  });
+});
+
 describe("the reader of imports", () => {
   it("sees the imports of this very file and of the loader", () => {
     expect(importsOf("test/unit/repository/import_direction.test.ts").map(({ specifier }) => specifier)).toEqual([
+      "node:fs",
+      "node:path",
       "vitest",
       "./source_files.ts",
     ]);

@@ -1,9 +1,10 @@
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { setTimeout as pause } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
 import { type Ended, layout, type Peer, Peers, type Resources, until } from "../transceiver/peer_process.ts";
 import { Wire } from "../transceiver/wire.ts";
 import { type Cell, cells } from "./cells.ts";
+import { FaultResults, shardOf } from "./results.ts";
 
 const ROUNDS = Number(process.env.KVT_FAULT_ROUNDS ?? 2);
 const LEASE_MS = 300;
@@ -15,11 +16,7 @@ const BLOCKS = 32;
 const large = { ...layout, layers: 8, kvHeads: 4, headDim: 64 };
 const EVERY_TOKEN = BLOCKS * layout.tokensPerBlock;
 
-interface Row {
-  readonly cell: Cell;
-  readonly recoveredMs: number[];
-}
-const rows: Row[] = [];
+const results = new FaultResults(cells);
 
 /** A pair of processes and the wire between them; whoever a fault has ended is started again in its place. */
 class Pair {
@@ -152,12 +149,9 @@ async function round(pair: Pair, cell: Cell): Promise<number> {
 }
 
 describe("faults in the states of a transfer between two processes, lease 300 ms", () => {
-  afterAll(() => {
-    const file = process.env.KVT_FAULT_TABLE;
-    if (file !== undefined) writeFileSync(file, table());
-  });
+  afterAll(() => results.write());
 
-  it.each(cells)(
+  it.each(shardOf(cells))(
     "$fault, $side, $state",
     async (cell) => {
       await using pair = new Pair(cell.state === "verifying" ? "full" : "off");
@@ -167,10 +161,9 @@ describe("faults in the states of a transfer between two processes, lease 300 ms
       await pair.expectServing();
       const before = new Map<Peer, Resources>();
       for (const peer of [pair.context, pair.generation]) before.set(peer, await peer.resources());
-      const row: Row = { cell, recoveredMs: [] };
-      rows.push(row);
-      for (let count = 0; count < ROUNDS; count++) row.recoveredMs.push(await round(pair, cell));
-      expect(row.recoveredMs).toHaveLength(ROUNDS);
+      const recoveredMs = results.row(cell);
+      for (let count = 0; count < ROUNDS; count++) recoveredMs.push(await round(pair, cell));
+      expect(recoveredMs).toHaveLength(ROUNDS);
       const fresh = await pair.fresh();
       await pair.move(pair.context, fresh);
       await pair.move(pair.generation, fresh);
@@ -188,14 +181,3 @@ describe("faults in the states of a transfer between two processes, lease 300 ms
     60_000 + ROUNDS * 10_000,
   );
 });
-
-function table(): string {
-  const lines = rows.map(({ cell, recoveredMs }) => {
-    const sorted = [...recoveredMs].sort((one, other) => one - other);
-    const median = sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
-    const worst = sorted.at(-1) ?? Number.NaN;
-    const name = `| ${cell.fault} | ${cell.side} | ${cell.state}`;
-    return `${name} | ${sorted.length} | ${median.toFixed(0)} | ${worst.toFixed(0)} |`;
-  });
-  return `${["| fault | side | state | hits | recovered, median ms | worst ms |", "|---|---|---|---|---|---|", ...lines].join("\n")}\n`;
-}

@@ -44,6 +44,8 @@ export interface WorkerSettings {
   readonly transceiver: TransceiverSettings | null;
   readonly kvCache: {
     readonly enableBlockReuse: boolean;
+    /** KV events that wait for a reader; 0: there are none; null: as many as the worker likes, once a reader asks. */
+    readonly eventBufferMaxSize: number | null;
     readonly tokensPerBlock: number;
     readonly dtype: "auto" | "f32" | "bf16";
     /** Of the memory that is free at start, in (0, 1]. Used when `maxTokens` is null. */

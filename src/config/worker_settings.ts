@@ -156,12 +156,6 @@ function kvCacheSettings(
   if (section.has("max_attention_window")) {
     section.report(problems, "not_built", "max_attention_window", "sliding-window attention is not built yet");
   }
-  const events = chosen.pick<number>(name("event_buffer_max_size"), 0, {
-    file: section.value("event_buffer_max_size"),
-  });
-  if (events > 0) {
-    section.report(problems, "not_built", "event_buffer_max_size", "KV cache events are not built yet; write 0");
-  }
   const partial = section.value("enable_partial_reuse");
   chosen.pick<boolean>(name("enable_partial_reuse"), false, { file: partial });
   if (partial?.value) {
@@ -170,6 +164,9 @@ function kvCacheSettings(
   return {
     enableBlockReuse: chosen.pick<boolean>(name("enable_block_reuse"), true, {
       file: section.value("enable_block_reuse"),
+    }),
+    eventBufferMaxSize: chosen.pick<number | null>(name("event_buffer_max_size"), null, {
+      file: section.value("event_buffer_max_size"),
     }),
     tokensPerBlock: chosen.pick<number>(name("tokens_per_block"), DEFAULT_TOKENS_PER_BLOCK, {
       file: section.value("tokens_per_block"),

@@ -1,6 +1,7 @@
 import { KvError } from "../errors.ts";
 import { BlockHold, type BlockPool } from "../kv/pool.ts";
-import { PrefixCache, prefixKeys } from "./prefix_cache.ts";
+import { type CachedBlock, type CacheListener, PrefixCache } from "./prefix_cache.ts";
+import { prefixKeys } from "./prefix_keys.ts";
 import type { WorkerRequest } from "./request.ts";
 
 /** Which request holds which blocks, and what the prefix cache keeps of them afterwards. */
@@ -10,11 +11,21 @@ export class BlockReservations {
   readonly #cache: PrefixCache;
   readonly #reuse: boolean;
 
-  constructor(options: { readonly pool: BlockPool; readonly tokensPerBlock: number; readonly reuse: boolean }) {
+  constructor(options: {
+    readonly pool: BlockPool;
+    readonly tokensPerBlock: number;
+    readonly reuse: boolean;
+    readonly listener?: CacheListener | undefined;
+  }) {
     this.tokensPerBlock = options.tokensPerBlock;
     this.#pool = options.pool;
-    this.#cache = new PrefixCache(options.pool);
+    this.#cache = new PrefixCache(options);
     this.#reuse = options.reuse;
+  }
+
+  /** What the prefix cache holds, each block after the one that it extends. */
+  get cached(): readonly CachedBlock[] {
+    return this.#cache.blocks;
   }
 
   get cachedBlocks(): number {
@@ -69,7 +80,7 @@ export class BlockReservations {
       full <= prompt.length
         ? prompt.slice(0, full)
         : prefixKeys(request.tokens.subarray(0, tokens), this.tokensPerBlock, prompt);
-    this.#cache.insert(keys, mustHold(request));
+    this.#cache.insert(keys, request.tokens, mustHold(request));
   }
 
   release(request: WorkerRequest): void {

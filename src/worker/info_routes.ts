@@ -6,6 +6,7 @@ import { metricsContentType } from "../observability/metrics.ts";
 import { parseBody, parseRequest, stringifyList } from "../openai/index.ts";
 import { packageVersion } from "../version.ts";
 import type { PerfMetrics } from "./perf_metrics.ts";
+import { KV_CACHE_HASH_ALGO } from "./prefix_keys.ts";
 import type { WorkerMetrics } from "./worker_metrics.ts";
 import type { WorkerParts } from "./worker_parts.ts";
 
@@ -77,7 +78,10 @@ export function addInfoRoutes(front: FastifyInstance, options: InfoOptions): voi
   front.get("/perf_metrics", async (_request, reply) =>
     reply.type("application/json; charset=utf-8").send(stringifyList(perf.drain(offsetS))),
   );
-  front.post("/kv_cache_events", async () => []);
+  front.post("/kv_cache_events", async (_request, reply) => {
+    const events = parts.kvEvents.drain(parts.scheduler.cached);
+    return reply.type("application/json; charset=utf-8").send(stringifyList(events));
+  });
   front.get("/prometheus/metrics", async (_request, reply) =>
     reply.type(metricsContentType).send(await metrics.text()),
   );
@@ -118,7 +122,7 @@ function serverInfo({ settings, parts }: InfoOptions) {
     role: settings.role,
     model: settings.servedModelName,
     tokens_per_block: geometry.tokensPerBlock,
-    kv_cache_hash_algo: "v2_sha256_64",
+    kv_cache_hash_algo: KV_CACHE_HASH_ALGO,
     geometry: {
       arch: geometry.arch,
       layers: geometry.layers,

@@ -3,7 +3,7 @@ import type { RequestId } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
 import type { PeerAddress, ReceiveTransfer, SendTransfer, TransferReport } from "../transceiver/api.ts";
 import type { Sample, Sampling } from "./engine.ts";
-import { type PrefixKey, prefixKeys } from "./prefix_cache.ts";
+import { type PrefixKey, prefixKeys } from "./prefix_keys.ts";
 import { nextRequestState, type RequestEvent, type RequestState, type StateChange } from "./request_state.ts";
 
 /** Why an answer ended: a stop token, `maxTokens`, or the text (a stop string). */

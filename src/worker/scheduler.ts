@@ -8,6 +8,7 @@ import { type DeparturePhase, Departures } from "./departures.ts";
 import type { Engine, Sample } from "./engine.ts";
 import { asKvError, computeChunk, DecodeCall, leaveStep } from "./engine_calls.ts";
 import { Handoffs } from "./handoffs.ts";
+import type { CachedBlock } from "./prefix_cache.ts";
 import { type Finish, type RequestSpec, WorkerRequest } from "./request.ts";
 import type { SchedulerLimits, SchedulerLoad, SchedulerOptions } from "./scheduler_options.ts";
 
@@ -41,7 +42,12 @@ export class Scheduler {
     this.#engine = options.engine;
     this.#limits = options.limits;
     const { tokensPerBlock } = options.engine.geometry;
-    this.#blocks = new BlockReservations({ pool: options.pool, tokensPerBlock, reuse: options.reusePrefixes });
+    this.#blocks = new BlockReservations({
+      pool: options.pool,
+      tokensPerBlock,
+      reuse: options.reusePrefixes,
+      listener: options.cacheListener,
+    });
     this.#departures = new Departures(options.nowMs, (phase, ms) => options.onFreed?.(phase, ms));
     this.#handoffs = new Handoffs(
       { ...options, blocks: this.#blocks },
@@ -69,6 +75,11 @@ export class Scheduler {
       cachedBlocks: this.#blocks.cachedBlocks,
       evictableBlocks: this.#blocks.evictableBlocks,
     };
+  }
+
+  /** What the prefix cache holds, each block after the one that it extends. */
+  get cached(): readonly CachedBlock[] {
+    return this.#blocks.cached;
   }
 
   /** Reasons why this worker can't serve, none when it can. */

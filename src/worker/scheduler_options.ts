@@ -3,6 +3,7 @@ import type { Transceiver, TransferReport } from "../transceiver/api.ts";
 import type { AdmissionLimits } from "./admission.ts";
 import type { DeparturePhase } from "./departures.ts";
 import type { Engine } from "./engine.ts";
+import type { CacheListener } from "./prefix_cache.ts";
 import type { WorkerRequest } from "./request.ts";
 import type { StateChange } from "./request_state.ts";
 
@@ -30,6 +31,8 @@ export interface SchedulerOptions {
   readonly limits: SchedulerLimits;
   readonly reusePrefixes: boolean;
   readonly nowMs: () => number;
+  /** Told of each change of the prefix cache. */
+  readonly cacheListener?: CacheListener;
   /** Each edge of each request, once. */
   readonly onChange?: (change: StateChange) => void;
   /** A transfer of this side is complete. */

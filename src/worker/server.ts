@@ -81,7 +81,7 @@ export async function startWorker(settings: WorkerSettings, hooks: WorkerHooks =
     ...(hooks.transceiver && { transceiver: hooks.transceiver }),
   });
   const { scheduler, transceiver } = parts;
-  metrics.watch({ scheduler, transceiver });
+  metrics.watch(parts);
   let isDraining = false;
   const probe = (): Promise<void> => computeOneToken(parts);
 

@@ -1,6 +1,7 @@
 import { latencyBuckets, Metrics, shortLatencyBuckets, sizeBuckets } from "../observability/metrics.ts";
 import type { Transceiver } from "../transceiver/api.ts";
 import type { DeparturePhase } from "./departures.ts";
+import type { KvEvents } from "./kv_events.ts";
 import type { PerfEntry } from "./perf_metrics.ts";
 import type { RequestRecord, TransferRecord } from "./records.ts";
 import type { StateChange } from "./request_state.ts";
@@ -76,8 +77,12 @@ export class WorkerMetrics {
     this.#trtllm = new TrtllmMetrics(this.#metrics, modelName);
   }
 
-  watch(parts: { readonly scheduler: Scheduler; readonly transceiver: Transceiver }): void {
-    const { scheduler, transceiver } = parts;
+  watch(parts: {
+    readonly scheduler: Scheduler;
+    readonly transceiver: Transceiver;
+    readonly kvEvents: KvEvents;
+  }): void {
+    const { scheduler, transceiver, kvEvents } = parts;
     this.#trtllm.watch(parts);
     this.#metrics.gauge<"state">({
       name: "kvt_worker_requests",
@@ -98,6 +103,11 @@ export class WorkerMetrics {
         const counts = { total, free, pinned, leased, quarantined, cached: scheduler.load.cachedBlocks };
         for (const [state, count] of Object.entries(counts)) gauge.set({ state }, count);
       },
+    });
+    this.#metrics.gauge({
+      name: "kvt_worker_kv_events_dropped",
+      help: "KV events since the start that nobody read in time; above 0 the reader of /kv_cache_events is too slow or gone.",
+      read: (gauge) => gauge.set(kvEvents.dropped),
     });
     this.#watchTransfers(transceiver);
   }

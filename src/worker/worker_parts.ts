@@ -9,6 +9,7 @@ import type { TransceiverHooks } from "../transceiver/transceiver.ts";
 import { BY_MAX_NUM_TOKENS } from "./admission.ts";
 import { ContextIds } from "./context_ids.ts";
 import type { EngineGeometry } from "./engine.ts";
+import { KvEvents } from "./kv_events.ts";
 import { ReferenceEngine } from "./reference_engine.ts";
 import { Scheduler } from "./scheduler.ts";
 import type { SchedulerOptions } from "./scheduler_options.ts";
@@ -19,6 +20,7 @@ export interface WorkerParts {
   readonly engine: ReferenceEngine;
   readonly transceiver: KvInstance;
   readonly scheduler: Scheduler;
+  readonly kvEvents: KvEvents;
   readonly reader: PromptReader;
   readonly contextIds: ContextIds;
   readonly maxSeqLen: number;
@@ -65,6 +67,7 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
       ? { tokens: maxSeqLen - 1, name: "max_seq_len less one output token" }
       : { tokens: settings.maxNumTokens, name: BY_MAX_NUM_TOKENS };
     const zeroes = process.env.KVT_TEST_ZERO_KV === "1";
+    const kvEvents = new KvEvents({ limit: kvCache.eventBufferMaxSize, blocks, windowSize: maxSeqLen });
     const scheduler = new Scheduler({
       engine,
       pool: transceiver.pool,
@@ -84,6 +87,7 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
       // Spoiled blocks must not be reused.
       reusePrefixes: kvCache.enableBlockReuse && !zeroes,
       nowMs: () => performance.now(),
+      cacheListener: kvEvents,
       ...hooks,
       ...(zeroes
         ? {
@@ -101,6 +105,7 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
       engine,
       transceiver,
       scheduler,
+      kvEvents,
       reader: { model: settings.servedModelName, tokenizer, template, limit },
       contextIds: new ContextIds(firstContextId()),
       maxSeqLen,

@@ -190,7 +190,6 @@ describe("the worker file", () => {
   it.each([
     ["context_parallel_size: 2", "not built"],
     ["max_beam_width: 4", "no beam search"],
-    ["kv_cache_config: {event_buffer_max_size: 1024}", "not built yet"],
     ["kv_cache_config: {max_attention_window: [256]}", "not built yet"],
     ["kv_cache_config: {dtype: fp8}", "float32 or bfloat16, not fp8"],
     ['disagg_cluster: {cluster_uri: "http://localhost:8000"}', "not built yet"],
@@ -224,6 +223,13 @@ kv_cache_config: {event_buffer_max_size: 0, max_attention_window: null, dtype: a
 disagg_cluster:
 `;
     expect(fatal(yaml)).toEqual([]);
+  });
+
+  it("leaves the size of the KV event buffer open unless it is written", () => {
+    const size = (yaml: string): number | null => resolve(yaml).settings.kvCache.eventBufferMaxSize;
+    expect(size("")).toBeNull();
+    expect(size("kv_cache_config: {event_buffer_max_size: 0}")).toBe(0);
+    expect(size("kv_cache_config: {event_buffer_max_size: 16}")).toBe(16);
   });
 
   it.each(["0", "1.01", "-0.1"])("refuses free_gpu_memory_fraction %s", (value) => {

@@ -11,6 +11,8 @@ export interface ParallelSizes {
 export interface Parallel extends ParallelSizes {
   readonly tpRank: number;
   readonly ppRank: number;
+  /** Ranks that a sequence's tokens are spread over (context parallelism): only 1 is supported. */
+  readonly cpSize?: 1 | undefined;
 }
 
 /** [from, to) */

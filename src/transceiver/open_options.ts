@@ -29,9 +29,17 @@ const Options = z.strictObject({
   layout: Layout.refine(({ attention, kvHeads }) => attention !== "mla" || kvHeads === 1, {
     path: ["kvHeads"],
     message: 'must be 1 for attention "mla": all heads read one latent vector, and ranks hold it whole',
-  }),
+  }).refine(({ groups }) => groups === undefined, { path: ["groups"], message: "are not moved by this version" }),
   parallel: z
-    .strictObject({ tpRank: index, tpSize: index.min(1), ppRank: index, ppSize: index.min(1) })
+    .strictObject({
+      tpRank: index,
+      tpSize: index.min(1),
+      ppRank: index,
+      ppSize: index.min(1),
+      cpSize: z
+        .literal(1, "must be 1: context parallelism, which spreads the tokens of a sequence, is not supported")
+        .optional(),
+    })
     .refine(({ tpRank, tpSize, ppRank, ppSize }) => tpRank < tpSize && ppRank < ppSize, "a rank must be below its size")
     .optional(),
   pool: z.union(

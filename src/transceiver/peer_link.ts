@@ -1,11 +1,10 @@
 import { KvError } from "../errors.ts";
 import type { CapabilityToken, RequestId, TransferId } from "../ids.ts";
-import type { Layout } from "../kv/layout.ts";
+import { type Layout, layoutDifferences } from "../layout.ts";
 import type { DataPlane, PlanePeer, PlaneTimer } from "./data_plane.ts";
 import type { Dial, DialFailure, DialIdentity, DialTarget } from "./dial.ts";
 import type { ChannelListener, FrameChannel } from "./frame_channel.ts";
 import { renewalPeriodMs } from "./lease_view.ts";
-import { layoutDifferences } from "./proof.ts";
 import { decodeSenderFrame, type FrameOf, IDS_LIMIT, type ReceiverFrame, type SenderFrame } from "./protocol.ts";
 
 /** Periods without a byte from the sender after which it counts as lost. */

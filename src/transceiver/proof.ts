@@ -1,5 +1,5 @@
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
-import type { Layout } from "../kv/layout.ts";
+import { type Layout, layoutKey } from "../layout.ts";
 
 export type ProofRole = "receiver" | "sender";
 
@@ -21,20 +21,6 @@ export const equalBytes = (left: Uint8Array, right: Uint8Array): boolean =>
 /** In constant time; for tokens of one fixed length. */
 export const equalTokens = (left: string, right: string): boolean => equalBytes(Buffer.from(left), Buffer.from(right));
 
-/** Equal for layouts between which KV can move, whatever their block sizes are: the field order is fixed here. */
-export function layoutDigest(layout: Layout): string {
-  const { layers, kvHeads, headDim, dtype, attention } = layout;
-  const text = JSON.stringify([layers, kvHeads, headDim, dtype, attention === "mla"]);
-  return createHash("sha256").update(text).digest("hex").slice(0, 32);
-}
-
-/** `name here 4, there 8` for every field that keeps KV from moving; empty: it can. mha and gqa name the same bytes. */
-export function layoutDifferences(here: Layout, there: Layout): string {
-  const plain = (layout: Layout) => ({ ...layout, attention: layout.attention === "mla" ? "mla" : "mha or gqa" });
-  const [left, right] = [plain(here), plain(there)];
-  const names = ["layers", "kvHeads", "headDim", "dtype", "attention"] as const;
-  return names
-    .filter((name) => left[name] !== right[name])
-    .map((name) => `${name} here ${left[name]}, there ${right[name]}`)
-    .join("; ");
-}
+/** Equal for layouts between which KV can move. */
+export const layoutDigest = (layout: Layout): string =>
+  createHash("sha256").update(layoutKey(layout)).digest("hex").slice(0, 32);

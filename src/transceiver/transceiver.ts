@@ -3,6 +3,7 @@ import { type BlockId, type CapabilityToken, type Epoch, newEpoch, type RequestI
 import { blocksFor, headBytesOf, type Layout, planesOf } from "../kv/layout.ts";
 import { BlockPool } from "../kv/pool.ts";
 import { layoutOfRank, type ParallelSizes, shareOf } from "../kv/ranks.ts";
+import { type InstanceLayout, instanceDifferences } from "../layout.ts";
 import type { NativePoolSpan } from "../native/binding.ts";
 import { loadNative } from "../native/loader.ts";
 import { createLogger } from "../observability/log.ts";
@@ -31,10 +32,10 @@ import { NativePlane } from "./native_plane.ts";
 import type { SessionObserver } from "./observer.ts";
 import type { Offer } from "./offer.ts";
 import { Offers } from "./offers.ts";
-import { decodeState, encodeState } from "./opaque_state.ts";
+import { decodeState, encodeState, type OpaqueState } from "./opaque_state.ts";
 import { type ResolvedOptions, resolveOptions } from "./open_options.ts";
 import { PeerRanks, RANKS_LIMIT } from "./peer_ranks.ts";
-import { layoutDifferences, layoutDigest } from "./proof.ts";
+import { layoutDigest } from "./proof.ts";
 import { Pulls } from "./pulls.ts";
 import type { WantedOffer } from "./receiver_session.ts";
 import { Receivers } from "./receivers.ts";
@@ -76,6 +77,8 @@ export class KvTransceiver implements Transceiver {
   readonly #counts: TransferCounts;
   readonly #ended: EndedSends;
   readonly #server: ControlServer;
+  /** The last instance found to have our layout. */
+  #fitting: InstanceLayout | null = null;
   #phase: Phase = "open";
   #closing: Promise<void> | undefined;
 
@@ -187,8 +190,7 @@ export class KvTransceiver implements Transceiver {
     this.#mustTakeWork();
     if ("peer" in options) return this.#receiveFrom(options);
     const offer = decodeState(options.state);
-    const fields = layoutDifferences(this.layout, offer.layout);
-    if (fields !== "") throw new KvError("LAYOUT_MISMATCH", { peer: offer.instance, fields });
+    this.#checkLayout(offer);
     this.#checkBlocks(options.blocks, offer.tokens);
     const { skipTokens = 0 } = options;
     this.#checkSkip(skipTokens, offer.tokens);
@@ -371,6 +373,15 @@ export class KvTransceiver implements Transceiver {
     const what = `transceiver ${this.instance}`;
     if (this.#phase === "closed") throw new KvError("CLOSED", { what });
     if (this.#phase === "draining") throw new KvError("DRAINING", { what });
+  }
+
+  #checkLayout({ instance: peer, layout, tpSize, ppSize }: OpaqueState): void {
+    // The states of one sender come with one layout object.
+    if (layout === this.#fitting?.layout && tpSize === this.#fitting.tpSize && ppSize === this.#fitting.ppSize) return;
+    const { parallel } = this.#options;
+    const fields = instanceDifferences({ layout: this.layout, ...parallel }, { layout, tpSize, ppSize });
+    if (fields !== "") throw new KvError("LAYOUT_MISMATCH", { peer, fields });
+    this.#fitting = { layout, tpSize, ppSize };
   }
 
   #checkSkip(skipTokens: number, tokens: number): void {

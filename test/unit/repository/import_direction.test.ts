@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { filesBelow, importsOf, repositoryRoot } from "./source_files.ts";
 
-const leafFiles = ["errors", "ids", "clock", "version"];
+const leafFiles = ["errors", "ids", "clock", "version", "layout"];
 const leafRooms = [...leafFiles, "openai", "config", "observability"];
 
 /** Who may import whom: `cli → worker, router; worker → transceiver → kv → native; worker, router → cluster`, all → leaves. */

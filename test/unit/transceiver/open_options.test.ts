@@ -33,6 +33,7 @@ describe("options of a transceiver", () => {
     [{ layout: { ...layout, attention: "mla", kvHeads: 2 } }, /options\.layout\.kvHeads.*one latent vector/],
     [{ lease: { leaseMs: 5 } }, /options\.lease\.leaseMs/],
     [{ parallel: { tpRank: 2, tpSize: 2, ppRank: 0, ppSize: 1 } }, /a rank must be below its size/],
+    [{ parallel: { tpRank: 0, tpSize: 1, ppRank: 0, ppSize: 1, cpSize: 2 } }, /options\.parallel\.cpSize.*must be 1/],
     [{ leaseMs: 5 }, /leaseMs/],
   ])("%j is refused by name", (options, words) => {
     expect(() => resolve(options)).toThrow(expect.objectContaining({ code: "INVALID_ARGUMENT" }));

@@ -3,8 +3,9 @@ import { describe, expect, it } from "vitest";
 import { isKvError } from "../../../src/errors.ts";
 import { type Epoch, newEpoch, newToken, requestId } from "../../../src/ids.ts";
 import type { Layout } from "../../../src/kv/layout.ts";
+import { layoutDifferences } from "../../../src/layout.ts";
 import { decodeState, encodeState, joinStates, type OpaqueState } from "../../../src/transceiver/opaque_state.ts";
-import { equalBytes, layoutDifferences, layoutDigest, newNonce, proofOf } from "../../../src/transceiver/proof.ts";
+import { equalBytes, layoutDigest, newNonce, proofOf } from "../../../src/transceiver/proof.ts";
 
 const layout: Layout = { layers: 30, kvHeads: 3, headDim: 64, dtype: "bf16", tokensPerBlock: 32, attention: "gqa" };
 

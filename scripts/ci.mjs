@@ -1,12 +1,12 @@
 // npm run ci [-- PART...]: everything that must hold before a change is taken. As root it brings the tools it needs.
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { runCppTests, sanitizerSettings } from "./cpp_tests.mjs";
+import { crossTargets, missingCrossTools, runCppTests, sanitizerSettings } from "./cpp_tests.mjs";
 import { checkPackage } from "./pack_check.mjs";
 import { prepare, root } from "./prepare.mjs";
 import { addCounts, closingSummary, noCounts } from "./report.mjs";
 import { main, run, seconds, step, Told } from "./steps.mjs";
-import { findCompiler, onPath } from "./toolchain.mjs";
+import { findCompiler, installByApt, onPath } from "./toolchain.mjs";
 
 /** The version that .clang-format was written for: others format differently. */
 const CLANG_FORMAT = "14";
@@ -48,12 +48,11 @@ async function bringTools() {
     onPath("ccache") ? "" : "ccache",
   ];
   const missing = wanted.filter((name) => name !== "");
-  if (missing.length > 0 && process.getuid?.() === 0 && onPath("apt-get")) {
+  if (missing.length > 0) {
     await step(`apt-get install ${missing.join(" ")}`, async () => {
-      const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
-      const mayFail = missing.every((name) => name === "ccache");
-      await run("apt-get", ["update", "-q"], { env, mayFail });
-      await run("apt-get", ["install", "-y", "-q", "--no-install-recommends", ...missing], { env, mayFail });
+      // What can't do without one of them says so itself.
+      const reason = await installByApt(missing);
+      return { note: reason, failed: reason !== undefined };
     });
   }
   if (onPath("ccache")) {
@@ -62,6 +61,22 @@ async function bringTools() {
     process.env.CCACHE_BASEDIR ??= "/";
     process.env.CCACHE_NOHASHDIR ??= "1";
   }
+}
+
+/** The C++ tests whose code differs on another processor, as programs of that processor in its emulator. */
+async function crossCpp(name) {
+  const { packages } = crossTargets[name];
+  const skip = (reason) => {
+    console.log(`skipped: ${reason}`);
+    return { ...noCounts(), skipped: 1, skips: [`C++ tests for ${name}: ${reason}`] };
+  };
+  if (missingCrossTools(name).length > 0) {
+    const title = `apt-get install ${packages.join(" ")}`;
+    const { note: reason } = await step(title, async () => ({ note: await installByApt(packages) }));
+    const missing = missingCrossTools(name);
+    if (missing.length > 0) return skip(`${missing.join(" and ")} not found; ${reason ?? "not in those packages"}`);
+  }
+  return runCppTests({ target: name });
 }
 
 async function findClangFormat() {
@@ -141,6 +156,7 @@ const vitest = async (title, project) =>
 const lanes = {
   style: ["style", checkStyle],
   cpp: ["C++ tests", () => runCppTests()],
+  "cpp-aarch64": ["C++ tests for aarch64", () => crossCpp("aarch64")],
   unit: ["unit tests", () => vitest("unit tests", "unit")],
   integration: ["integration tests", () => vitest("integration tests", "integration")],
   asan: ["C++ tests with AddressSanitizer", () => runCppTests({ sanitize: "address,undefined" })],

@@ -29,6 +29,20 @@ export function onPath(name) {
   return undefined;
 }
 
+/** Installs Debian packages as root, where apt is. @returns why it can't, or undefined when they are installed */
+export async function installByApt(names, options = {}) {
+  if (process.getuid?.() !== 0) return "only root can run apt-get";
+  if (!onPath("apt-get")) return "there is no apt-get";
+  const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
+  await run("apt-get", ["update", "-q"], { env, ...options, mayFail: true });
+  const { code, output } = await run("apt-get", ["install", "-y", "-q", "--no-install-recommends", ...names], {
+    env,
+    ...options,
+    mayFail: true,
+  });
+  return code === 0 ? undefined : `apt-get: ${lastLine(output)}`;
+}
+
 /** The first C++ compiler there is: CXX, c++, g++, clang++. */
 export const findCompiler = () => [process.env.CXX, "c++", "g++", "clang++"].find((name) => name && onPath(name));
 

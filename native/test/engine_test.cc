@@ -243,7 +243,7 @@ TEST("a load is cancelled between layers") {
   CHECK(Engine::Load(kTiny, {}, cancelled).failure().fault == Fault::kCancelled);
 }
 
-TEST("AVX2 and AVX-512 give the same logits and KV bits, the generic level nearly the same") {
+TEST("every level but the generic one gives the same logits and KV bits, that one nearly the same") {
   Result<MappedFile> file = MappedFile::Open(kTiny);
   Result<GgufContents> contents = ParseGguf(file->data(), file->size());
   ThreadPool threads(1);

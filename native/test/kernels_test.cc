@@ -1,5 +1,6 @@
 #include "engine/kernels.h"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -213,6 +214,64 @@ TEST("RMS norm and the gated activation equal their formulas") {
               normed, 2e-6f);
   CheckLevels(apply([&](const Kernels& k, float* y) { k.silu_mul(x.data(), w.data(), y, 96); }), activated,
               2e-6f);
+}
+
+// The levels of one processor are compared with each other everywhere else; this compares processors.
+TEST("AVX2, AVX-512 and NEON give these very bits, so KV of one processor goes on on another") {
+  std::mt19937 random(11);
+  // Exact in float, and without the mathematics library, which may round differently elsewhere.
+  const auto values = [&](size_t count) {
+    std::vector<float> made(count);
+    for (float& value : made) value = static_cast<float>(random() >> 8) * 0x1p-22f - 2.0f;
+    return made;
+  };
+  constexpr size_t kRows = 7, kColumns = 96, kOutputs = 80, kTokens = 8, kBlocks = 5, kDim = 32;
+  const std::vector<float> x = values(kRows * kColumns);
+  const std::vector<float> w = values(kOutputs * kColumns);
+  const std::vector<float> pool = values(kBlocks * 2 * kTokens * kDim);
+  const std::vector<float> query = values(kDim);
+  const std::vector<uint16_t> narrow_w = ToBf16(w);
+  const std::vector<uint16_t> narrow_pool = ToBf16(pool);
+  const uint32_t table[] = {4, 1, 3, 0, 2};
+  for (const VectorLevel level : VectorLevelsHere()) {
+    if (level == VectorLevel::kGeneric) continue;
+    const Kernels& kernels = KernelsFor(level);
+    std::vector<std::vector<float>> results(6, std::vector<float>(kRows * kOutputs));
+    GemmArgs gemm{x.data(),          kRows,    kColumns, w.data(), 0, kOutputs / 16,
+                  results[0].data(), kOutputs, kOutputs, false};
+    kernels.gemm_f32(gemm);
+    gemm.w = narrow_w.data();
+    gemm.y = results[1].data();
+    kernels.gemm_bf16(gemm);
+    std::vector<float> scores(48);
+    AttendArgs attend{query.data(),
+                      results[2].data(),
+                      reinterpret_cast<const uint8_t*>(pool.data()),
+                      2 * kTokens * kDim * 4,
+                      0,
+                      kTokens * kDim * 4,
+                      table,
+                      kTokens,
+                      37,
+                      kDim,
+                      0.125f,
+                      scores.data()};
+    kernels.attend_f32(attend);
+    attend.out = results[3].data();
+    attend.pool = reinterpret_cast<const uint8_t*>(narrow_pool.data());
+    attend.block_bytes /= 2;
+    attend.value_offset /= 2;
+    kernels.attend_bf16(attend);
+    kernels.rms_norm(x.data(), w.data(), results[4].data(), kColumns, 1e-5f);
+    kernels.silu_mul(x.data(), w.data(), results[5].data(), kColumns);
+    uint64_t hash = 0xcbf29ce484222325;  // FNV-1a, of the bits
+    for (const std::vector<float>& result : results) {
+      for (const float value : result) {
+        hash = (hash ^ std::bit_cast<uint32_t>(value)) * 0x100000001b3;
+      }
+    }
+    CHECK_EQ(hash, 0x62432f0901b9b840U);
+  }
 }
 
 TEST("KVT_VECTOR_LEVEL takes a lower level that is there, and any other word the highest") {

@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { crossTargets, missingCrossTools, runCppTests, sanitizerSettings } from "./cpp_tests.mjs";
+import { runNixlTests } from "./nixl.mjs";
 import { checkPackage } from "./pack_check.mjs";
 import { prepare, root } from "./prepare.mjs";
 import { addCounts, closingSummary, noCounts } from "./report.mjs";
@@ -157,6 +158,7 @@ const lanes = {
   style: ["style", checkStyle],
   cpp: ["C++ tests", () => runCppTests()],
   "cpp-aarch64": ["C++ tests for aarch64", () => crossCpp("aarch64")],
+  nixl: ["NIXL", () => runNixlTests()],
   unit: ["unit tests", () => vitest("unit tests", "unit")],
   integration: ["integration tests", () => vitest("integration tests", "integration")],
   asan: ["C++ tests with AddressSanitizer", () => runCppTests({ sanitize: "address,undefined" })],

@@ -56,11 +56,11 @@ function crossSettings(target) {
 }
 
 /**
- * @param {{ sanitize?: string, target?: string, names?: string[] }} options
+ * @param {{ sanitize?: string, target?: string, names?: string[], env?: NodeJS.ProcessEnv, label?: string }} options
  *   sanitize: value of -fsanitize=; target: one of crossTargets, without it this machine; names: test programs to run, without
- *   them all, of another target those that matter there
+ *   them all, of another target those that matter there; env: beside the process's own; label: what env means
  */
-export async function runCppTests({ sanitize = "", target = "", names } = {}) {
+export async function runCppTests({ sanitize = "", target = "", names, env = {}, label = "" } = {}) {
   const variant = target !== "" ? target : sanitize;
   const folder = join(root, variant === "" ? "build-tests" : `build-tests-${variant.split(",")[0]}`);
   const kind = variant === "" ? "" : ` (${variant})`;
@@ -84,12 +84,12 @@ export async function runCppTests({ sanitize = "", target = "", names } = {}) {
   });
 
   const counts = noCounts();
-  await step(`C++ tests${kind}`, async (say) => {
+  await step(`C++ tests${kind}${label}`, async (say) => {
     for (const name of programs) {
       say(name);
       addCounts(
         counts,
-        await runProgram([...emulator, join(folder, name)], name, { ...process.env, ...sanitizerSettings }),
+        await runProgram([...emulator, join(folder, name)], name, { ...process.env, ...sanitizerSettings, ...env }),
       );
     }
     return { note: printCounts(counts), failed: counts.failed > 0 };
@@ -102,6 +102,9 @@ async function runProgram([program, ...args], name, env) {
   const lines = result.output.split("\n");
   const counts = noCounts();
   counts.passed = lines.filter((line) => line.startsWith("ok ")).length;
+  const skipped = lines.filter((line) => line.startsWith("skip "));
+  counts.skipped = skipped.length;
+  counts.skips = skipped.map((line) => `${name}: ${line.slice("skip ".length).trim()}`);
   const failed = lines.filter((line) => line.startsWith("FAIL "));
   counts.failed = failed.length;
   counts.failures = failed.map((line) => `${name}: ${line.slice("FAIL ".length).trim()}`);

@@ -317,6 +317,25 @@ export const errors = {
     message: "the native addon {file} can't be loaded: {why}",
     remedy: "{remedy}",
   },
+  // --- NIXL --------------------------------------------------------------------------------------------------------
+  NIXL_NOT_FOUND: {
+    scope: "process",
+    status: 500,
+    message: "NIXL was not found; looked for libnixl_capi.so at: {tried}",
+    remedy: "`kvt nixl install` brings it; or pip install nixl-cu13 (or nixl-cu12), or set KVT_NIXL_LIBRARY",
+  },
+  NIXL_UNUSABLE: {
+    scope: "process",
+    status: 500,
+    message: "NIXL can't be used: {why}",
+    remedy: "`kvt nixl install` brings a copy that works; KVT_NIXL_LIBRARY names one of your own",
+  },
+  NIXL_FAILED: {
+    scope: "instance",
+    status: 503,
+    message: "{why}",
+    remedy: "`kvt doctor` shows which plug-ins of NIXL can be loaded here, and what the others lack",
+  },
   // --- pool and blocks ---------------------------------------------------------------------------------------------
   OUT_OF_BLOCKS: {
     scope: "call",

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "addon/arguments.h"
+#include "addon/error_value.h"
 #include "addon/plane_options.h"
 #include "addon/pool_span_external.h"
 
@@ -11,26 +12,6 @@ namespace kvt {
 namespace {
 
 constexpr napi_type_tag kPlaneTag = {0x6b76742d64617461ULL, 0x2d706c616e652d31ULL};
-
-const char* NameOf(ErrorCode code) {
-  switch (code) {
-    case ErrorCode::kInvalidArgument:
-      return "INVALID_ARGUMENT";
-    case ErrorCode::kPoolUnavailable:
-      return "POOL_UNAVAILABLE";
-    case ErrorCode::kMemoryRefused:
-      return "MEMORY_REFUSED";
-    case ErrorCode::kSocketDirRefused:
-      return "SOCKET_DIR_REFUSED";
-  }
-  return "INTERNAL";
-}
-
-Napi::Error ToError(Napi::Env env, const char* code, const std::string& why) {
-  Napi::Error error = Napi::Error::New(env, why);
-  error.Set("code", Napi::String::New(env, code));
-  return error;
-}
 
 // Null when JavaScript can't run any more, as in a thread that is being terminated: then nothing may be
 // touched.
@@ -104,7 +85,7 @@ Napi::Value PlaneObject::Open(const Napi::CallbackInfo& info) {
   if (!self->Listen(info[1].As<Napi::Function>())) return env.Undefined();
   auto plane = DataPlane::Start(std::move(options), [self] { self->Wake(); });
   if (!plane.ok()) {
-    self->opening_->Reject(ToError(env, NameOf(plane.error().code), plane.error().why).Value());
+    self->opening_->Reject(ToError(env, plane.error()).Value());
     self->opening_.reset();
     self->EndListening();
     return promise;
@@ -163,7 +144,7 @@ void PlaneObject::SettleOpening() {
   const Napi::Promise::Deferred opening = *opening_;
   opening_.reset();
   if (phase == DataPlane::Phase::kFailed) {
-    opening.Reject(ToError(env_, NameOf(plane_->error().code), plane_->error().why).Value());
+    opening.Reject(ToError(env_, plane_->error()).Value());
     EndListening();
     plane_.reset();
     self_.Reset();

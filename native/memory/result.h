@@ -9,7 +9,14 @@
 namespace kvt {
 
 // Codes of src/errors.ts: they cross into JavaScript as they are.
-enum class ErrorCode { kInvalidArgument, kPoolUnavailable, kMemoryRefused, kSocketDirRefused };
+enum class ErrorCode {
+  kInvalidArgument,
+  kPoolUnavailable,
+  kMemoryRefused,
+  kSocketDirRefused,
+  kNixlUnusable,
+  kNixlFailed,
+};
 
 struct Error {
   ErrorCode code = ErrorCode::kInvalidArgument;

@@ -19,6 +19,12 @@ export interface NativeBinding {
   ): Promise<NativeDataPlane>;
   /** Reads header and metadata of a GGUF file and its tensors off the JS thread. Rejects with `{ code, message }`, never crashes. */
   loadModel(path: string, options: NativeModelOptions): Promise<NativeEngine>;
+  /**
+   * Loads a libnixl_capi.so, opens plug-ins and tries a READ between two agents. The only function here that blocks, for up to some
+   * seconds, and a broken library may crash it: it is for a child process (src/nixl/probe.ts). Throws an Error whose `code` is
+   * NIXL_UNUSABLE and whose message names the file and what is wrong with it.
+   */
+  probeNixl(options: NativeNixlProbe): NativeNixlReport;
 }
 
 export type VectorLevel = "avx512" | "avx2" | "neon" | "generic";
@@ -128,7 +134,7 @@ export interface NativePoolSpan {
 }
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of this file. */
-export const mirrorVersion = 4;
+export const mirrorVersion = 5;
 
 /** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra, runs, pieces]`. */
 export const RECORD_WORDS = 10;
@@ -175,6 +181,45 @@ export interface NativeStats {
   readonly quarantinedJobs: number;
   readonly peersMapped: number;
   readonly ringHighWater: number;
+}
+
+// --- NIXL ----------------------------------------------------------------------------------------------------------------
+
+export interface NativeNixlProbe {
+  /** Absolute path of a libnixl_capi.so. */
+  readonly library: string;
+  /** Tried with a transfer; absent: none is. */
+  readonly plugin?: string;
+  /** Every plug-in file is opened, not only that one. */
+  readonly allPlugins: boolean;
+}
+
+export interface NativeNixlReport {
+  /** Links resolved. */
+  readonly file: string;
+  /** "1.5.1"; null when the library's bytes name none. */
+  readonly version: string | null;
+  /** It has the functions of 1.5. */
+  readonly memoryViews: boolean;
+  readonly pluginDirectory: string;
+  /** Dependencies that it could not find by itself. */
+  readonly preloaded: readonly string[];
+  /** `why` null: the plug-in can be loaded; else the loader's own words. */
+  readonly plugins: readonly { readonly name: string; readonly file: string; readonly why: string | null }[];
+  /** Files of libucp in the process; more than one is a known cause of hangs. */
+  readonly ucp: readonly string[];
+  readonly trial: NativeNixlTrial | null;
+}
+
+export interface NativeNixlTrial {
+  readonly plugin: string;
+  /** null: both agents opened and the READ brought the right bytes. */
+  readonly why: string | null;
+  readonly openMs: number;
+  readonly registerMs: number;
+  readonly readMs: number;
+  readonly readBytes: number;
+  readonly metadataBytes: number;
 }
 
 // --- reference engine ----------------------------------------------------------------------------------------------------

@@ -41,7 +41,13 @@ export function loadNative(): NativeBinding {
   return loaded;
 }
 
-/** @internal The same for the package at `root`; `cacheDir` null remembers nothing. */
+/** The addon's file, for a child process that tries something with it. @throws KvError NATIVE_NOT_FOUND, NATIVE_BROKEN */
+export function nativeFile(): string {
+  loadNative();
+  return findAddon(packageRoot);
+}
+
+/** @internal loadNative for the package at `root`; `cacheDir` null remembers nothing. */
 export function loadNativeFrom(root: string, cacheDir: string | null = verdictDir()): NativeBinding {
   const file = findAddon(root);
   const verdict = new Verdict(file, cacheDir);

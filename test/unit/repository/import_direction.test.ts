@@ -10,12 +10,13 @@ const leafRooms = [...leafFiles, "openai", "config", "observability"];
 const mayImport: Readonly<Record<string, readonly string[]>> = {
   ...Object.fromEntries(leafRooms.map((room) => [room, leafFiles])),
   native: leafRooms,
+  nixl: ["native", ...leafRooms],
   kv: ["native", ...leafRooms],
   transceiver: ["kv", "native", ...leafRooms],
   cluster: leafRooms,
   worker: ["transceiver", "kv", "native", "cluster", ...leafRooms],
   router: ["cluster", ...leafRooms],
-  cli: ["worker", "router", ...leafRooms],
+  cli: ["worker", "router", "nixl", ...leafRooms],
   index: ["transceiver", "kv", "worker", "router", "native", "openai", "errors", "ids", "clock"],
 };
 

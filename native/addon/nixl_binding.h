@@ -1,0 +1,10 @@
+#pragma once
+
+#include "addon/napi_setup.h"
+
+namespace kvt {
+
+// Exports probeNixl (src/native/binding.ts).
+void RegisterNixl(Napi::Env env, Napi::Object exports);
+
+}  // namespace kvt

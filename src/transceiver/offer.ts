@@ -19,6 +19,8 @@ export interface ReaderAsked extends PullAsked {
   readonly rank: number;
   /** All ranks that read this one's KV, `rank` among them. */
   readonly readers: readonly number[];
+  /** Whose ranks these are. */
+  readonly instance: string;
 }
 
 export interface OfferSurroundings extends Omit<SenderSurroundings, "bound" | "ended"> {
@@ -43,6 +45,8 @@ export class Offer {
   readonly #sessions: SenderSession[] = [];
   /** By reader rank; null until the first PULL. */
   #byRank: Map<number, SenderSession> | null = null;
+  /** Whose ranks they are. */
+  #instance = "";
   #ready: number;
   #first: FirstTokens | null = null;
   #open = 0;
@@ -106,8 +110,16 @@ export class Offer {
 
   pull(asked: ReaderAsked): void {
     this.#asking = asked;
-    (this.#byRank?.get(asked.rank) ?? this.#main).pull(asked);
+    (this.#byRank?.get(asked.rank) ?? this.#main).pull({ ...asked, taken: this.#isTaken(asked) });
     this.#asking = null;
+  }
+
+  /** Ranks of two instances that share the sessions would each get a part, and neither instance all of it. */
+  #isTaken({ instance, readers }: ReaderAsked): boolean {
+    const byRank = this.#byRank;
+    if (byRank === null || instance === this.#instance) return false;
+    const alike = readers.length === byRank.size && readers.every((rank) => byRank.has(rank));
+    return !alike || (byRank.size > 1 && this.#sessions.some(({ leased, state }) => leased || state === "END"));
   }
 
   #start(blocks: BlockHold): SenderSession {
@@ -131,7 +143,9 @@ export class Offer {
   /** The first PULL that is right says who reads. Its own session stands already. */
   #know(): void {
     const asking = this.#asking;
-    if (asking === null || this.#byRank !== null) return;
+    if (asking === null) return;
+    this.#instance = asking.instance;
+    if (this.#byRank !== null) return;
     this.#byRank = new Map([[asking.rank, this.#main]]);
     for (const rank of asking.readers) {
       if (!this.#byRank.has(rank)) this.#byRank.set(rank, this.#start(this.#main.blocks));

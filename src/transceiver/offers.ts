@@ -36,6 +36,8 @@ export interface ReaderSide {
   readonly part?: RankShare | undefined;
   /** Proven by the cluster secret or its uid: may pull without a token. */
   readonly isMember: boolean;
+  /** The name that all ranks of its instance share. */
+  readonly instance: string;
 }
 
 /** All offers of this side: finds the session that a frame of a proven receiver is about. */
@@ -130,12 +132,18 @@ export class Offers {
     const named = new Set(live);
     for (const session of [...this.#live.values()].flatMap(({ sessions }) => sessions)) {
       const { transferId } = session;
+      // One that is over hears nothing more while others of its offer go on; what ends here may end others.
+
       if (session.receiver === receiver && transferId !== null && !named.has(transferId)) session.helloWithout();
     }
     this.waiting.hello(receiver, named);
   }
 
-  pull(receiver: Epoch, frame: FrameOf<"PULL">, { sameLayout, ranks: readers, isMember, part }: ReaderSide): void {
+  pull(
+    receiver: Epoch,
+    frame: FrameOf<"PULL">,
+    { sameLayout, ranks: readers, isMember, part, instance }: ReaderSide,
+  ): void {
     const { transferId, token = null, from, to, verify = "off" } = frame;
     const { rank } = frame.reader;
     const draining = this.#draining;
@@ -148,6 +156,7 @@ export class Offers {
       heard: 0,
       rank,
       readers,
+      instance,
       from,
       to,
       verify,

@@ -56,6 +56,8 @@ export interface PullAsked {
   readonly verify: VerifyMode;
   /** What of this rank's KV it reads; default all. */
   readonly part?: RankShare | undefined;
+  /** Ranks of another instance read this offer. */
+  readonly taken?: boolean;
 }
 
 export const refusals: Readonly<Record<Refusal, { readonly code: RefuseCode; readonly text: string }>> = {
@@ -220,6 +222,7 @@ export class SenderSession {
     if (asked.token !== null && !equalTokens(asked.token, this.token)) return "pullBadToken";
     if (asked.draining) return "pullDraining";
     if (!asked.sameLayout) return "pullLayout";
+    if (asked.taken === true) return "pullOther";
     const reader = this.#reader;
     const again = reader?.receiver === asked.receiver && sameTransfer(reader.transferId, asked.transferId);
     if (!again) return this.leased ? "pullOther" : "pull";
@@ -369,7 +372,9 @@ export class SenderSession {
   #refuse(refusal: Refusal): void {
     const asking = this.#asking;
     if (asking === null) return;
-    const left = Math.max(0, Math.ceil(this.#leaseEndsMs - this.#around.plane.nowMs()));
+    const { plane, limits } = this.#around;
+    // Where others hold the leases, theirs may run as long.
+    const left = this.leased ? Math.max(0, Math.ceil(this.#leaseEndsMs - plane.nowMs())) : limits.leaseMs;
     const retryAfterMs = refusals[refusal].code === "BUSY" ? left : 0;
     this.#around.write(asking.receiver, refusalFrame(refusal, this.#around.epoch, asking, retryAfterMs));
   }

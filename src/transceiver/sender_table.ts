@@ -105,6 +105,8 @@ export const senderTable = {
       "askDigests",
     ),
     pullRepeated: to("OFFER", "countDropped"),
+    // Other ranks of the instance that asks first are served.
+    pullOther: to("OFFER", "refuseBusy"),
     // Of a reader that fell back to OFFER: its id is not held, and nothing it says ends the offer.
     renew: to("OFFER"),
     done: to("OFFER", "countDropped"),
@@ -161,6 +163,7 @@ export const senderTable = {
     ...refusedIn("END"),
     pull: to("END", "refuseGone"),
     pullRepeated: to("END", "refuseGone"),
+    pullOther: to("END", "refuseGone"),
     progress: to("END"),
     prefillEnded: to("END"),
     finished: to("END"),

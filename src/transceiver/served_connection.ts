@@ -54,6 +54,7 @@ export class ServedConnection implements ChannelListener {
   #receiver: Epoch | null = null;
   #sameLayout = false;
   #isMember = false;
+  #instance = "";
   #number = 0;
 
   /** @param local over the unix socket in our own directory: proven by that */
@@ -133,7 +134,8 @@ export class ServedConnection implements ChannelListener {
         const ranks = this.#context.readersOf(frame.reader);
         const fits = this.#sameLayout && ranks.includes(frame.reader.rank);
         const part = fits ? this.#context.partRead?.(frame.reader) : undefined;
-        offers.pull(receiver, frame, { sameLayout: fits, ranks, isMember: this.#isMember, part });
+        const side = { sameLayout: fits, ranks, isMember: this.#isMember, part, instance: this.#instance };
+        offers.pull(receiver, frame, side);
         break;
       }
       case "RENEW":
@@ -180,6 +182,7 @@ export class ServedConnection implements ChannelListener {
     this.#limit.clear();
     this.#channel.trust();
     this.#owner.proven();
+    this.#instance = hello.instance;
     this.#isMember = this.#local || hello.key === "secret";
     this.#sameLayout = hello.layoutDigest === context.layoutDigest;
     context.offers.hello(hello.re, hello.live);

@@ -47,13 +47,18 @@ beforeEach(() => {
 const offered = (ready = TOKENS): Offer => rig.offer(TOKENS, ready);
 
 /** A rank of an instance with three ranks, all of which read this one. */
-function pull(offer: Offer, rank: Rank, id = newTransferId(), token = offer.token): TransferId {
+function pull(
+  offer: Offer,
+  rank: Rank,
+  id = newTransferId(),
+  { token = offer.token, instance = "generation", epochs = readers } = {},
+): TransferId {
   const range = { from: 0, to: TOKENS, reader: { rank, tpSize: 3, ppSize: 1 }, paths: ["shared_memory"] };
-  const head = { type: "PULL", se: epoch, re: readers[rank], transferId: id } as const;
+  const head = { type: "PULL", se: epoch, re: epochs[rank], transferId: id } as const;
   offers.pull(
-    readers[rank],
+    epochs[rank],
     { ...head, requestId: requestId(1), token, ...range },
-    { sameLayout: true, ranks: [0, 1, 2], isMember: false },
+    { sameLayout: true, ranks: [0, 1, 2], isMember: false, instance },
   );
   plane.advance(0);
   return id;
@@ -167,9 +172,46 @@ describe("an offer that three ranks read", () => {
     expectReleased(null);
   });
 
+  it("takes the HELLO of a reader that is done while others still read", () => {
+    const offer = offered();
+    done(0, pull(offer, 0));
+    const second = pull(offer, 1);
+    offers.hello(readers[0], []);
+    done(1, second);
+    done(2, pull(offer, 2));
+    expectReleased(null);
+  });
+
+  it("serves the ranks of one instance only, so that it is complete where one instance has it all", () => {
+    const offer = offered();
+    const others = [newEpoch(), newEpoch(), newEpoch()] as const;
+    const foreign = { instance: "another", epochs: others };
+    const first = pull(offer, 0);
+    pull(offer, 1, newTransferId(), foreign);
+    expect(written.at(-1)).toMatchObject({ to: others[1], frame: { code: "BUSY", retryAfterMs: LEASE_MS } });
+    done(0, first);
+    pull(offer, 0, newTransferId(), foreign);
+    expect(written.at(-1)).toMatchObject({ to: others[0], frame: { code: "GONE" } });
+    for (const rank of [1, 2] as const) done(rank, pull(offer, rank));
+    expectReleased(null);
+  });
+
+  it("serves another instance when nobody of the first one reads any more", () => {
+    const offer = offered();
+    pull(offer, 0);
+    offers.hello(readers[0], []);
+    const others = [newEpoch(), newEpoch(), newEpoch()] as const;
+    for (const rank of [0, 1, 2] as const) {
+      const id = pull(offer, rank, newTransferId(), { instance: "another", epochs: others });
+      const re = others[rank];
+      offers.done(re, { type: "DONE", se: epoch, re, transferId: id, status: "ok", bytes: 1 });
+    }
+    expectReleased(null);
+  });
+
   it("learns who reads from a right PULL only", () => {
     const offer = offered();
-    pull(offer, 1, newTransferId(), newToken());
+    pull(offer, 1, newTransferId(), { token: newToken() });
     expect(told(1)).toEqual(["REFUSE BAD_TOKEN"]);
     expect(offer.sessions).toHaveLength(1);
     pull(offer, 1);
@@ -183,7 +225,7 @@ describe("an offer that three ranks read", () => {
     const range = { from: 0, to: TOKENS, reader: { rank: 0, tpSize: 1, ppSize: 1 }, paths: [] };
     const head = { type: "PULL", se: epoch, re: stranger, transferId: newTransferId() } as const;
     const frame = { ...head, requestId: requestId(1), token: offer.token, ...range };
-    offers.pull(stranger, frame, { sameLayout: true, ranks: [0], isMember: false });
+    offers.pull(stranger, frame, { sameLayout: true, ranks: [0], isMember: false, instance: "other" });
     expect(written.at(-1)).toMatchObject({ to: stranger, frame: { type: "REFUSE", code: "BUSY" } });
     done(0, id);
     for (const rank of [1, 2] as const) done(rank, pull(offer, rank));

@@ -50,7 +50,7 @@ function pull(
   offers.pull(
     receiver,
     { ...head, requestId: requestId(1), token, ...range },
-    { sameLayout: true, ranks: [0], isMember: false },
+    { sameLayout: true, ranks: [0], isMember: false, instance: "generation" },
   );
 }
 

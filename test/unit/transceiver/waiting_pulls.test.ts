@@ -48,7 +48,7 @@ function pull(transferId: TransferId = id, options: PullOptions = {}): void {
   const { receiver = reader, isMember = true, sameLayout = true, request = 1, rank = 0 } = options;
   const range = { from: 0, to: TOKENS, reader: { rank, tpSize: 2, ppSize: 1 }, paths: ["shared_memory"] };
   const head = { type: "PULL", se: epoch, re: receiver, transferId } as const;
-  const side = { sameLayout, ranks: [0], isMember };
+  const side = { sameLayout, ranks: [0], isMember, instance: "generation" };
   offers.pull(receiver, { ...head, requestId: requestId(request), ...range }, side);
 }
 const renew = (seq: number, ...ids: TransferId[]): void =>

@@ -233,6 +233,11 @@ export interface Transceiver extends AsyncDisposable {
   refuse(requestId: RequestId): void;
   /** Cancels the offer that a state names; the state's token is the right to do so (POST /kv/release). */
   release(state: string): CancelOutcome;
+  /**
+   * Tells who made the offer of a state that nobody here will fetch it, so that its blocks are free at once and not by its timer. Nobody
+   * waits for that; a sender that can't be reached has its timer. @throws KvError BAD_STATE
+   */
+  decline(state: string): void;
   /** Resolves with the reports or errors of senders that have ended, at the latest after kv_transfer_sender_future_timeout_ms. */
   waitForSenders(options: { readonly atLeast: number }): Promise<readonly EndedSend[]>;
   stats(): TransceiverStats;

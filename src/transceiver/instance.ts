@@ -135,6 +135,10 @@ export class KvInstance implements Transceiver {
     return joinOutcomes(this.ranks.map((rank) => rank.release(state)));
   }
 
+  decline(state: string): void {
+    for (const rank of this.ranks) rank.decline(state);
+  }
+
   waitForSenders(options: { readonly atLeast: number }): Promise<readonly EndedSend[]> {
     return this.#ended.wait(options.atLeast, () => this.#openSends);
   }

@@ -60,12 +60,14 @@ interface Renewal {
   readonly ids: readonly TransferId[];
 }
 
-interface UntoldEnd {
-  readonly frame: FrameOf<"DONE">;
+interface Untold {
+  readonly transferId: TransferId;
+  readonly frames: readonly ReceiverFrame[];
   readonly offer: LinkUser["offer"];
-  /** The sender's lease is over then, and with it whatever this could tell. */
+  /** What this could tell is over then. */
   readonly untilMs: number;
 }
+type PullFields = Omit<FrameOf<"PULL">, "type" | "se" | "re">;
 
 type LinkState = "down" | "dialling" | "reaching" | "up" | "gone";
 
@@ -78,7 +80,7 @@ export class PeerLink implements ChannelListener {
   readonly #around: LinkSurroundings;
   readonly #users = new Set<LinkUser>();
   readonly #byTransfer = new Map<TransferId, LinkUser>();
-  #untold: UntoldEnd[] = [];
+  #untold: Untold[] = [];
   #state: LinkState = "down";
   #channel: FrameChannel | null = null;
   #peer: PlanePeer | null = null;
@@ -129,7 +131,7 @@ export class PeerLink implements ChannelListener {
   }
 
   /** Writes a PULL; its answers go to `user`. @returns the clock before the write: the base of the view */
-  pull(user: LinkUser, frame: Omit<FrameOf<"PULL">, "type" | "se" | "re">): number {
+  pull(user: LinkUser, frame: PullFields): number {
     const writtenMs = this.#around.plane.nowMs();
     this.#byTransfer.set(frame.transferId, user);
     this.#send({ type: "PULL", ...this.#epochs(), ...frame });
@@ -144,10 +146,27 @@ export class PeerLink implements ChannelListener {
   /** Tells the sender that this attempt reads no more; kept for the next connection when there is none now. */
   done(offer: LinkUser["offer"], transferId: TransferId, status: FrameOf<"DONE">["status"], bytes: number): void {
     const frame: FrameOf<"DONE"> = { type: "DONE", ...this.#epochs(), transferId, status, bytes };
-    if (this.#state === "up" && this.#send(frame)) return;
+    // The sender's lease is over then.
+    this.#tell({ transferId, frames: [frame], offer, untilMs: this.#around.plane.nowMs() + this.#leaseMs });
+  }
+
+  /** Tells the sender that nobody on this side wants an offer that was never asked for: a PULL, and its DONE behind it. */
+  decline(offer: LinkUser["offer"], pull: PullFields, status: FrameOf<"DONE">["status"]): void {
+    const { transferId } = pull;
+    const head = this.#epochs();
+    const frames: ReceiverFrame[] = [
+      { type: "PULL", ...head, ...pull },
+      { type: "DONE", ...head, transferId, status, bytes: 0 },
+    ];
+    // The offer may live longer than any lease: it is told as long as the dialling goes on.
+    this.#tell({ transferId, frames, offer, untilMs: Number.POSITIVE_INFINITY });
+  }
+
+  /** Now, or over the next connection when there is none. */
+  #tell(word: Untold): void {
+    if (this.#state === "up" && word.frames.every((frame) => this.#send(frame))) return;
     if (this.#end !== null) return;
-    const { plane } = this.#around;
-    this.#untold.push({ frame, offer, untilMs: plane.nowMs() + this.#leaseMs });
+    this.#untold.push(word);
     if (this.#state === "down") void this.#dial();
   }
 
@@ -318,7 +337,7 @@ export class PeerLink implements ChannelListener {
 
   #live(): TransferId[] {
     const live = [...this.#users].flatMap((user) => user.live ?? []);
-    return [...live, ...this.#untold.map(({ frame }) => frame.transferId)].slice(0, IDS_LIMIT);
+    return [...live, ...this.#untold.map(({ transferId }) => transferId)].slice(0, IDS_LIMIT);
   }
 
   #pause(ms: number): Promise<void> {
@@ -375,7 +394,9 @@ export class PeerLink implements ChannelListener {
   #isUp(): void {
     this.#state = "up";
     const now = this.#around.plane.nowMs();
-    for (const { frame, untilMs } of this.#untold.splice(0)) if (untilMs > now) this.#send(frame);
+    for (const { frames, untilMs } of this.#untold.splice(0)) {
+      if (untilMs > now) for (const frame of frames) this.#send(frame);
+    }
     for (const user of [...this.#users]) if (this.#users.has(user)) user.linkUp();
     this.renewNow();
     this.#rest();

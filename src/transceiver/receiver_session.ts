@@ -420,6 +420,14 @@ export class ReceiverSession implements LinkUser, PullWaiter {
       const status = this.#outcome ?? "failed";
       this.#link?.done(this.offer, this.#transferId, status, this.#pieces.bytes);
     },
+    decline: () => {
+      const { requestId, token, tokens } = this.offer;
+      // Nothing is held for what has not been offered yet.
+      if (token === null) return;
+      const { reader } = this.#around;
+      const pull = { transferId: this.#transferId, requestId, token, from: tokens, to: tokens, reader, paths: [] };
+      this.#around.link().decline(this.offer, { ...pull, verify: "off" }, this.#outcome ?? "cancelled");
+    },
     drain: () => {
       this.#around.turns.leave(this);
       this.#link?.leave(this);

@@ -93,6 +93,7 @@ export type ReceiverEffect =
   | "complete"
   | "fail"
   | "writeDone"
+  | "decline"
   | "drain"
   | "release";
 
@@ -105,6 +106,8 @@ const to = (next: ReceiverState, ...effects: ReceiverEffect[]): Cell<ReceiverSta
 const failQuietly = to("DRAIN", "fail", "drain");
 /** The sender knows this attempt, so it hears that we read no more. */
 const failAloud = to("DRAIN", "fail", "writeDone", "drain");
+/** It has not asked yet, and never will: the sender may let the blocks go. By a timer nobody is told: another worker may still fetch them. */
+const failDeclining = to("DRAIN", "fail", "decline", "drain");
 const completeNow = to("DRAIN", "complete", "writeDone", "drain");
 const verifyNow = to("VERIFY", "tellProgress", "askDigests");
 const again = to("RETRY", "voidAttempt", "startQueueTimer", "tryAgain");
@@ -112,7 +115,7 @@ const again = to("RETRY", "voidAttempt", "startQueueTimer", "tryAgain");
 export const receiverTable = {
   QUEUED: {
     turn: to("CONNECTING", "joinLink"),
-    cancel: failQuietly,
+    cancel: failDeclining,
     queueTimer: failQuietly,
   },
   CONNECTING: {
@@ -121,7 +124,7 @@ export const receiverTable = {
     linkFailed: failQuietly,
     staleEpoch: failQuietly,
     senderDead: failQuietly,
-    cancel: failQuietly,
+    cancel: failDeclining,
     queueTimer: failQuietly,
   },
   PULL: {

@@ -195,13 +195,8 @@ export class KvTransceiver implements Transceiver {
     const { skipTokens = 0 } = options;
     this.#checkSkip(skipTokens, offer.tokens);
     const { instance: peer, requestId, tokens } = offer;
-    const sources = offer.ranks.map(({ rank, token, epoch, tcp, unix }) => ({
-      rank,
-      token,
-      target: { name: peer, epoch, tcp, unix },
-    }));
     const { blocks, signal } = options;
-    return this.#pull(sources, offer, { peer, requestId, tokens, skipTokens, blocks }, signal);
+    return this.#pull(sourcesOf(offer), offer, { peer, requestId, tokens, skipTokens, blocks }, signal);
   }
 
   /** Generation-first: from a peer that has made no offer yet. */
@@ -243,6 +238,17 @@ export class KvTransceiver implements Transceiver {
     const { requestId, ranks } = decodeState(state);
     const own = ranks.find(({ epoch }) => epoch === this.epoch);
     return own === undefined ? "not_found" : this.#offers.release(requestId, own.token);
+  }
+
+  decline(state: string): void {
+    const offer = decodeState(state);
+    const { instance: peer, requestId, tokens } = offer;
+    if (this.#phase !== "open") return;
+    using nothing = this.pool.allocate(0);
+    for (const { token, target } of sourcesOf(offer)) {
+      const unwanted = { peer, requestId, token, tokens, skipTokens: tokens, blocks: nothing };
+      this.#start(unwanted, target, undefined).cancel("nobody wants it any more");
+    }
   }
 
   waitForSenders(options: { readonly atLeast: number }): Promise<readonly EndedSend[]> {
@@ -411,6 +417,9 @@ interface Source {
   /** null: it has made no offer yet. */
   readonly token: CapabilityToken | null;
 }
+
+const sourcesOf = ({ instance: name, ranks }: OpaqueState): Source[] =>
+  ranks.map(({ rank, token, epoch, tcp, unix }) => ({ rank, token, target: { name, epoch, tcp, unix } }));
 
 /** @throws KvError BAD_STATE */
 function sourceOf(sources: readonly Source[], wanted: number): Source {

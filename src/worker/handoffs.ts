@@ -131,6 +131,21 @@ export class Handoffs {
     return request.offer?.cancel(error.message) ?? "not_found";
   }
 
+  /** What a request brings a state for will not be fetched: its context worker may let it go. @throws KvError BAD_STATE */
+  decline({ spec: { role } }: WorkerRequest): void {
+    if (role.kind === "generation" && role.peer === undefined && role.state !== "") this.#port().decline(role.state);
+  }
+
+  /** Nobody wants the request any more; a transfer that began tells its sender itself. */
+  abandon(request: WorkerRequest): void {
+    if (request.receiving !== null) return;
+    try {
+      this.decline(request);
+    } catch {
+      // A state that can't be read names nobody.
+    }
+  }
+
   /** Ends the offer that a state names. @throws KvError BAD_STATE, TRANSCEIVER_DISABLED */
   release(state: string): CancelOutcome {
     return this.#port().release(state);

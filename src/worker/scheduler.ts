@@ -136,6 +136,7 @@ export class Scheduler {
     }
     this.#departures.left(request, this.#phaseOf(request), leftMs);
     this.#stop(request, error);
+    this.#handoffs.abandon(request);
     return this.#live.has(request) ? "in_flight" : "cancelled";
   }
 
@@ -364,9 +365,9 @@ export class Scheduler {
     const { role } = request.spec;
     if (role.kind !== "generation" || role.firstToken === undefined) return;
     try {
-      if (role.state !== "") this.#handoffs.release(role.state);
+      this.#handoffs.decline(request);
     } catch (error) {
-      this.#fail(request, asKvError(error, "kv.release"));
+      this.#fail(request, asKvError(error, "kv.decline"));
       return;
     }
     const finish = this.#tell(request, role.firstToken);

@@ -8,7 +8,7 @@ import type { WorkerRequest } from "./request.ts";
 import type { StateChange } from "./request_state.ts";
 
 /** What the scheduler needs of a transceiver. */
-export type TransferPort = Pick<Transceiver, "send" | "receive" | "release" | "awaitPull" | "refuse">;
+export type TransferPort = Pick<Transceiver, "send" | "receive" | "release" | "decline" | "awaitPull" | "refuse">;
 
 export interface SchedulerLimits extends AdmissionLimits {
   /** Requests that hold blocks at the same time. */

@@ -103,6 +103,9 @@ const commands = {
   cancelSend: ({ request }) => sends.get(request).cancel(),
   sent: ({ request }) => outcome(sends.get(request).done),
   release: ({ state }) => kv.release(state),
+  decline({ state }) {
+    kv.decline(state);
+  },
   finish({ request, first }) {
     sends.get(request).finish(first);
   },

@@ -47,6 +47,9 @@ export class LocalTransfers {
       },
       awaitPull: (requestId, signal) => this.#early.awaitPull(requestId, signal),
       refuse: (requestId) => this.#early.refuse(requestId),
+      decline: (state) => {
+        this.#end(state, new KvError("RECEIVER_FAILED", { transfer: state, why: "declined" }));
+      },
       release: (state) => this.#end(state, new KvError("CANCELLED", { transfer: state, why: "released" })),
     };
   }

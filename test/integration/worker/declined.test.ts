@@ -1,0 +1,59 @@
+import { afterAll, describe, expect, it } from "vitest";
+import { ask, type Body, contextHop, generationBody, post } from "./client.ts";
+import { type Golden, goldens } from "./golden.ts";
+import { blocksOf, until } from "./inspect.ts";
+import { type WorkerProcess, Workers, withoutReuse } from "./worker_process.ts";
+
+/** 2,048 tokens: one request with so much output holds every block of the pool. */
+const POOL: object = { kvCache: { ...withoutReuse.kvCache, maxTokens: 2048 } };
+const EVERY_BLOCK: Body = { prompt: [5, 6, 7], max_tokens: 2045, ignore_eos: true, temperature: 0, stream: true };
+
+describe("a generation request that ends before it has fetched", () => {
+  const workers = new Workers();
+  afterAll(() => workers[Symbol.asyncDispose]());
+  const golden = goldens[1] as Golden;
+
+  /** Until the offer is gone, in ms; no router is here that would release it, and its own timer is 60 s. */
+  const untilGone = (context: WorkerProcess): Promise<number> =>
+    until(async () => {
+      const { free, total, sends } = await blocksOf(context);
+      return sends.open === 0 && free === total;
+    });
+
+  it("tells the context worker, whose blocks are free within 100 ms after the client has left", async () => {
+    const [context, generation] = await Promise.all([workers.start(withoutReuse), workers.start(POOL)]);
+    const times: number[] = [];
+    for (let attempt = 0; attempt < 3; attempt++) {
+      const running = new AbortController();
+      const full = ask(generation.url, "completion", EVERY_BLOCK, { signal: running.signal }).catch(() => {});
+      await until(async () => (await blocksOf(generation)).free === 0);
+      const hop = await contextHop(context.url, golden.kind, golden.body);
+      const leaving = new AbortController();
+      const { prompt: _prompt, ...rest } = golden.body;
+      const body = generationBody(golden.kind, golden.kind === "chat" ? golden.body : rest, hop);
+      const left = ask(generation.url, golden.kind, body, { signal: leaving.signal }).catch((error) => error);
+      await until(() => isWaiting(generation));
+      expect((await blocksOf(context)).sends.open).toBe(1);
+      leaving.abort();
+      times.push(await untilGone(context));
+      expect(await left).toBeInstanceOf(Error);
+      running.abort();
+      await full;
+      await until(async () => (await blocksOf(generation)).free === (await blocksOf(generation)).total);
+    }
+    // Other work on the machine may delay one; a timer would delay all.
+    expect(Math.min(...times), `${times} ms`).toBeLessThan(100);
+    await Promise.all([context.kill(), generation.kill()]);
+  });
+
+  it("because its first token is the answer, tells it too", async () => {
+    const [context, generation] = await Promise.all([workers.start(withoutReuse), workers.start(withoutReuse)]);
+    const hop = await contextHop(context.url, golden.kind, golden.body);
+    await post(generation.url, "/v1/completions", generationBody("completion", { max_tokens: 1 }, hop));
+    await untilGone(context);
+    await Promise.all([context.kill(), generation.kill()]);
+  });
+});
+
+const isWaiting = async ({ url }: WorkerProcess): Promise<boolean> =>
+  /^kvt_worker_requests\{[^}]*"waiting"[^}]*\} 1$/m.test(await (await fetch(`${url}/prometheus/metrics`)).text());

@@ -132,8 +132,8 @@ export class Offers {
     const named = new Set(live);
     for (const session of [...this.#live.values()].flatMap(({ sessions }) => sessions)) {
       const { transferId } = session;
-      // One that is over hears nothing more while others of its offer go on; what ends here may end others.
-
+      // It is over, and others of its offer go on.
+      if (session.state === "END") continue;
       if (session.receiver === receiver && transferId !== null && !named.has(transferId)) session.helloWithout();
     }
     this.waiting.hello(receiver, named);

@@ -1,4 +1,5 @@
-// The sending side of the transceiver cases: { offer: { count, tokens } } in, the states out; { tokenize } keeps its JS thread busy.
+// The sending side of the transceiver cases: { offer: { count, tokens } } in, the states out; { cpu } asks for the seconds of CPU that it
+// has used; { tokenize } keeps its JS thread busy.
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { KvTransceiver, requestId } from "../../dist/index.js";
@@ -6,8 +7,9 @@ import { loadNative } from "../../dist/native/loader.js";
 import { Tokenizer } from "../../dist/worker/text/index.js";
 import { root } from "../../scripts/prepare.mjs";
 
-const [layout, blocks, socketDir] = JSON.parse(process.argv[2]);
-const kv = await KvTransceiver.open({ layout, pool: { memory: "host", blocks }, socketDir });
+const [layout, blocks, socketDir, maxConcurrentSends] = JSON.parse(process.argv[2]);
+const pool = { memory: "host", blocks };
+const kv = await KvTransceiver.open({ layout, pool, socketDir, maxConcurrentSends });
 let tokenizer;
 let busy = false;
 let request = 0;
@@ -46,6 +48,10 @@ let before = Promise.resolve();
 process.on("message", async (message) => {
   if (message.offer !== undefined) {
     before = before.then(() => answerOffer(message.offer));
+  }
+  if (message.cpu !== undefined) {
+    const { user, system } = process.cpuUsage();
+    process.send({ cpuSeconds: (user + system) / 1e6 });
   }
   if (message.tokenize !== undefined) {
     busy = message.tokenize;

@@ -135,7 +135,13 @@ Napi::Value PlaneObject::Grant(const Napi::CallbackInfo& info) {
   Arguments arguments(env_);
   const uint64_t lease = arguments.Id(info[0], "lease");
   const double duration = arguments.Millis(info[1], "durationMs");
-  if (arguments.ok() && TakesWork()) Submit(Command::Kind::kGrant, lease, FromMillis(duration));
+  if (!arguments.ok() || !TakesWork()) return env_.Undefined();
+  Command command;
+  command.kind = Command::Kind::kGrant;
+  command.id = lease;
+  command.duration = FromMillis(duration);
+  command.when = Later(BootNow(), command.duration);
+  plane_->Submit(std::move(command));
   return env_.Undefined();
 }
 
@@ -175,6 +181,21 @@ Napi::Value PlaneObject::ClearTimer(const Napi::CallbackInfo& info) {
   Arguments arguments(env_);
   const uint64_t timer = arguments.Id(info[0], "timer");
   if (arguments.ok() && plane_ && !closing_) Submit(Command::Kind::kClearTimer, timer);
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::Expect(const Napi::CallbackInfo&) {
+  if (plane_ && !closing_ && plane_->options().hot > 0) Submit(Command::Kind::kExpect, 0);
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::Cork(const Napi::CallbackInfo&) {
+  if (plane_) plane_->Cork();
+  return env_.Undefined();
+}
+
+Napi::Value PlaneObject::Uncork(const Napi::CallbackInfo&) {
+  if (plane_) plane_->Uncork();
   return env_.Undefined();
 }
 

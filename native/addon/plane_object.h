@@ -43,6 +43,9 @@ class PlaneObject {
   Napi::Value DropLease(const Napi::CallbackInfo& info);
   Napi::Value SetTimer(const Napi::CallbackInfo& info);
   Napi::Value ClearTimer(const Napi::CallbackInfo& info);
+  Napi::Value Expect(const Napi::CallbackInfo& info);
+  Napi::Value Cork(const Napi::CallbackInfo& info);
+  Napi::Value Uncork(const Napi::CallbackInfo& info);
   Napi::Value FillReleased(const Napi::CallbackInfo& info);
   Napi::Value FindTouched(const Napi::CallbackInfo& info);
   Napi::Value Stats(const Napi::CallbackInfo& info);

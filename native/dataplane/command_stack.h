@@ -23,12 +23,14 @@ struct Command {
     kDropLease,
     kSetTimer,
     kClearTimer,
+    kExpect,  // a post comes soon
     kClose,
   };
   Kind kind = Kind::kClose;
   uint64_t id = 0;
   uint64_t peer = 0;
-  BootNanos when = 0;  // a point in time (post, reach, timer) or a duration (grant)
+  BootNanos when = 0;      // a deadline (post, reach, timer), or the end of a lease (grant)
+  BootNanos duration = 0;  // of a lease, each time it is renewed
   std::vector<uint8_t> descriptor;
   std::vector<uint64_t> leases;
   std::unique_ptr<Transfer> transfer;

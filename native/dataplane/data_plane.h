@@ -14,10 +14,10 @@
 #include "dataplane/completion_ring.h"
 #include "dataplane/dispatcher.h"
 #include "layout/geometry.h"
-#include "memory/event_fd.h"
 #include "memory/file_descriptor.h"
 #include "memory/host_pool.h"
 #include "memory/result.h"
+#include "memory/sleeper.h"
 #include "paths/copy_crew.h"
 #include "paths/digests.h"
 #include "paths/path.h"
@@ -41,8 +41,14 @@ class DataPlane {
     std::string socket_directory;  // empty: peers can't map this pool
     uint64_t epoch = 0;
     CopyCrew* crew = nullptr;
+    // How long the owner polls after it has done something, and when it was told that a job comes, before it
+    // sleeps. A wake-up costs as much as a small job; nothing polls where no core is to spare.
+    BootNanos hot = HotNanos();
   };
   enum class Phase { kOpening, kOpen, kFailed, kClosed };
+
+  // Default of Options::hot on this machine.
+  static BootNanos HotNanos();
 
   // `notify` is called on the owner thread when the phase changed or completions lie in the ring.
   static Result<std::unique_ptr<DataPlane>> Start(Options options, std::function<void()> notify);
@@ -62,9 +68,12 @@ class DataPlane {
   const Error& error() const { return error_; }
   const Options& options() const { return options_; }
 
-  // JS thread; never blocks. A lease that is dropped, a timer that is cleared, or due later than the owner
-  // sleeps anyway, costs no wake-up: each transfer sets and clears some, and almost none ever fires.
+  // JS thread; never blocks. A lease or timer that is dropped, or is due later than the owner sleeps anyway,
+  // costs no wake-up: each transfer has some, and almost none ever ends by itself.
   void Submit(Command command);
+  // Between the two, nobody is woken for what is submitted: one wake-up, if any is due, at the end.
+  void Cork() { corked_ = true; }
+  void Uncork();
   size_t Take(std::span<Record> records);
   bool HasCompletions() const { return ring_.Size() > 0; }
   // After its kDigested, once.
@@ -77,21 +86,25 @@ class DataPlane {
   void Run();
   Result<bool> Open();
   void Serve();
-  void DrainPath(Dispatcher* dispatcher);
+  bool DrainPath(Dispatcher* dispatcher);
   void Apply(Dispatcher* dispatcher, Command command);
   bool Flush(Dispatcher* dispatcher);
   bool NeedsOwner(Command::Kind kind, BootNanos when);
   void Arm(BootNanos until);
+  // Until somebody has something for the owner; false when nobody had within the time.
+  bool Poll(BootNanos until) const;
   void Sleep();
 
   Options options_;
   const std::function<void()> notify_;
-  const std::shared_ptr<EventFd> wake_;
+  const std::shared_ptr<Sleeper> sleeper_;
   FileDescriptor timer_;
   // When the sleeping owner wakes by itself.
   std::atomic<BootNanos> armed_{kNever};
-  std::atomic<bool> signalled_{false};
   std::atomic<uint32_t> unsignalled_{0};
+  // Of the JS thread.
+  bool corked_ = false;
+  bool owes_wake_ = false;
   CommandStack commands_;
   CompletionRing ring_;
   Statistics statistics_;

@@ -18,12 +18,13 @@ void Dispatcher::Apply(Command command, BootNanos now) {
       Post(std::move(command), now);
       break;
     case Command::Kind::kDigest:
+    case Command::Kind::kExpect:
       break;  // the data plane's own
     case Command::Kind::kCancel:
       EndEarly(command.id, JobStatus::kCancelled, now);
       break;
     case Command::Kind::kGrant:
-      Grant(command.id, command.when, now);
+      Grant(command.id, command.when, command.duration);
       break;
     case Command::Kind::kRenew:
       Renew(command.id, command.leases, now);
@@ -173,9 +174,9 @@ void Dispatcher::OnQuiet(const PathEvent& event, BootNanos now) {
   Complete(CompletionKind::kJobQuiet, id, now);
 }
 
-void Dispatcher::Grant(uint64_t lease, BootNanos duration, BootNanos now) {
-  ExpireLeases(now);
-  leases_.Set(lease, Later(now, duration));
+// Its end was set when it was asked for: an owner that slept meanwhile neither lengthens nor shortens it.
+void Dispatcher::Grant(uint64_t lease, BootNanos end, BootNanos duration) {
+  leases_.Set(lease, end);
   lease_durations_[lease] = duration;
 }
 

@@ -60,7 +60,7 @@ class Dispatcher {
   void ReleasePeer(uint64_t id);
   void Post(Command command, BootNanos now);
   void EndEarly(uint64_t id, JobStatus status, BootNanos now);
-  void Grant(uint64_t lease, BootNanos duration, BootNanos now);
+  void Grant(uint64_t lease, BootNanos end, BootNanos duration);
   void Renew(uint64_t seq, const std::vector<uint64_t>& leases, BootNanos now);
   void DropLease(uint64_t lease, BootNanos now);
   void Close(BootNanos now);

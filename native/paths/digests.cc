@@ -26,7 +26,7 @@ struct Digests::Task final : CrewTask {
 };
 
 Digests::Digests(std::shared_ptr<HostPool> pool, const Geometry& geometry, CopyCrew* crew,
-                 std::shared_ptr<const EventFd> wake)
+                 std::shared_ptr<const Sleeper> wake)
     : pool_(std::move(pool)),
       geometry_(geometry),
       crew_(crew),
@@ -50,7 +50,7 @@ void Digests::Start(uint64_t id, std::unique_ptr<DigestRequest> request) {
       const std::lock_guard lock(inbox->mutex);
       inbox->ended.push_back(id);
     }
-    wake->Signal();
+    wake->Wake();
   };
   tasks_.emplace(id, task);
   if (bytes <= kHereBytesMax) {

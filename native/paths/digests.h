@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "layout/digest.h"
-#include "memory/event_fd.h"
 #include "memory/host_pool.h"
+#include "memory/sleeper.h"
 #include "paths/copy_crew.h"
 
 namespace kvt {
@@ -29,7 +29,7 @@ struct DigestEnd {
 class Digests {
  public:
   Digests(std::shared_ptr<HostPool> pool, const Geometry& geometry, CopyCrew* crew,
-          std::shared_ptr<const EventFd> wake);
+          std::shared_ptr<const Sleeper> wake);
 
   void Start(uint64_t id, std::unique_ptr<DigestRequest> request);
   void CancelAll();
@@ -51,7 +51,7 @@ class Digests {
   const std::shared_ptr<HostPool> pool_;
   const Geometry geometry_;
   CopyCrew* const crew_;
-  const std::shared_ptr<const EventFd> wake_;
+  const std::shared_ptr<const Sleeper> wake_;
   const std::shared_ptr<Inbox> inbox_;
   std::unordered_map<uint64_t, std::shared_ptr<Task>> tasks_;
   std::mutex results_mutex_;

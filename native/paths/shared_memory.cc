@@ -70,7 +70,7 @@ void SharedMemoryPath::Inbox::Put(const PathEvent& event) {
     const std::lock_guard lock(mutex);
     events.push_back(event);
   }
-  wake->Signal();
+  wake->Wake();
 }
 
 void SharedMemoryPath::Inbox::Put(PeerKey peer, Reached result) {
@@ -78,7 +78,7 @@ void SharedMemoryPath::Inbox::Put(PeerKey peer, Reached result) {
     const std::lock_guard lock(mutex);
     reached.emplace_back(peer, std::move(result));
   }
-  wake->Signal();
+  wake->Wake();
 }
 
 void SharedMemoryPath::Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) {

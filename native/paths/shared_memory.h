@@ -9,9 +9,9 @@
 #include <unordered_map>
 #include <vector>
 
-#include "memory/event_fd.h"
 #include "memory/fd_exchange.h"
 #include "memory/host_pool.h"
+#include "memory/sleeper.h"
 #include "paths/copy_crew.h"
 #include "paths/path.h"
 
@@ -25,7 +25,7 @@ class SharedMemoryPath final : public Path {
     PoolDescriptor own;  // how peers reach us; an empty directory means they can't
     std::shared_ptr<HostPool> pool;
     CopyCrew* crew = nullptr;
-    std::shared_ptr<const EventFd> wake;  // the owner's
+    std::shared_ptr<const Sleeper> wake;  // the owner's
   };
 
   static Result<std::unique_ptr<SharedMemoryPath>> Open(Options options);
@@ -58,7 +58,7 @@ class SharedMemoryPath final : public Path {
     void Put(const PathEvent& event);
     void Put(PeerKey peer, Reached result);
 
-    std::shared_ptr<const EventFd> wake;
+    std::shared_ptr<const Sleeper> wake;
     std::mutex mutex;
     std::vector<PathEvent> events;
     std::vector<std::pair<PeerKey, Reached>> reached;

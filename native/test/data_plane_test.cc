@@ -15,13 +15,15 @@ constexpr BootNanos Millis(int64_t millis) { return millis * kNanosPerMilli; }
 // A data plane with a consumer that waits, in JavaScript's place.
 class Plane {
  public:
-  explicit Plane(const std::string& directory, uint32_t blocks = 64, Geometry geometry = {4, 2, 2, 32, 128}) {
+  explicit Plane(const std::string& directory, uint32_t blocks = 64, Geometry geometry = {4, 2, 2, 32, 128},
+                 BootNanos hot = DataPlane::HotNanos()) {
     DataPlane::Options options;
     options.geometry = geometry;
     options.blocks = blocks;
     options.socket_directory = directory;
     options.epoch = 7;
     options.crew = &CopyCrew::OfProcess();
+    options.hot = hot;
     plane = std::move(DataPlane::Start(std::move(options), [this] { Notify(); }).value());
     WaitFor([this] { return plane->phase() != DataPlane::Phase::kOpening; });
   }
@@ -69,6 +71,14 @@ class Plane {
     command.when = when;
     plane->Submit(std::move(command));
   }
+  void Grant(uint64_t lease, BootNanos duration) {
+    Command command;
+    command.kind = Command::Kind::kGrant;
+    command.id = lease;
+    command.when = BootNow() + duration;
+    command.duration = duration;
+    plane->Submit(std::move(command));
+  }
   int Reach(uint64_t peer, const Plane& other) {
     Command command;
     command.kind = Command::Kind::kReach;
@@ -109,6 +119,12 @@ class Plane {
   uint64_t notified_ = 0;
   std::deque<Record> seen_;
 };
+
+BootNanos CpuOfProcess() {
+  timespec used{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return BootNanos{used.tv_sec} * 1'000'000'000 + used.tv_nsec;
+}
 
 struct Directory {
   Directory() {
@@ -205,7 +221,7 @@ TEST("leases and timers of a sleeping owner end by themselves, and none too earl
   const Directory directory;
   Plane plane(directory.path);
   const double end = ToMillis(BootNow() + Millis(30));
-  plane.Do(Command::Kind::kGrant, 1, Millis(30));
+  plane.Grant(1, Millis(30));
   const BootNanos at = BootNow() + Millis(10);
   plane.Do(Command::Kind::kSetTimer, 2, at);
   CHECK(plane.Next(CompletionKind::kTimer)[6] >= ToMillis(at));
@@ -215,7 +231,7 @@ TEST("leases and timers of a sleeping owner end by themselves, and none too earl
 TEST("a lease that was dropped without a wake-up never ends, and is forgotten at the next one") {
   const Directory directory;
   Plane plane(directory.path);
-  plane.Do(Command::Kind::kGrant, 1, Millis(30));
+  plane.Grant(1, Millis(30));
   plane.Do(Command::Kind::kDropLease, 1);
   plane.Do(Command::Kind::kSetTimer, 2, BootNow() + Millis(60));
   // The first word of all: no end of the lease came before it.
@@ -224,6 +240,50 @@ TEST("a lease that was dropped without a wake-up never ends, and is forgotten at
   CHECK_EQ(plane.plane->Take(first), 1u);
   CHECK_EQ(first[0][0], static_cast<double>(CompletionKind::kTimer));
   CHECK_EQ(plane.plane->statistics().leases_held.load(), 0u);
+}
+
+TEST("leases that need no wake-up when they are granted end in time") {
+  const Directory directory;
+  Plane plane(directory.path);
+  plane.Do(Command::Kind::kSetTimer, 1, BootNow() + Millis(20));
+  plane.Grant(1, Millis(60));
+  const double end = ToMillis(BootNow() + Millis(40));
+  plane.Grant(2, Millis(40));
+  plane.Next(CompletionKind::kTimer);
+  const Record over = plane.Next(CompletionKind::kLeaseOver);
+  CHECK_EQ(over[1], 2.0);
+  CHECK(over[6] >= end);
+  CHECK_EQ(plane.Next(CompletionKind::kLeaseOver)[1], 1.0);
+}
+
+TEST("what is submitted under a cork is served when it is drawn, all of it") {
+  const Directory directory;
+  Plane plane(directory.path);
+  plane.plane->Cork();
+  for (uint64_t timer = 1; timer <= 3; ++timer) plane.Do(Command::Kind::kSetTimer, timer, 1);
+  plane.plane->Uncork();
+  for (double timer = 1; timer <= 3; ++timer) CHECK_EQ(plane.Next(CompletionKind::kTimer)[1], timer);
+  // Nothing is owed a second time, and the cork is out.
+  plane.plane->Uncork();
+  plane.Do(Command::Kind::kSetTimer, 4, 1);
+  CHECK_EQ(plane.Next(CompletionKind::kTimer)[1], 4.0);
+}
+
+TEST("an owner that has worked polls for a while, serves what comes then, and sleeps after that") {
+  const Directory directory;
+  Plane plane(directory.path, 64, {4, 2, 2, 32, 128}, Millis(20));
+  for (uint64_t timer = 0; timer < 100; ++timer) {
+    plane.Do(Command::Kind::kSetTimer, timer, 1);
+    CHECK_EQ(plane.Next(CompletionKind::kTimer)[1], static_cast<double>(timer));
+  }
+  plane.Do(Command::Kind::kExpect, 0);
+  plane.Do(Command::Kind::kSetTimer, 100, BootNow() + Millis(50));
+  plane.Next(CompletionKind::kTimer);
+  const BootNanos before = CpuOfProcess();
+  plane.Do(Command::Kind::kSetTimer, 101, BootNow() + Millis(200));
+  plane.Next(CompletionKind::kTimer);
+  // Twice 20 ms of the 200 at most, for the setting and for the firing, and what else the process does.
+  CHECK(CpuOfProcess() - before < Millis(100));
 }
 
 TEST("timers that need no wake-up when they are set fire in time, and cleared ones never") {

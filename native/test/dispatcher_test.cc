@@ -61,6 +61,14 @@ struct Fixture {
     dispatcher.Apply(event, 0);
     dispatcher.completions().clear();
   }
+  void Grant(uint64_t lease, BootNanos duration, BootNanos now) {
+    Command command;
+    command.kind = Command::Kind::kGrant;
+    command.id = lease;
+    command.when = Later(now, duration);
+    command.duration = duration;
+    dispatcher.Apply(std::move(command), now);
+  }
   void Quiet(JobKey key, bool complete, BootNanos now) {
     PathEvent event;
     event.kind = PathEvent::Kind::kQuiet;
@@ -87,7 +95,7 @@ struct Fixture {
 
 TEST("a lease ends when its time has come, and not a nanosecond earlier") {
   Fixture f;
-  f.Do(Command::Kind::kGrant, 7, Millis(10), Millis(100));
+  f.Grant(7, Millis(10), Millis(100));
   CHECK_EQ(f.Seen(), "");
   CHECK_EQ(f.dispatcher.Next(), Millis(110));
   f.dispatcher.Expire(Millis(110) - 1);
@@ -97,10 +105,24 @@ TEST("a lease ends when its time has come, and not a nanosecond earlier") {
   CHECK_EQ(f.dispatcher.Next(), kNever);
 }
 
+TEST("a lease that the owner hears of late ends when it would have ended anyway") {
+  Fixture f;
+  Command command;
+  command.kind = Command::Kind::kGrant;
+  command.id = 7;
+  command.when = Millis(10);
+  command.duration = Millis(10);
+  f.dispatcher.Apply(std::move(command), Millis(8));
+  CHECK_EQ(f.dispatcher.Next(), Millis(10));
+  f.Renew(50, {7}, Millis(9));
+  CHECK_EQ(f.Seen(), "4:7 5:50");
+  CHECK_EQ(f.dispatcher.Next(), Millis(19));
+}
+
 TEST("a renewal extends to the full duration from now and names exactly the leases still held") {
   Fixture f;
-  f.Do(Command::Kind::kGrant, 1, Millis(10), Millis(0));
-  f.Do(Command::Kind::kGrant, 2, Millis(30), Millis(0));
+  f.Grant(1, Millis(10), Millis(0));
+  f.Grant(2, Millis(30), Millis(0));
   f.Seen();
   // Lease 1 has ended by now, although nobody has looked yet: it must not come back.
   f.Renew(50, {1, 2, 3}, Millis(10));
@@ -116,9 +138,9 @@ TEST("a renewal extends to the full duration from now and names exactly the leas
 
 TEST("a dropped lease has no end, and one that is over already can't be dropped") {
   Fixture f;
-  f.Do(Command::Kind::kGrant, 1, Millis(10), 0);
+  f.Grant(1, Millis(10), 0);
   f.Do(Command::Kind::kDropLease, 1, 0, Millis(5));
-  f.Do(Command::Kind::kGrant, 2, Millis(10), 0);
+  f.Grant(2, Millis(10), 0);
   f.Do(Command::Kind::kDropLease, 2, 0, Millis(10));
   f.dispatcher.Expire(Millis(100));
   CHECK_EQ(f.Seen(), "6:2");
@@ -223,7 +245,7 @@ TEST("closing cancels jobs, drops leases and timers in silence, and waits for th
   Fixture f;
   f.ReachPeer();
   f.Do(Command::Kind::kPost, 9, Millis(50), 0);
-  f.Do(Command::Kind::kGrant, 1, Millis(10), 0);
+  f.Grant(1, Millis(10), 0);
   f.Do(Command::Kind::kSetTimer, 1, Millis(10), 0);
   f.Seen();
   f.Do(Command::Kind::kClose, 0, 0, Millis(1));
@@ -231,7 +253,7 @@ TEST("closing cancels jobs, drops leases and timers in silence, and waits for th
   CHECK(f.dispatcher.closing());
   CHECK(!f.dispatcher.quiet());
   f.dispatcher.Expire(Millis(100));
-  f.Do(Command::Kind::kGrant, 2, Millis(10), Millis(100));
+  f.Grant(2, Millis(10), Millis(100));
   CHECK_EQ(f.Seen(), "");
   f.Quiet(f.path.last_job, false, Millis(100));
   CHECK_EQ(f.Seen(), "2:9");

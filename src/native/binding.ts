@@ -102,7 +102,7 @@ export interface NativeDataPlane {
   /** The job ends CANCELLED unless it has already ended; JOB_QUIET as above. */
   cancel(job: number): void;
 
-  /** Starts a lease of `durationMs` from now, decided on the owner thread. Completion LEASE_OVER at its end. */
+  /** Starts a lease of `durationMs` from now, whose end is decided on the owner thread. Completion LEASE_OVER at its end. */
   grant(lease: number, durationMs: number): void;
   /** Extends those of `leases` that have not ended, to their full duration from now. Completion RENEWED for the held ones, then RENEW_END{seq}. */
   renew(seq: number, leases: Float64Array): void;
@@ -112,6 +112,12 @@ export interface NativeDataPlane {
   /** One deadline on CLOCK_BOOTTIME; set again moves it. Completion TIMER once, unless cleared before it was written. */
   setTimer(timer: number, atMs: number): void;
   clearTimer(timer: number): void;
+
+  /** A post comes within some 100 µs: the owner thread polls for it where a core is to spare. */
+  expect(): void;
+  /** From `cork` to `uncork` no call wakes the owner thread; what needs it waits until then, and one wake-up is for all. */
+  cork(): void;
+  uncork(): void;
 
   /** check mode only, synchronous: writes the pattern / answers the first block whose pattern was changed, or -1. */
   fillReleased(blocks: Uint32Array): void;

@@ -63,6 +63,8 @@ export interface DataPlane extends Clock {
   /** What a peer needs to read this pool; secret. */
   readonly descriptor: Uint8Array;
   reach(descriptor: Uint8Array, timeoutMs: number, listener: ReachListener): PlanePeer;
+  /** A read is asked for soon: what it needs may stay awake for it. */
+  expectRead(): void;
   read(request: ReadRequest, listener: ReadListener): PlaneRead;
   /**
    * 64-bit XXH3 of this pool's KV, 8 bytes for each pair [from, to) of tokens in `ranges` (docs/decisions/028-digests-of-moved-blocks.md).

@@ -95,6 +95,9 @@ export class NativePlane implements DataPlane {
   readonly #timers = new Map<number, () => void>();
   readonly #renewals = new Map<number, Renewal>();
   #lastId = 0;
+  /** Work was given in this turn of the event loop. */
+  #turn: "idle" | "woken" | "corked" = "idle";
+  #expecting = false;
   #holds = 0;
   #closing: Promise<void> | undefined;
 
@@ -144,7 +147,18 @@ export class NativePlane implements DataPlane {
     return peer;
   }
 
+  expectRead(): void {
+    if (this.#expecting) return;
+    this.#expecting = true;
+    // After what was written in this turn has gone out: whoever answers it works meanwhile.
+    queueMicrotask(() => {
+      this.#expecting = false;
+      this.#native.expect();
+    });
+  }
+
   read(request: ReadRequest, listener: ReadListener): PlaneRead {
+    this.#giveWork();
     const id = ++this.#lastId;
     const peer = request.peer instanceof Peer ? request.peer.id : 0;
     this.#reads.set(id, listener);
@@ -163,6 +177,7 @@ export class NativePlane implements DataPlane {
     done: (digests: Uint8Array) => void,
     { layers, heads }: RankShare = this.#share,
   ): void {
+    this.#giveWork();
     const id = ++this.#lastId;
     this.#digests.set(id, done);
     const part = Uint32Array.of(layers.from, layers.to - layers.from, heads.from, heads.to - heads.from);
@@ -216,6 +231,21 @@ export class NativePlane implements DataPlane {
   close(): Promise<void> {
     this.#closing ??= this.#native.close();
     return this.#closing;
+  }
+
+  /** The first work of a turn wakes the owner thread at once, all that follows in the same turn once more at its end. */
+  #giveWork(): void {
+    if (this.#turn === "corked") return;
+    if (this.#turn === "woken") {
+      this.#turn = "corked";
+      this.#native.cork();
+      return;
+    }
+    this.#turn = "woken";
+    queueMicrotask(() => {
+      if (this.#turn === "corked") this.#native.uncork();
+      this.#turn = "idle";
+    });
   }
 
   #deliver(batch: Float64Array): void {

@@ -135,6 +135,7 @@ export class PeerLink implements ChannelListener {
     const writtenMs = this.#around.plane.nowMs();
     this.#byTransfer.set(frame.transferId, user);
     this.#send({ type: "PULL", ...this.#epochs(), ...frame });
+    this.#around.plane.expectRead();
     return writtenMs;
   }
 

@@ -197,6 +197,8 @@ export class SimPlane implements DataPlane {
     );
   }
 
+  expectRead(): void {}
+
   read(request: ReadRequest, listener: ReadListener): PlaneRead {
     const { random, delays, faults } = this.#world;
     const source = (request.peer as SimPeer).target;

@@ -63,6 +63,8 @@ export class VirtualPlane implements DataPlane {
     return { release: () => {} };
   }
 
+  expectRead(): void {}
+
   read(request: ReadRequest, listener: ReadListener): PlaneRead {
     const read = { request, listener, cancelled: false };
     this.reads.push(read);

@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include <fstream>
 #include <string>
 #include <utility>
 
@@ -28,22 +27,6 @@ size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * u
 Error Unavailable(std::string why) { return {ErrorCode::kPoolUnavailable, std::move(why)}; }
 Error Refused(std::string why) { return {ErrorCode::kMemoryRefused, std::move(why)}; }
 
-uint64_t FreeHugePages() {
-  std::ifstream file("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
-  uint64_t pages = 0;
-  file >> pages;
-  return pages;
-}
-
-// Whether the kernel gives shared memory huge pages where we ask for them.
-bool ShmemTakesAdvice() {
-  std::ifstream file("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
-  std::string words;
-  std::getline(file, words);
-  return words.find("[advise]") != std::string::npos || words.find("[always]") != std::string::npos ||
-         words.find("[within_size]") != std::string::npos || words.find("[force]") != std::string::npos;
-}
-
 // Takes the memory now. Populating through the mapping comes first, as only that obeys the advice for huge
 // pages; fallocate then fills what older kernels left, and is the one to report that memory ran out.
 Result<bool> Reserve(int fd, const Mapping& mapping, size_t offset, const std::atomic<bool>& stop) {
@@ -62,8 +45,13 @@ Result<bool> Seal(int fd) {
   return Unavailable(ErrnoText("the memfd can't be sealed (needs Linux 5.1)"));
 }
 
-Result<std::shared_ptr<HostPool>> CreateWith(unsigned flags, size_t bytes, const std::atomic<bool>& stop) {
-  const bool huge_file = (flags & MFD_HUGETLB) != 0;
+PageKind KindOf(int fd, bool advised) {
+  if (IsHugetlb(fd)) return PageKind::kHugetlb;
+  return advised ? PageKind::kTransparent : PageKind::kNormal;
+}
+
+Result<std::shared_ptr<HostPool>> CreateWith(unsigned flags, size_t bytes, const std::atomic<bool>& stop,
+                                             std::string why_not_huge) {
   const size_t mapped = RoundUp(bytes, kHugePageBytes);
   FileDescriptor fd(memfd_create("kvt-pool", flags | MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!fd.ok()) return Unavailable(ErrnoText("memfd_create"));
@@ -72,13 +60,14 @@ Result<std::shared_ptr<HostPool>> CreateWith(unsigned flags, size_t bytes, const
   }
   Mapping mapping(fd.get(), 0, mapped, Mapping::Access::kReadWrite);
   if (!mapping.ok()) return Unavailable(ErrnoText("the memfd can't be mapped"));
-  const bool advised = !huge_file && mapping.AdviseHugePages() && ShmemTakesAdvice();
+  const bool advised = mapping.AdviseHugePages() && ShmemTakesAdvice();
   if (!mapping.HideFromForks()) return Unavailable(ErrnoText("MADV_DONTFORK"));
   auto reserved = Reserve(fd.get(), mapping, 0, stop);
   if (!reserved.ok()) return reserved.error();
   auto sealed = Seal(fd.get());
   if (!sealed.ok()) return sealed.error();
-  return std::make_shared<HostPool>(std::move(fd), std::move(mapping), 0, bytes, huge_file || advised);
+  const PoolPages pages{KindOf(fd.get(), advised), std::move(why_not_huge)};
+  return std::make_shared<HostPool>(std::move(fd), std::move(mapping), 0, bytes, pages);
 }
 
 }  // namespace
@@ -90,19 +79,26 @@ bool HasPoolSeals(int fd) {
   return no_writes && (seals & F_SEAL_SHRINK) != 0 && (seals & F_SEAL_GROW) != 0;
 }
 
-Result<std::shared_ptr<HostPool>> HostPool::Create(size_t bytes, const std::atomic<bool>& stop) {
+Result<std::shared_ptr<HostPool>> HostPool::Create(size_t bytes, const std::atomic<bool>& stop,
+                                                   const HugePages& huge) {
   const size_t needed = RoundUp(bytes, kHugePageBytes);
+  const uint64_t pages = needed / kHugePageBytes;
+  std::string why_not_huge = "no huge pages of 2 MiB are set aside (vm.nr_hugepages)";
   // Huge pages are set aside already and count against no group's memory.max.
-  if (FreeHugePages() * kHugePageBytes >= needed) {
-    auto pool = CreateWith(MFD_HUGETLB | MFD_HUGE_2MB, bytes, stop);
+  if (huge.available >= pages) {
+    auto pool = CreateWith(MFD_HUGETLB | MFD_HUGE_2MB, bytes, stop, "");
     if (pool.ok()) return pool;
+    why_not_huge = "huge pages were refused: " + pool.error().why;
+  } else if (huge.total > 0) {
+    why_not_huge = std::to_string(pages) + " huge pages of 2 MiB are needed, " +
+                   std::to_string(huge.available) + " of " + std::to_string(huge.total) + " are free";
   }
   const MemoryRoom room = FindMemoryRoom();
   if (needed > room.bytes) {
     return Unavailable(std::to_string(needed) + " bytes are needed, " + room.limit + " leaves " +
                        std::to_string(room.bytes));
   }
-  return CreateWith(0, bytes, stop);
+  return CreateWith(0, bytes, stop, std::move(why_not_huge));
 }
 
 Result<std::shared_ptr<HostPool>> HostPool::Adopt(int fd, size_t offset, size_t bytes,
@@ -137,7 +133,9 @@ Result<std::shared_ptr<HostPool>> HostPool::Adopt(int fd, size_t offset, size_t 
   if (!reserved.ok()) return reserved.error();
   auto sealed = Seal(own.get());
   if (!sealed.ok()) return sealed.error();
-  return std::make_shared<HostPool>(std::move(own), std::move(mapping), offset, bytes, advised);
+  const PageKind kind = KindOf(own.get(), advised);
+  const PoolPages pages{kind, kind == PageKind::kHugetlb ? "" : "the adopted memory has none"};
+  return std::make_shared<HostPool>(std::move(own), std::move(mapping), offset, bytes, pages);
 }
 
 }  // namespace kvt

@@ -1,11 +1,12 @@
 #include "memory/mapping.h"
 
 #include <sys/mman.h>
-#include <sys/vfs.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <utility>
+
+#include "memory/huge_pages.h"
 
 #ifndef MADV_POPULATE_READ  // Linux 5.14
 #define MADV_POPULATE_READ 22
@@ -16,12 +17,8 @@ namespace kvt {
 namespace {
 
 constexpr size_t kPopulateStep = size_t{32} << 20;
-constexpr long kHugetlbMagic = 0x958458f6;  // linux/magic.h
 
-size_t PageBytes(int fd) {
-  struct statfs status {};
-  return fstatfs(fd, &status) == 0 && status.f_type == kHugetlbMagic ? kHugePageBytes : 4096;
-}
+size_t PageBytes(int fd) { return IsHugetlb(fd) ? kHugePageBytes : 4096; }
 
 }  // namespace
 

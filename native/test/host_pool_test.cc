@@ -56,6 +56,34 @@ TEST("a pool larger than the memory is refused with the limit's name, and nothin
   CHECK(pool.error().why.find("leaves") != std::string::npos);
 }
 
+TEST("huge pages are counted without those that are promised") {
+  const Tree tree;
+  CHECK_EQ(FindHugePages(tree.root).total, 0u);
+  CHECK_EQ(FindHugePages(tree.root).available, 0u);
+  const std::string folder = "/sys/kernel/mm/hugepages/hugepages-2048kB/";
+  tree.Put(folder + "nr_hugepages", "40\n");
+  tree.Put(folder + "free_hugepages", "30\n");
+  tree.Put(folder + "resv_hugepages", "12\n");
+  CHECK_EQ(FindHugePages(tree.root).total, 40u);
+  CHECK_EQ(FindHugePages(tree.root).available, 18u);
+}
+
+TEST("a pool has normal pages, and says why, when huge ones are none, too few, or refused by the kernel") {
+  const auto why = [](size_t bytes, const HugePages& huge) {
+    auto pool = HostPool::Create(bytes, kRunOn, huge);
+    CHECK(pool.ok());
+    CHECK(pool.value()->pages().kind != PageKind::kHugetlb);
+    pool.value()->data()[bytes - 1] = std::byte{1};
+    return pool.value()->pages().why_not_huge;
+  };
+  const size_t five = size_t{5} << 20;
+  CHECK_EQ(why(five, {0, 0}), "no huge pages of 2 MiB are set aside (vm.nr_hugepages)");
+  CHECK_EQ(why(five, {40, 2}), "3 huge pages of 2 MiB are needed, 2 of 40 are free");
+  // Somebody was quicker: more than the kernel has.
+  const uint64_t pages = FindHugePages().total + 3;
+  CHECK(why(pages * kHugePageBytes, {pages, pages}).find("huge pages were refused: ") == 0);
+}
+
 TEST("opening stops early when it is told to") {
   const std::atomic<bool> stopped{true};
   CHECK(!HostPool::Create(size_t{64} << 20, stopped).ok());

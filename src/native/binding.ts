@@ -61,12 +61,17 @@ export interface NativeDataPlaneOptions {
   readonly check: boolean;
 }
 
+export type PageKind = "hugetlb" | "transparent" | "normal";
+
 export interface NativeDataPlane {
   /** What a peer needs to reach this pool: opaque bytes, at most 512, carried in WELCOME. Secret: holds the exchange nonce. */
   readonly descriptor: Uint8Array;
   readonly poolBytes: number;
   readonly blockBytes: number;
-  readonly hugePages: boolean;
+  /** Of its memory: huge pages that were set aside, those that the kernel gives where it can, or 4 KiB. */
+  readonly pages: PageKind;
+  /** Why not `hugetlb`; empty then. */
+  readonly whyNotHuge: string;
   /** The pool's memory as seen by this process; detached (length 0) by close(). For a JS engine and for tests; throws over 4 GiB. */
   readonly memory: ArrayBuffer;
   /** The pool for the addon's own engine: a type-tagged external. */

@@ -2,6 +2,7 @@ import type { BlockId, Epoch, RequestId } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { BlockHold, BlockPool } from "../kv/pool.ts";
 import type { Parallel } from "../kv/ranks.ts";
+import type { PageKind } from "../native/binding.ts";
 import type { VerifyMode } from "./verification.ts";
 
 /** `cache_transceiver_config` of the YAML, same names, units and defaults (spec system.md S13-S28). */
@@ -195,6 +196,11 @@ export interface TransceiverStats {
     readonly cancelled: number;
   };
   readonly bytesReceived: number;
+  /**
+   * The pool's memory. `hugetlb`: huge pages that were set aside (vm.nr_hugepages); when too few of them are free, `transparent` (the
+   * kernel gives huge pages where it can) or `normal`, and `reason` says why. Of several ranks, the worst.
+   */
+  readonly memory: { readonly bytes: number; readonly pages: PageKind; readonly reason: string | null };
   /** Blocks that arrived with another digest than their sender's (`verify`). */
   readonly mismatches: number;
   readonly peers: readonly {

@@ -3,6 +3,7 @@ import type { BlockId, Epoch, RequestId } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { BlockPool } from "../kv/pool.ts";
 import { type ParallelSizes, placeOf, ranksOf } from "../kv/ranks.ts";
+import type { PageKind } from "../native/binding.ts";
 import type {
   CancelOutcome,
   EndedSend,
@@ -179,6 +180,7 @@ export class KvInstance implements Transceiver {
         cancelled: sum(({ receives }) => receives.cancelled),
       },
       bytesReceived: sum(({ bytesReceived }) => bytesReceived),
+      memory: joinMemory(all.map(({ memory }) => memory)),
       mismatches: sum(({ mismatches }) => mismatches),
       peers: all.flatMap(({ peers }) => peers),
       dropped,
@@ -222,4 +224,14 @@ export class KvInstance implements Transceiver {
     }
     return started as unknown as readonly [Part, ...Part[]];
   }
+}
+
+const PAGES_ORDER: readonly PageKind[] = ["hugetlb", "transparent", "normal"];
+
+/** Of all ranks' pools: bytes together, pages as the worst one's, with its reason. */
+function joinMemory(all: readonly TransceiverStats["memory"][]): TransceiverStats["memory"] {
+  const worst = all.reduce((one, other) =>
+    PAGES_ORDER.indexOf(other.pages) > PAGES_ORDER.indexOf(one.pages) ? other : one,
+  );
+  return { ...worst, bytes: all.reduce((total, { bytes }) => total + bytes, 0) };
 }

@@ -274,6 +274,7 @@ export class KvTransceiver implements Transceiver {
     const { total, free } = this.pool;
     const { pinned, leased, quarantined } = this.blocksInUse;
     const open = [...this.#offers.live];
+    const { native } = this.#plane;
     return {
       blocks: {
         total,
@@ -292,6 +293,7 @@ export class KvTransceiver implements Transceiver {
       receives: { open: this.#pulls.open, waiting: this.#pulls.waiting, ...this.#counts.receives },
       mismatches: this.#counts.mismatches,
       bytesReceived: this.#counts.bytesReceived,
+      memory: { bytes: native.poolBytes, pages: native.pages, reason: native.whyNotHuge || null },
       peers: this.#pulls.peers,
       dropped: this.#counts.dropped,
     };

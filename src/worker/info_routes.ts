@@ -137,6 +137,7 @@ function serverInfo({ settings, parts }: InfoOptions) {
       dp: 1,
     },
     vector_level: geometry.vectorLevel,
+    kv_pool: parts.transceiver.stats().memory,
     max_seq_len: parts.maxSeqLen,
     max_num_tokens: settings.maxNumTokens,
     max_batch_size: settings.maxBatchSize,

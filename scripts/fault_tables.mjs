@@ -1,7 +1,7 @@
 // What runs of the fault matrix found: summed up over runs, printed as a table, put into docs/faults.md.
 
 /**
- * @typedef {{ cell: string, recoveredMs: number[] }} Row hits of one cell, "fault, side, state", in order
+ * @typedef {{ cell: string, recoveredMs: number[], again: number }} Row hits of one cell, "fault, side, state", in order; requests asked again
  * @typedef {{ cells: string[], rows: Row[] }} Results all cells of the matrix, and what those that ran found
  */
 
@@ -12,8 +12,10 @@ export function mergeResults(runs) {
   return {
     cells,
     rows: cells.flatMap((cell) => {
-      const recoveredMs = rows.filter((row) => row.cell === cell).flatMap((row) => row.recoveredMs);
-      return recoveredMs.length === 0 ? [] : [{ cell, recoveredMs }];
+      const found = rows.filter((row) => row.cell === cell);
+      const recoveredMs = found.flatMap((row) => row.recoveredMs);
+      const again = found.reduce((sum, row) => sum + row.again, 0);
+      return recoveredMs.length === 0 ? [] : [{ cell, recoveredMs, again }];
     }),
   };
 }
@@ -28,13 +30,13 @@ export function missingHits({ cells, rows }, rounds) {
 
 /** @param {Results} results */
 export function renderTable({ rows }) {
-  const lines = rows.map(({ cell, recoveredMs }) => {
+  const lines = rows.map(({ cell, recoveredMs, again }) => {
     const sorted = [...recoveredMs].sort((one, other) => one - other);
     const at = (share) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))].toFixed(0);
-    return `| ${[...cell.split(", "), sorted.length, at(0.5), at(0.99), at(1)].join(" | ")} |`;
+    return `| ${[...cell.split(", "), sorted.length, at(0.5), at(0.99), at(1), again].join(" | ")} |`;
   });
-  const head = "| fault | side | state | hits | recovered, median ms | p99 ms | worst ms |";
-  return `${[head, "|---|---|---|---|---|---|---|", ...lines].join("\n")}\n`;
+  const head = "| fault | side | state | hits | recovered, median ms | p99 ms | worst ms | asked again |";
+  return `${[head, "|---|---|---|---|---|---|---|---|", ...lines].join("\n")}\n`;
 }
 
 /** Puts a table between the marks of its level. @param {"transceiver" | "worker"} level */

@@ -11,6 +11,7 @@ const LEASE_MS = 300;
 const TIMEOUT_MS = 2_000;
 /** Queue limit, a lease, the longest stop, and what a busy machine adds. */
 const LIMIT_MS = TIMEOUT_MS + LEASE_MS + 600 + 3_000;
+const SERVING_TRIES = 3;
 const BLOCKS = 32;
 /** 512 KiB a block: a large pull is a copy of milliseconds, and a fault behind its posting meets it under way. */
 const large = { ...layout, layers: 8, kvHeads: 4, headDim: 64 };
@@ -24,6 +25,7 @@ class Pair {
   readonly #options: object;
   #port = 0;
   #next = 1;
+  again = 0;
   wire: Wire | null = null;
   context!: Peer;
   generation!: Peer;
@@ -46,13 +48,24 @@ class Pair {
   fresh = (): Promise<Peer> => this.#peers.open(this.#options);
   id = (): number => this.#next++;
 
-  /** One request that needs every block. */
+  /**
+   * One request that needs every block. On a machine whose cores are all taken a process may stand still for longer than this short lease:
+   * then it is asked again, which is counted.
+   */
   async move(from: Peer, to: Peer): Promise<void> {
-    const id = this.id();
-    const { state } = await from.send({ request: id, tokens: EVERY_TOKEN });
-    await to.receive({ id, state, tokens: EVERY_TOKEN });
-    expect(await to.received(id)).toMatchObject({ wrong: 0, report: { tokens: EVERY_TOKEN } });
-    expect(await from.sent(id)).toHaveProperty("report");
+    for (let tries = 1; ; tries++) {
+      const id = this.id();
+      const { state } = await from.send({ request: id, tokens: EVERY_TOKEN });
+      await to.receive({ id, state, tokens: EVERY_TOKEN });
+      const [received, sent] = [await to.received(id), await from.sent(id)];
+      if (tries < SERVING_TRIES && sent.code === "LEASE_EXPIRED" && received.wrong === 0) {
+        this.again++;
+        continue;
+      }
+      expect(received).toMatchObject({ wrong: 0, report: { tokens: EVERY_TOKEN } });
+      expect(sent).toHaveProperty("report");
+      return;
+    }
   }
 
   /** Every block is free on both sides and serves again, both ways. */
@@ -161,9 +174,12 @@ describe("faults in the states of a transfer between two processes, lease 300 ms
       await pair.expectServing();
       const before = new Map<Peer, Resources>();
       for (const peer of [pair.context, pair.generation]) before.set(peer, await peer.resources());
-      const recoveredMs = results.row(cell);
-      for (let count = 0; count < ROUNDS; count++) recoveredMs.push(await round(pair, cell));
-      expect(recoveredMs).toHaveLength(ROUNDS);
+      const row = results.row(cell);
+      pair.again = 0;
+      for (let count = 0; count < ROUNDS; count++) row.recoveredMs.push(await round(pair, cell));
+      expect(row.recoveredMs).toHaveLength(ROUNDS);
+      row.again = pair.again;
+      expect(row.again).toBeLessThanOrEqual(1 + ROUNDS / 10);
       const fresh = await pair.fresh();
       await pair.move(pair.context, fresh);
       await pair.move(pair.generation, fresh);

@@ -6,9 +6,13 @@ export interface Named {
   readonly side: string;
   readonly state: string;
 }
-interface Row {
+/** What the hits of one cell came to. */
+export interface Row {
   readonly cell: string;
+  /** How long each took to be over. */
   readonly recoveredMs: number[];
+  /** Requests of the rounds' ends that had to be asked again, because a busy machine took the lease's time. */
+  again: number;
 }
 
 const nameOf = ({ fault, side, state }: Named): string => `${fault}, ${side}, ${state}`;
@@ -20,7 +24,6 @@ export function shardOf<Cell extends Named>(cells: readonly Cell[]): readonly Ce
   return cells.filter((_, place) => place % count === index);
 }
 
-/** How long each hit of each cell took to be over. */
 export class FaultResults {
   readonly #cells: readonly string[];
   readonly #rows: Row[] = [];
@@ -29,11 +32,10 @@ export class FaultResults {
     this.#cells = cells.map(nameOf);
   }
 
-  /** @returns where the hits of this cell go, in ms */
-  row(cell: Named): number[] {
-    const row: Row = { cell: nameOf(cell), recoveredMs: [] };
+  row(cell: Named): Row {
+    const row: Row = { cell: nameOf(cell), recoveredMs: [], again: 0 };
     this.#rows.push(row);
-    return row.recoveredMs;
+    return row;
   }
 
   /** For scripts/fault_tables.mjs, if KVT_FAULT_RESULTS names a file. */

@@ -1,3 +1,5 @@
+import { randomInt } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { KvError } from "../errors.ts";
 
@@ -17,15 +19,40 @@ const portOf = (server: Server): number => {
   return typeof address === "object" && address !== null ? address.port : 0;
 };
 
+/** Below these begin the ports that the system hands out by itself, to any connection of any process. */
+function firstEphemeral(): number {
+  try {
+    return Number(readFileSync("/proc/sys/net/ipv4/ip_local_port_range", "utf8").split(/\s/)[0]);
+  } catch {
+    return 32_768; // Linux's default
+  }
+}
+
+const LOWEST = 10_000;
+const TRIES = 100;
+
+/** A port that stays free until its process binds it: nobody gets it unless he asks for it by number. */
+async function listenAnywhere(): Promise<Server> {
+  const above = firstEphemeral();
+  for (let tries = 0; above > LOWEST && tries < TRIES; tries++) {
+    const server = await listen(randomInt(LOWEST, above)).catch(() => null);
+    if (server !== null) return server;
+  }
+  return listen(0);
+}
+
 /**
- * `count` different ports of localhost that nobody listens on at the moment.
+ * `count` different ports of localhost that nobody listens on at the moment and that the system gives to nobody by itself.
  * @param wanted these very ports instead; KvError BIND_FAILED when one is taken
  */
 export async function freePorts(count: number, wanted?: readonly number[]): Promise<number[]> {
   const servers: Server[] = [];
   try {
     // All are held at once, so that no port comes twice.
-    for (let i = 0; i < count; i++) servers.push(await listen(wanted?.[i] ?? 0));
+    for (let i = 0; i < count; i++) {
+      const port = wanted?.[i];
+      servers.push(await (port === undefined ? listenAnywhere() : listen(port)));
+    }
     return servers.map(portOf);
   } finally {
     await Promise.all(servers.map(close));

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { setTimeout as pause } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
+import { freePorts } from "../../../src/cli/ports.ts";
 import { type Ended, layout, type Peer, Peers, type Resources, until } from "../transceiver/peer_process.ts";
 import { Wire } from "../transceiver/wire.ts";
 import { type Cell, cells } from "./cells.ts";
@@ -37,8 +38,9 @@ class Pair {
   }
 
   async startContext(): Promise<void> {
+    // Whoever is started again has to find its port free.
+    if (this.#port === 0) [this.#port = 0] = await freePorts(1);
     this.context = await this.#peers.open({ ...this.#options, listen: { host: "127.0.0.1", port: this.#port } });
-    this.#port = Number(new URL(this.context.endpoints.tcp).port);
   }
 
   async startGeneration(): Promise<void> {

@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { describe, expect, it } from "vitest";
 import { hideKey } from "../../../src/cli/demo_story.ts";
@@ -79,6 +80,11 @@ describe("ports", () => {
     const ports = await freePorts(6);
     expect(new Set(ports).size).toBe(6);
     expect(await freePorts(6, ports)).toEqual(ports);
+  });
+
+  it("are none that the system hands out by itself, before their process binds them", async () => {
+    const [first = 0] = readFileSync("/proc/sys/net/ipv4/ip_local_port_range", "utf8").split(/\s/).map(Number);
+    for (const port of await freePorts(6)) expect(port).toBeLessThan(first);
   });
 
   it("that are taken are refused as a bind failure", async () => {

@@ -212,6 +212,19 @@ Napi::Value EngineObject::Logits(const Napi::CallbackInfo& info) {
                 });
 }
 
+Napi::Value EngineObject::CopyTokens(const Napi::CallbackInfo& info) {
+  Arguments arguments(env_);
+  const auto from = static_cast<uint32_t>(arguments.Integer(info[0], "from", 0, kMaxUint32));
+  const auto to = static_cast<uint32_t>(arguments.Integer(info[1], "to", 0, kMaxUint32));
+  const auto tokens = static_cast<uint32_t>(arguments.Integer(info[2], "tokens", 0, kMaxUint32));
+  if (!arguments.ok()) return env_.Undefined();
+  if (std::optional<Failure> failure = Refusal()) return Rejected(*failure);
+  return Submit(0, [this, from, to, tokens](const std::atomic<bool>&) -> Outcome {
+    if (auto failure = engine_->CopyTokens(from, to, tokens)) return *failure;
+    return Copied{};
+  });
+}
+
 Napi::Value EngineObject::Cancel(const Napi::CallbackInfo& info) {
   Arguments arguments(env_);
   const uint64_t call = arguments.Id(info[0], "call");
@@ -296,6 +309,8 @@ void EngineObject::Settle(const Napi::Promise::Deferred& deferred, const Outcome
   } else if (std::holds_alternative<Closed>(outcome)) {
     EndListening();
     deferred.Resolve(env_.Undefined());
+  } else if (std::holds_alternative<Copied>(outcome)) {
+    deferred.Resolve(env_.Undefined());
   } else if (const auto* sample = std::get_if<std::optional<engine::Sample>>(&outcome)) {
     deferred.Resolve(*sample ? ToSample(env_, **sample) : env_.Null());
   } else if (const auto* samples = std::get_if<std::vector<engine::Sample>>(&outcome)) {
@@ -314,6 +329,7 @@ void EngineObject::Define(const Napi::Object& object) {
       Method<&EngineObject::Prefill>("prefill"),
       Method<&EngineObject::Decode>("decode"),
       Method<&EngineObject::Logits>("logits"),
+      Method<&EngineObject::CopyTokens>("copyTokens"),
       Method<&EngineObject::Cancel>("cancel"),
       Method<&EngineObject::Close>("close"),
   };

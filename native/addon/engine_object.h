@@ -33,6 +33,7 @@ class EngineObject {
   Napi::Value Prefill(const Napi::CallbackInfo& info);
   Napi::Value Decode(const Napi::CallbackInfo& info);
   Napi::Value Logits(const Napi::CallbackInfo& info);
+  Napi::Value CopyTokens(const Napi::CallbackInfo& info);
   Napi::Value Cancel(const Napi::CallbackInfo& info);
   Napi::Value Close(const Napi::CallbackInfo& info);
   Napi::Value Metadata(const Napi::CallbackInfo& info);
@@ -40,7 +41,8 @@ class EngineObject {
  private:
   struct Loaded {};
   struct Closed {};
-  using Outcome = std::variant<engine::Failure, Loaded, Closed, std::optional<engine::Sample>,
+  struct Copied {};
+  using Outcome = std::variant<engine::Failure, Loaded, Closed, Copied, std::optional<engine::Sample>,
                                std::vector<engine::Sample>, std::vector<float>>;
   using Cancelled = std::shared_ptr<std::atomic<bool>>;
   struct Pending {

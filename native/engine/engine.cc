@@ -118,6 +118,22 @@ Result<std::vector<float>> Engine::Logits(std::span<const uint32_t> tokens, uint
   return logits;
 }
 
+MaybeFailure Engine::CopyTokens(uint32_t from, uint32_t to, uint32_t tokens) {
+  if (memory_.blocks() == 0) return Argument("no pool is attached");
+  for (const uint32_t block : {from, to}) {
+    if (block < memory_.blocks()) continue;
+    return Argument("block " + std::to_string(block) + " is not in the pool of " +
+                    std::to_string(memory_.blocks()));
+  }
+  if (from == to) return Argument("block " + std::to_string(from) + " would be copied to itself");
+  if (tokens < 1 || tokens > layout_.tokens_per_block) {
+    return Argument("a block holds 1 .. " + std::to_string(layout_.tokens_per_block) + " tokens, not " +
+                    std::to_string(tokens));
+  }
+  memory_.CopyHeads(from, to, size_t{tokens} * layout_.head_dim * BytesOf(layout_.dtype));
+  return std::nullopt;
+}
+
 Result<std::vector<Sample>> Engine::Decode(std::span<const DecodeRow> rows,
                                            const std::atomic<bool>& cancelled) {
   for (const DecodeRow& row : rows) {

@@ -55,6 +55,8 @@ class Engine {
   // As Prefill; answers the logits after the last token.
   Result<std::vector<float>> Logits(std::span<const uint32_t> tokens, uint32_t start,
                                     const std::vector<uint32_t>& table, const std::atomic<bool>& cancelled);
+  // The KV of the first `tokens` tokens of block `from` is then in block `to` as well.
+  MaybeFailure CopyTokens(uint32_t from, uint32_t to, uint32_t tokens);
 
  private:
   Engine(LlamaModel model, GgufMetadata metadata, KvLayout layout, std::unique_ptr<ThreadPool> threads);

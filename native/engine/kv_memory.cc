@@ -1,5 +1,6 @@
 #include "engine/kv_memory.h"
 
+#include <cstring>
 #include <string>
 #include <utility>
 
@@ -71,6 +72,16 @@ KvMemory::KvMemory(const KvLayout& layout, std::vector<RankPool> pools, uint32_t
     }
   }
   starts_.push_back(places_.size());
+}
+
+void KvMemory::CopyHeads(uint32_t from, uint32_t to, size_t bytes) const {
+  for (const HeadPlace& place : places_) {
+    const uint8_t* source = place.pool + from * place.block_bytes;
+    uint8_t* target = place.pool + to * place.block_bytes;
+    for (const size_t offset : {place.key_offset, place.value_offset}) {
+      std::memcpy(target + offset, source + offset, bytes);
+    }
+  }
 }
 
 }  // namespace kvt::engine

@@ -71,6 +71,10 @@ class KvMemory {
     return {places_.data() + starts_[at], starts_[at + 1] - starts_[at]};
   }
 
+  // Copies the beginning of block `from` into block `to`, in every pool: the first `bytes` of each head's
+  // keys and values, and nothing behind them, as a transfer may be writing there.
+  void CopyHeads(uint32_t from, uint32_t to, size_t bytes) const;
+
  private:
   std::vector<RankPool> pools_;
   uint32_t heads_ = 0;

@@ -44,6 +44,8 @@ export interface WorkerSettings {
   readonly transceiver: TransceiverSettings | null;
   readonly kvCache: {
     readonly enableBlockReuse: boolean;
+    /** Also of blocks that only begin as a prompt does; no effect without the first. */
+    readonly enablePartialReuse: boolean;
     /** KV events that wait for a reader; 0: there are none; null: as many as the worker likes, once a reader asks. */
     readonly eventBufferMaxSize: number | null;
     readonly tokensPerBlock: number;

@@ -156,14 +156,12 @@ function kvCacheSettings(
   if (section.has("max_attention_window")) {
     section.report(problems, "not_built", "max_attention_window", "sliding-window attention is not built yet");
   }
-  const partial = section.value("enable_partial_reuse");
-  chosen.pick<boolean>(name("enable_partial_reuse"), false, { file: partial });
-  if (partial?.value) {
-    section.report(problems, "warning", "enable_partial_reuse", "only whole blocks are reused: true has no effect yet");
-  }
   return {
     enableBlockReuse: chosen.pick<boolean>(name("enable_block_reuse"), true, {
       file: section.value("enable_block_reuse"),
+    }),
+    enablePartialReuse: chosen.pick<boolean>(name("enable_partial_reuse"), true, {
+      file: section.value("enable_partial_reuse"),
     }),
     eventBufferMaxSize: chosen.pick<number | null>(name("event_buffer_max_size"), null, {
       file: section.value("event_buffer_max_size"),

@@ -145,7 +145,7 @@ export interface NativePoolSpan {
 }
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of this file. */
-export const mirrorVersion = 5;
+export const mirrorVersion = 6;
 
 /** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra, runs, pieces]`. */
 export const RECORD_WORDS = 10;
@@ -275,6 +275,8 @@ export interface NativeEngine {
   decode(call: number, rows: readonly NativeDecodeRow[]): Promise<readonly NativeSample[]>;
   /** Logits of the last evaluated token instead of a sample: for tests of bit equality. Float32, vocab entries. */
   logits(call: number, tokens: Uint32Array, startPos: number, blockTable: Uint32Array): Promise<Float32Array>;
+  /** The KV of the first `tokens` tokens of block `from` is in block `to` as well when this resolves; the rest of that block is not touched. */
+  copyTokens(from: number, to: number, tokens: number): Promise<void>;
   cancel(call: number): void;
   close(): Promise<void>;
 }

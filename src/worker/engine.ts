@@ -67,5 +67,10 @@ export interface Engine {
   readonly geometry: EngineGeometry;
   prefill(request: PrefillRequest): Promise<Sample | undefined>;
   decode(rows: readonly DecodeRow[], signal?: AbortSignal): Promise<readonly Sample[]>;
+  /**
+   * Copies the KV of the first `tokens` tokens of one block into another one and leaves the rest of that alone: a transfer may be writing
+   * it. Calls given later find it done.
+   */
+  copyTokens(from: BlockId, to: BlockId, tokens: number): Promise<void>;
   close(): Promise<void>;
 }

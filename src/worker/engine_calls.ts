@@ -1,6 +1,7 @@
 import { isKvError, KvError } from "../errors.ts";
 import { mustHold } from "./block_reservations.ts";
 import type { Engine, Sample } from "./engine.ts";
+import type { PartOfBlock } from "./prefix_cache.ts";
 import type { WorkerRequest } from "./request.ts";
 
 /**
@@ -29,6 +30,22 @@ export async function computeChunk(engine: Engine, request: WorkerRequest, count
   } catch (error) {
     request.abortedWith ??= asKvError(error, "engine.prefill");
     return undefined;
+  }
+}
+
+/**
+ * Copies the beginning of the first block that the request does not share. Both blocks are held until it is done, whatever becomes of the
+ * request.
+ */
+export async function copyPart(engine: Engine, request: WorkerRequest, { hold, tokens }: PartOfBlock): Promise<void> {
+  const index = Math.floor(request.cachedTokens / engine.geometry.tokensPerBlock);
+  const target = mustHold(request).share(index, index + 1);
+  const [[from], [to]] = [hold.ids, target.ids];
+  try {
+    if (from !== undefined && to !== undefined) await engine.copyTokens(from, to, tokens);
+  } finally {
+    target.release();
+    hold.release();
   }
 }
 

@@ -1,6 +1,6 @@
 import { KvError } from "../errors.ts";
 import type { RequestId } from "../ids.ts";
-import type { CancelOutcome, ReceiveTransfer } from "../transceiver/api.ts";
+import type { CancelOutcome, ReceiveTransfer, TransferReport } from "../transceiver/api.ts";
 import { type BlockReservations, mustHold } from "./block_reservations.ts";
 import type { Sample } from "./engine.ts";
 import { asKvError } from "./engine_calls.ts";
@@ -77,7 +77,8 @@ export class Handoffs {
 
   /** Generation-first: what is computed from now on can be fetched at once. False: it could not be offered, and the request has failed. */
   stream(request: WorkerRequest, contextId: RequestId): boolean {
-    const isOffered = this.#send(request, contextId, request.computedTokens);
+    // What is still being copied is ready with the first chunk.
+    const isOffered = this.#send(request, contextId, request.computedTokens - (request.part?.tokens ?? 0));
     if (isOffered) request.change("stream");
     return isOffered;
   }
@@ -88,6 +89,7 @@ export class Handoffs {
     if (request.streaming !== null) request.streaming.finish(firstTokensOf(request, first));
     else if (!this.#send(request, contextId)) return false;
     request.offer = request.streaming;
+    this.#options.blocks.remember(request, request.promptTokens, true);
     this.#options.blocks.release(request);
     request.change("offer");
     return true;
@@ -169,7 +171,7 @@ export class Handoffs {
       const transfer = this.#port().receive({ ...source, blocks: table, skipTokens: request.computedTokens });
       request.receiving = transfer;
       request.change("receive");
-      transfer.done.then(
+      arrival(transfer, request).then(
         (report) => {
           request.report = report;
           this.#received(request, role);
@@ -241,6 +243,13 @@ export class Handoffs {
     if (transfers === null) throw new KvError("TRANSCEIVER_DISABLED", {});
     return transfers;
   }
+}
+
+/** Also the tokens that are copied here: from then on the blocks may be reused, and so offered. A copy that fails ends the request. */
+async function arrival(transfer: ReceiveTransfer, { copying }: WorkerRequest): Promise<TransferReport> {
+  const report = await transfer.done;
+  await copying?.catch(() => {});
+  return report;
 }
 
 function mismatch(transfer: ReceiveTransfer, request: WorkerRequest, contextId: RequestId | null): string | null {

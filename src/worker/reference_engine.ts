@@ -113,6 +113,15 @@ export class ReferenceEngine implements Engine {
     return samples.map((sample, index) => sampleOf(sample, rows[index]?.sampling));
   }
 
+  async copyTokens(from: BlockId, to: BlockId, tokens: number): Promise<void> {
+    if (this.#closing !== undefined) throw new KvError("CLOSED", { what: "the engine" });
+    try {
+      await this.#native.copyTokens(from, to, tokens);
+    } catch (error) {
+      throw engineError(error, this.#file);
+    }
+  }
+
   /** As `prefill`, but answers the logits after the last token, `vocab` of them. For tests of bit equality. */
   async logits(request: Omit<PrefillRequest, "sampling">): Promise<Float32Array> {
     const { tokens, startPos, blockTable, signal } = request;

@@ -3,6 +3,7 @@ import type { RequestId } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
 import type { PeerAddress, ReceiveTransfer, SendTransfer, TransferReport } from "../transceiver/api.ts";
 import type { Sample, Sampling } from "./engine.ts";
+import type { PartOfBlock } from "./prefix_cache.ts";
 import { type PrefixKey, prefixKeys } from "./prefix_keys.ts";
 import { nextRequestState, type RequestEvent, type RequestState, type StateChange } from "./request_state.ts";
 
@@ -54,6 +55,8 @@ export interface RequestSpec {
   /** End the answer; may not be sampled before `minTokens`. Value: what `Finish.stop` says. */
   readonly stopTokens: ReadonlyMap<number, number | null>;
   readonly onToken: TokenListener;
+  /** A probe of the engine: its KV is not kept for later requests. */
+  readonly isProbe?: true;
 }
 
 /**
@@ -115,6 +118,10 @@ export class WorkerRequest {
   computedTokens = 0;
   cachedTokens = 0;
   blocks: BlockHold | null = null;
+  /** A block of the cache that begins as the first one after the reused blocks does; `computedTokens` counts it already. */
+  part: PartOfBlock | null = null;
+  /** Settles when `part` is copied; null: there is none. */
+  copying: Promise<void> | null = null;
   receiving: ReceiveTransfer | null = null;
   /** The offer of a prompt that is still computed; `offer` once the request is answered. */
   streaming: SendTransfer | null = null;

@@ -6,7 +6,7 @@ import { BlockReservations } from "./block_reservations.ts";
 import { planPrefill } from "./chunk_plan.ts";
 import { type DeparturePhase, Departures } from "./departures.ts";
 import type { Engine, Sample } from "./engine.ts";
-import { asKvError, computeChunk, DecodeCall, leaveStep } from "./engine_calls.ts";
+import { asKvError, computeChunk, copyPart, DecodeCall, leaveStep } from "./engine_calls.ts";
 import { Handoffs } from "./handoffs.ts";
 import type { CachedBlock } from "./prefix_cache.ts";
 import { type Finish, type RequestSpec, WorkerRequest } from "./request.ts";
@@ -46,6 +46,7 @@ export class Scheduler {
       pool: options.pool,
       tokensPerBlock,
       reuse: options.reusePrefixes,
+      reuseParts: options.reuseParts,
       listener: options.cacheListener,
     });
     this.#departures = new Departures(options.nowMs, (phase, ms) => options.onFreed?.(phase, ms));
@@ -242,11 +243,22 @@ export class Scheduler {
       if (!this.#blocks.reserve(request)) return;
       this.#waiting.remove(request);
       request.admittedMs = this.#options.nowMs();
+      this.#copyPart(request);
       if (role.kind === "generation") this.#handoffs.receive(request, role);
       else if (role.kind !== "context" || !role.generationFirst || this.#handoffs.stream(request, role.contextId)) {
         this.#prefilling.push(request);
       }
     }
+  }
+
+  /** Engine calls run in the order given: what is computed for the request from now on finds the copy done. */
+  #copyPart(request: WorkerRequest): void {
+    const { part } = request;
+    if (part === null) return;
+    request.copying = copyPart(this.#engine, request, part);
+    request.copying.catch((error: unknown) => {
+      if (request.abortedWith === null) this.#stop(request, asKvError(error, "engine.copyTokens"));
+    });
   }
 
   async #step(): Promise<void> {
@@ -396,7 +408,7 @@ export class Scheduler {
 
   #complete(request: WorkerRequest, finish: Finish): void {
     // The last token was never evaluated.
-    if (request.blocks !== null) this.#blocks.remember(request, request.tokens.length - 1);
+    if (request.blocks !== null) this.#blocks.remember(request, request.tokens.length - 1, true);
     this.#blocks.release(request);
     request.change("finish");
     request.resolve(finish, this.#options.nowMs());

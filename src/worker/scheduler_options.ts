@@ -30,6 +30,8 @@ export interface SchedulerOptions {
   readonly transfers: TransferPort | null;
   readonly limits: SchedulerLimits;
   readonly reusePrefixes: boolean;
+  /** Of a block that only begins as a prompt goes on, the beginning is copied. */
+  readonly reuseParts: boolean;
   readonly nowMs: () => number;
   /** Told of each change of the prefix cache. */
   readonly cacheListener?: CacheListener;

@@ -196,6 +196,7 @@ async function computeOneToken({ scheduler, reader }: WorkerParts): Promise<void
     sampling: GREEDY,
     stopTokens: new Map(),
     onToken: () => null,
+    isProbe: true,
   });
   await request.done;
 }

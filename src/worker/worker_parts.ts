@@ -86,6 +86,7 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
       },
       // Spoiled blocks must not be reused.
       reusePrefixes: kvCache.enableBlockReuse && !zeroes,
+      reuseParts: kvCache.enablePartialReuse,
       nowMs: () => performance.now(),
       cacheListener: kvEvents,
       ...hooks,

@@ -103,8 +103,6 @@ describe("cache_transceiver_config", () => {
     expect(mild(transceiver("enable_pipelined_transfer: true")).join()).toContain("schedule_style: generation_first");
     expect(notes).toContain("needs no period");
     expect(notes).toContain("no bounce region");
-    expect(mild("kv_cache_config: {enable_partial_reuse: true}")[0]).toContain("only whole blocks are reused");
-    expect(mild("kv_cache_config: {enable_partial_reuse: false}")).toEqual([]);
   });
 
   it("rounds max_tokens_in_buffer up to whole blocks with a note", () => {
@@ -223,6 +221,11 @@ kv_cache_config: {event_buffer_max_size: 0, max_attention_window: null, dtype: a
 disagg_cluster:
 `;
     expect(fatal(yaml)).toEqual([]);
+  });
+
+  it("reuses parts of blocks unless that is switched off", () => {
+    const reuses = (yaml: string): boolean => resolve(yaml).settings.kvCache.enablePartialReuse;
+    expect([reuses(""), reuses("kv_cache_config: {enable_partial_reuse: false}")]).toEqual([true, false]);
   });
 
   it("leaves the size of the KV event buffer open unless it is written", () => {

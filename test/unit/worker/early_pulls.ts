@@ -18,27 +18,21 @@ class EarlyPull {
   readonly settled = new Settled<TransferReport>();
   readonly #engine: TokenEngine;
   readonly #target: BlockHold;
-  readonly #skip: number;
   readonly #requestId: RequestId;
-  #copied = 0;
+  #copied: number;
   over = false;
 
   constructor(engine: TokenEngine, options: ReceiveBlocks & ReceiveFromPeer) {
     this.#engine = engine;
     this.#target = options.blocks.share();
-    this.#skip = Math.floor((options.skipTokens ?? 0) / TOKENS_PER_BLOCK);
+    this.#copied = options.skipTokens ?? 0;
     this.#requestId = options.requestId;
   }
 
   copy(source: BlockHold, engine: TokenEngine, tokens: number): void {
-    const until = Math.ceil(tokens / TOKENS_PER_BLOCK);
-    // A block that was partly there is copied again, whole.
-    for (let index = Math.max(this.#skip, this.#copied - 1); index < until; index++) {
-      const [from, to] = [source.ids[index], this.#target.ids[index]];
-      const block = from === undefined ? undefined : engine.memory.get(from);
-      if (block !== undefined && to !== undefined) this.#engine.memory.set(to, block.slice());
-    }
-    this.#copied = until;
+    // Once each: what was said to be ready too early stays wrong.
+    this.#engine.fetch(this.#target.ids, { engine, ids: source.ids }, this.#copied, tokens);
+    this.#copied = Math.max(this.#copied, tokens);
   }
 
   end(error: KvError | null, tokens = 0, first?: FirstTokens): void {

@@ -32,6 +32,7 @@ export class LocalTransfers {
   gate: Promise<void> | null = null;
   failNext: KvError | null = null;
   fetchedBlocks = 0;
+  fetchedTokens = 0;
   readonly #early = new EarlyPulls();
 
   /** Tokens that generation-first receives had when token 0 came, chunk by chunk. */
@@ -100,14 +101,10 @@ export class LocalTransfers {
         this.failNext = null;
         if (failure !== null) throw failure;
         if (cancelled) throw new KvError("CANCELLED", { transfer: options.state, why: "receiver" });
-        const from = Math.floor((options.skipTokens ?? 0) / TOKENS_PER_BLOCK);
-        for (let index = from; index < target.ids.length; index++) {
-          const source = offer.blocks.ids[index];
-          const to = target.ids[index];
-          const block = source === undefined ? undefined : offer.engine.memory.get(source);
-          if (block !== undefined && to !== undefined) engine.memory.set(to, block.slice());
-          this.fetchedBlocks++;
-        }
+        const { skipTokens = 0 } = options;
+        engine.fetch(target.ids, { engine: offer.engine, ids: offer.blocks.ids }, skipTokens, offer.options.tokens);
+        this.fetchedBlocks += target.ids.length - Math.floor(skipTokens / TOKENS_PER_BLOCK);
+        this.fetchedTokens += offer.options.tokens - skipTokens;
         this.#settle(options.state, offer, null);
         return report(offer.options.requestId, offer.options.tokens);
       } catch (error) {

@@ -236,12 +236,12 @@ describe("scheduler", () => {
       blocks: fc.integer({ min: 16, max: 48 }),
       maxBatchSize: fc.integer({ min: 1, max: 6 }),
       stepTokens: fc.integer({ min: 1, max: 32 }),
-      reusePrefixes: fc.boolean(),
+      reuse: fc.constantFrom({ reusePrefixes: false }, { reusePrefixes: true }, { reuseParts: true }),
       requests: fc.array(request, { minLength: 1, maxLength: 14 }),
     });
     await fc.assert(
-      fc.asyncProperty(config, async ({ blocks, maxBatchSize, stepTokens, reusePrefixes, requests }) => {
-        const { scheduler, pool } = rig({ blocks, reusePrefixes, limits: { maxBatchSize, stepTokens } });
+      fc.asyncProperty(config, async ({ blocks, maxBatchSize, stepTokens, reuse, requests }) => {
+        const { scheduler, pool } = rig({ blocks, ...reuse, limits: { maxBatchSize, stepTokens } });
         const ends: Promise<void>[] = [];
         for (const each of requests) {
           for (let turn = 0; turn < each.waitBefore; turn++) await Promise.resolve();

@@ -19,6 +19,7 @@ export function rig(
     readonly limits?: Partial<SchedulerLimits>;
     readonly transfers?: (engine: TokenEngine, pool: BlockPool) => TransferPort;
     readonly reusePrefixes?: boolean;
+    readonly reuseParts?: boolean;
     readonly nowMs?: () => number;
   } = {},
 ): Rig {
@@ -52,6 +53,7 @@ export function rig(
       ...options.limits,
     },
     reusePrefixes: options.reusePrefixes ?? true,
+    reuseParts: options.reuseParts ?? false,
     nowMs: options.nowMs ?? (() => performance.now()),
     onChange: (change) => changes.push(change),
   });

@@ -59,6 +59,13 @@ export class TokenEngine implements Engine {
     });
   }
 
+  async copyTokens(from: BlockId, to: BlockId, tokens: number): Promise<void> {
+    this.calls.push(`copy ${tokens}`);
+    await this.#turn(undefined);
+    const source = this.memory.get(from);
+    for (let index = 0; index < tokens; index++) this.#write([to], index, source?.[index] ?? -1);
+  }
+
   async close(): Promise<void> {}
 
   async #turn(signal: AbortSignal | undefined): Promise<void> {
@@ -67,6 +74,19 @@ export class TokenEngine implements Engine {
     const failure = this.failNext;
     this.failNext = null;
     if (failure !== null) throw failure;
+  }
+
+  /** What a transfer does: tokens [from, to) of another engine's blocks. */
+  fetch(
+    ids: readonly BlockId[],
+    source: { engine: TokenEngine; ids: readonly BlockId[] },
+    from: number,
+    to: number,
+  ): void {
+    for (let position = from; position < to; position++) {
+      const block = source.engine.memory.get(source.ids[Math.floor(position / TOKENS_PER_BLOCK)] as BlockId);
+      this.#write(ids, position, block?.[position % TOKENS_PER_BLOCK] ?? -1);
+    }
   }
 
   #write(table: readonly BlockId[], position: number, token: number): void {

@@ -336,6 +336,13 @@ export const errors = {
     message: "{why}",
     remedy: "`kvt doctor` shows which plug-ins of NIXL can be loaded here, and what the others lack",
   },
+  NIXL_INSTALL_FAILED: {
+    scope: "process",
+    status: 500,
+    message: "NIXL {version} was not installed: {why}",
+    remedy:
+      "check that python3 has pip and reaches PyPI; `kvt nixl install --help` names the versions that are known to work",
+  },
   // --- pool and blocks ---------------------------------------------------------------------------------------------
   OUT_OF_BLOCKS: {
     scope: "call",

@@ -28,6 +28,14 @@ const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "send a file of prompts to a router and write the answers to a file",
     load: async () => (await import("./client.ts")).client,
   },
+  doctor: {
+    summary: "look at this machine: how KV can move here, and what is missing",
+    load: async () => (await import("./doctor.ts")).doctor,
+  },
+  nixl: {
+    summary: "bring NIXL, which moves KV to other hosts",
+    load: async () => (await import("./nixl.ts")).nixl,
+  },
   config: {
     summary: "check a YAML file, or print every value that takes effect and its origin",
     load: async () => (await import("./config.ts")).config,
@@ -37,12 +45,10 @@ const commands: Readonly<Record<string, CommandEntry>> = {
 // Of trtllm-serve or of later versions: each is answered with a sentence instead of "unknown command" (S98, S106).
 const notProvided: Readonly<Record<string, string>> = {
   disaggregated_mpi_worker: "workers in one MPI world are not built yet; start each with kvt serve",
-  doctor: "looking into transports and devices is not built yet",
   drain: "is not built yet; SIGTERM drains a worker or router",
   grpc: "a gRPC front is not provided; use HTTP with kvt serve",
   launch: "starting the ranks of a SLURM or MPI job is not built yet; start each process itself",
   mm_embedding_serve: "multimodal encoders are not provided",
-  nixl: "NIXL is not built yet; KV moves over the same-host path",
 };
 
 const INTRODUCTION = `kvt: disaggregated LLM serving, where prefill and decode run in different processes and the KV cache moves

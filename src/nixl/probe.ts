@@ -2,6 +2,7 @@ import { spawn } from "node:child_process";
 import type { NativeNixlProbe, NativeNixlReport } from "../native/binding.ts";
 import { nativeFile } from "../native/loader.ts";
 import { nixlEnvironment } from "./environment.ts";
+import type { NixlEnv } from "./places.ts";
 
 /** Loading takes 0.1 s, a trial up to 1 s; LIBFABRIC without its progress hangs for ever. */
 const LIMIT_MS = 30_000;
@@ -22,8 +23,10 @@ require("node:fs").writeSync(1, ${JSON.stringify(`\n${MARK}`)} + JSON.stringify(
 process.exit(0);
 `;
 
-/** What a library is good for, or one sentence about why for nothing. */
-export type NixlProbe = { readonly report: NativeNixlReport } | { readonly why: string };
+/** What a library is good for and what NIXL and UCX said meanwhile, or one sentence about why it is good for nothing. */
+export type NixlProbe =
+  | { readonly report: NativeNixlReport; readonly said: readonly string[] }
+  | { readonly why: string };
 
 /**
  * Loads a NIXL library in a child process, because one that is broken may crash or hang whoever loads it. Never throws for what the
@@ -31,13 +34,15 @@ export type NixlProbe = { readonly report: NativeNixlReport } | { readonly why: 
  * @param env the environment that NIXL reads; what it needs beyond that is added
  * @throws KvError NATIVE_NOT_FOUND, NATIVE_BROKEN
  */
-export async function probeNixl(
-  options: NativeNixlProbe,
-  env: Readonly<NodeJS.ProcessEnv> = process.env,
-): Promise<NixlProbe> {
+export async function probeNixl(options: NativeNixlProbe, env: NixlEnv = process.env): Promise<NixlProbe> {
   const { code, signal, stdout, stderr } = await runChild(options, env);
-  const line = stdout.split("\n").find((text) => text.startsWith(MARK));
-  if (line !== undefined) return JSON.parse(line.slice(MARK.length)) as NixlProbe;
+  const lines = stdout.split("\n");
+  const line = lines.find((text) => text.startsWith(MARK));
+  if (line !== undefined) {
+    const answer = JSON.parse(line.slice(MARK.length)) as { report: NativeNixlReport } | { why: string };
+    const said = lines.filter((text) => text !== "" && text !== line);
+    return "report" in answer ? { ...answer, said } : answer;
+  }
   const said = stderr.trim().split("\n").at(-1) ?? "";
   const end =
     signal === "SIGKILL" ? `did not end within ${LIMIT_MS / 1000} s` : `ended with ${signal ?? `code ${code}`}`;
@@ -51,7 +56,7 @@ interface Ended {
   readonly stderr: string;
 }
 
-function runChild(options: NativeNixlProbe, env: Readonly<NodeJS.ProcessEnv>): Promise<Ended> {
+function runChild(options: NativeNixlProbe, env: NixlEnv): Promise<Ended> {
   // NODE_OPTIONS may hold a debugger's port or a loader that the child does not need.
   const { NODE_OPTIONS: _, ...kept } = env;
   const child = spawn(process.execPath, ["-e", CHILD_SOURCE, nativeFile(), JSON.stringify(options)], {

@@ -16,7 +16,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   cluster: leafRooms,
   worker: ["transceiver", "kv", "native", "cluster", ...leafRooms],
   router: ["cluster", ...leafRooms],
-  cli: ["worker", "router", "nixl", ...leafRooms],
+  doctor: ["transceiver", "nixl", "native", ...leafRooms],
+  cli: ["worker", "router", "doctor", "nixl", ...leafRooms],
   index: ["transceiver", "kv", "worker", "router", "native", "openai", "errors", "ids", "clock"],
 };
 

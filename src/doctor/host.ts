@@ -1,0 +1,119 @@
+import { lstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { availableParallelism, networkInterfaces, release, totalmem } from "node:os";
+import { loadNative, nativeFile } from "../native/loader.ts";
+import type { NixlEnv } from "../nixl/places.ts";
+import { defaultSocketDir } from "../transceiver/socket_directory.ts";
+
+/** What of this machine decides how KV can move. */
+export interface HostFacts {
+  readonly node: string;
+  readonly kernel: string;
+  readonly arch: string;
+  readonly cpus: number;
+  readonly memoryBytes: number;
+  /** Of the cgroup; null: none. */
+  readonly memoryLimitBytes: number | null;
+  readonly addon: { readonly file: string; readonly vectorLevel: string } | { readonly why: string };
+  /** `shmem`: whether pools may get huge pages without reserved ones (transparent_hugepage/shmem_enabled). */
+  readonly hugePages: {
+    readonly reserved: number;
+    readonly free: number;
+    readonly bytes: number;
+    readonly shmem: string;
+  };
+  /** Bytes, or "unlimited"; RDMA registers locked memory. */
+  readonly memlock: string;
+  /** Where same-host peers meet; `why` null: it can be used. */
+  readonly socketDirectory: { readonly path: string; readonly why: string | null };
+  /** Equal ones are shared with another process: pid and user matter to cma, net to tcp. */
+  readonly namespaces: Readonly<Record<string, string>>;
+  /** 0: any process of this user may be read (cma); 1 and more: descendants or none. */
+  readonly ptraceScope: string;
+  readonly networks: readonly string[];
+  readonly rdma: readonly string[];
+}
+
+export function hostFacts(env: NixlEnv): HostFacts {
+  const meminfo = textOf("/proc/meminfo");
+  const number = (key: string) => Number(meminfo.match(new RegExp(`^${key}:\\s+(\\d+)`, "m"))?.[1] ?? 0);
+  const shmem = textOf("/sys/kernel/mm/transparent_hugepage/shmem_enabled").match(/\[(\w+)\]/)?.[1];
+  return {
+    node: process.version,
+    kernel: release(),
+    arch: process.arch,
+    cpus: availableParallelism(),
+    memoryBytes: totalmem(),
+    memoryLimitBytes: memoryLimit(),
+    addon: addonFacts(),
+    hugePages: {
+      reserved: number("HugePages_Total"),
+      free: number("HugePages_Free"),
+      bytes: number("Hugepagesize") * 1024,
+      shmem: shmem ?? "unknown",
+    },
+    memlock: textOf("/proc/self/limits").match(/^Max locked memory\s+(\S+)/m)?.[1] ?? "unknown",
+    socketDirectory: socketDirectory(env),
+    namespaces: namespaces(),
+    ptraceScope: textOf("/proc/sys/kernel/yama/ptrace_scope").trim() || "none",
+    networks: Object.keys(networkInterfaces()),
+    rdma: entriesOf("/sys/class/infiniband"),
+  };
+}
+
+export function textOf(file: string): string {
+  try {
+    return readFileSync(file, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+export function entriesOf(folder: string): readonly string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
+}
+
+function memoryLimit(): number | null {
+  const text =
+    textOf("/sys/fs/cgroup/memory.max").trim() || textOf("/sys/fs/cgroup/memory/memory.limit_in_bytes").trim();
+  const bytes = Number(text);
+  return text === "" || Number.isNaN(bytes) || bytes >= totalmem() ? null : bytes;
+}
+
+function addonFacts(): HostFacts["addon"] {
+  try {
+    return { file: nativeFile(), vectorLevel: loadNative().vectorLevel };
+  } catch (error) {
+    return { why: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+/** The data plane makes it when it is not there, and refuses one that others could write into. */
+function socketDirectory(env: NixlEnv): HostFacts["socketDirectory"] {
+  const path = defaultSocketDir(env);
+  try {
+    const status = lstatSync(path);
+    if (!status.isDirectory()) return { path, why: "it is no directory" };
+    if (status.uid !== process.getuid?.()) return { path, why: `it belongs to user ${status.uid}` };
+    const mode = status.mode & 0o777;
+    return { path, why: mode === 0o700 ? null : `its mode is ${mode.toString(8)}, not 700` };
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    return { path, why: code === "ENOENT" ? null : `it can't be read (${code})` };
+  }
+}
+
+function namespaces(): Readonly<Record<string, string>> {
+  const found: Record<string, string> = {};
+  for (const name of ["ipc", "mnt", "net", "pid", "user"]) {
+    try {
+      found[name] = readlinkSync(`/proc/self/ns/${name}`);
+    } catch {
+      found[name] = "unknown";
+    }
+  }
+  return found;
+}

@@ -5,7 +5,8 @@ import type { WorkerHooks } from "../../../src/worker/server.ts";
 import { Gate } from "../transceiver/gated_plane.ts";
 import { contextHop, post } from "../worker/client.ts";
 import { blocksOf, until } from "../worker/inspect.ts";
-import { tinyModel } from "../worker/worker_process.ts";
+import { LeakWatch, POOL_TOKENS, poolWithoutReuse, type Watched } from "../worker/no_leak.ts";
+import { tinyModel, Workers } from "../worker/worker_process.ts";
 import { type Here, metric, startHere } from "./workers_here.ts";
 
 /** Prefill takes several steps, decode goes on until somebody ends it. */
@@ -44,13 +45,25 @@ const hooksOf = (side: Side): WorkerHooks => ({
   },
 });
 
+const { kvCache } = defaultWorkerSettings(tinyModel);
+const pool = { kvCache: { ...kvCache, enableBlockReuse: false, maxTokens: POOL_TOKENS } };
+let leaks: LeakWatch;
+let watched: readonly [context: Watched, generation: Watched];
+
 beforeAll(async () => {
   gate.onHeld = () => reached("read held");
   here = await startHere({
-    // One at a time, so that the second one waits; in many small steps, so that a client can leave between two of them.
-    context: { settings: { maxBatchSize: 1, maxNumTokens: 32, enableChunkedPrefill: true }, hooks: hooksOf("context") },
-    generation: { hooks: { ...hooksOf("generation"), transceiver: { plane: gate.around } } },
+    context: {
+      // One at a time, so that the second one waits; in many small steps, so that a client can leave between two of them.
+      settings: { ...pool, maxBatchSize: 1, maxNumTokens: 32, enableChunkedPrefill: true },
+      hooks: hooksOf("context"),
+    },
+    generation: { settings: pool, hooks: { ...hooksOf("generation"), transceiver: { plane: gate.around } } },
   });
+  // Both run in this process: what one of them keeps, the process keeps.
+  const watch = ({ url }: { readonly url: string }): Watched => ({ url, child: process, log: () => "" });
+  watched = [watch(here.context), watch(here.generation)];
+  leaks = await LeakWatch.begin([watched[0]], [watched[1]]);
 });
 afterAll(() => here[Symbol.asyncDispose]());
 beforeEach(() => {
@@ -224,6 +237,11 @@ describe("what /kv/release and /kv/abort answer", () => {
     expect(freed).toEqual([["context", "granted"]]);
     await expectNothingHeld();
   });
+});
+
+it("all these leave nothing behind: every block is served, to a fresh worker too, and descriptors, maps and memory are as before", async () => {
+  await using workers = new Workers(here.socketDir);
+  await leaks.expectNone(watched, await workers.start(poolWithoutReuse));
 });
 
 it("offers that nobody fetches are bounded in number: a context request above the limit is 429 with Retry-After, others are served", async () => {

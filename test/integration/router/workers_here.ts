@@ -14,6 +14,8 @@ export interface Here extends AsyncDisposable {
   readonly context: WorkerServer;
   readonly generation: WorkerServer;
   readonly router: RouterServer;
+  /** Where a worker of another process finds these. */
+  readonly socketDir: string;
 }
 
 export interface HereOptions {
@@ -52,6 +54,7 @@ export async function startHere(options: HereOptions = {}): Promise<Here> {
     context,
     generation,
     router,
+    socketDir,
     [Symbol.asyncDispose]: async () => {
       await router[Symbol.asyncDispose]();
       await Promise.all([context, generation].map((server) => server.close({ drainMs: 0 })));

@@ -41,6 +41,19 @@ export async function until(isSo: () => Promise<boolean>): Promise<number> {
   return performance.now() - start;
 }
 
+/** How often what had been given up was free within 100 ms, and in all, as the worker's own histogram has it. */
+export async function freedOf(worker: {
+  readonly url: string;
+}): Promise<{ readonly inTime: number; readonly all: number }> {
+  const text = await (await fetch(`${worker.url}/prometheus/metrics`)).text();
+  const sum = (series: RegExp): number =>
+    [...text.matchAll(series)].reduce((total, [, count]) => total + Number(count), 0);
+  return {
+    inTime: sum(/^kvt_worker_abandoned_to_free_seconds_bucket\{(?=[^}]*le="0\.1")[^}]*\} (\d+)$/gm),
+    all: sum(/^kvt_worker_abandoned_to_free_seconds_count\{[^}]*\} (\d+)$/gm),
+  };
+}
+
 export interface Resources {
   readonly descriptors: number;
   /** Mappings of KV pools, own and peers'. */

@@ -19,7 +19,9 @@ export type Overrides = Partial<WorkerSettings> & {
 const { kvCache } = defaultWorkerSettings(tinyModel);
 /** All blocks are free when nothing runs. */
 export const withoutReuse: Overrides = { kvCache: { ...kvCache, enableBlockReuse: false } };
-export const withPool = (maxTokens: number): Overrides => ({ kvCache: { ...kvCache, maxTokens } });
+export const withPool = (maxTokens: number, more: Partial<WorkerSettings["kvCache"]> = {}): Overrides => ({
+  kvCache: { ...kvCache, maxTokens, ...more },
+});
 
 export interface WorkerProcess {
   readonly url: string;
@@ -33,8 +35,14 @@ export interface WorkerProcess {
 
 /** Starts real worker processes from dist/ and ends them all. One socket directory for all, so that they find each other. */
 export class Workers implements AsyncDisposable {
-  readonly #socketDir = mkdtempSync(join(tmpdir(), "kvt-workers-"));
+  readonly #ownDir = mkdtempSync(join(tmpdir(), "kvt-workers-"));
+  readonly #socketDir: string;
   readonly #running = new Set<WorkerProcess>();
+
+  /** `socketDir`: of others that they shall find; not removed. */
+  constructor(socketDir?: string) {
+    this.#socketDir = socketDir ?? this.#ownDir;
+  }
 
   async start(overrides: Overrides = {}, env: NodeJS.ProcessEnv = {}): Promise<WorkerProcess> {
     buildIfStale();
@@ -86,7 +94,7 @@ export class Workers implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#running].map((worker) => worker.kill()));
-    rmSync(this.#socketDir, { recursive: true, force: true });
+    rmSync(this.#ownDir, { recursive: true, force: true });
   }
 }
 

@@ -120,6 +120,12 @@ export const errors = {
     message: "the cluster is not ready: {why}",
     remedy: "retry later; GET /cluster_info shows the state of each worker",
   },
+  NO_COMPATIBLE_PAIR: {
+    scope: "instance",
+    status: 503,
+    message: "no {role} worker keeps its KV in a layout that the other side can use: {pairs}",
+    remedy: "give both sides the same model and KV dtype; GET /cluster_info lists the pairs that don't fit",
+  },
   TOO_MANY_REQUESTS: {
     scope: "instance",
     status: 429,

@@ -20,6 +20,11 @@ export function clusterInfo(fleet: Fleet, nowMs: number) {
       context_servers: Math.min(1, fleet.group("context").length),
       generation_servers: Math.min(1, fleet.group("generation").length),
     },
+    incompatible_pairs: fleet.badPairs.map(({ context, generation, differences }) => ({
+      context: context.url,
+      generation: generation.url,
+      differences,
+    })),
     server_lists: { context: readyUrls("context"), generation: readyUrls("generation") },
   };
 }

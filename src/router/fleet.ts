@@ -3,6 +3,7 @@ import type { RouterSettings, ServerGroupSettings } from "../config/settings.ts"
 import { KvError } from "../errors.ts";
 import type { Logger } from "../observability/log.ts";
 import type { Hop } from "../openai/index.ts";
+import { type BadPair, Pairs, tellPairs } from "./pairs.ts";
 import { createPolicy, type RoutingPolicy } from "./policy.ts";
 import { Prober, type ProbeTimes } from "./prober.ts";
 import { type ServedModel, UpstreamWorker } from "./upstream_worker.ts";
@@ -25,6 +26,8 @@ export interface Wish {
   readonly tried: ReadonlySet<UpstreamWorker>;
   /** The other side of the pair: a mixed worker is its own peer only when it is the only one (S3). */
   readonly partner?: UpstreamWorker;
+  /** Workers of the other role to one of which KV must be able to move, or from it; asked for each choice. Left out: none is needed. */
+  readonly peers?: () => readonly UpstreamWorker[];
 }
 
 /** A worker reserved for one hop. */
@@ -40,6 +43,9 @@ export class Fleet {
   readonly #policies: Readonly<Record<Hop, RoutingPolicy>>;
   readonly #groups: Readonly<Record<Hop, readonly UpstreamWorker[]>>;
   readonly #prober: Prober;
+  readonly #pairs = new Pairs();
+  readonly #log: Logger;
+  #badPairs = "";
   readonly #startTimeoutMs: number;
   #started = false;
   #onAllReady: (() => void) | undefined;
@@ -55,6 +61,7 @@ export class Fleet {
       generation: createPolicy(options.generation.policy),
     };
     this.#startTimeoutMs = options.startTimeoutMs;
+    this.#log = options.log;
     const { clock, log, probe, scheduleStyle } = options;
     this.#prober = new Prober({
       clock,
@@ -125,9 +132,20 @@ export class Fleet {
     return this.#able(role, wish).some((worker) => !wish.tried.has(worker) && worker !== wish.partner);
   }
 
-  /** @throws KvError CLUSTER_NOT_READY when no worker of the role can take the request */
+  /** Workers of a role that can take a request for the model now. */
+  able(role: Hop, model: string | undefined): readonly UpstreamWorker[] {
+    return this.#able(role, { model, tried: new Set() });
+  }
+
+  /** Pairs of workers, known now, between which KV can't move. */
+  get badPairs(): readonly BadPair[] {
+    return this.#pairs.bad(this.#groups.context, this.#groups.generation);
+  }
+
+  /** @throws KvError CLUSTER_NOT_READY when no worker of the role can take the request, NO_COMPATIBLE_PAIR when none of them fits a peer */
   choose(role: Hop, wish: Wish): Choice {
     const able = this.#able(role, wish);
+    if (able.length === 0) this.#refuseMisfits(role, wish);
     const strangers = able.filter((worker) => worker !== wish.partner);
     const fresh = strangers.filter((worker) => !wish.tried.has(worker));
     const candidates = [fresh, strangers, able].find((list) => list.length > 0);
@@ -175,7 +193,23 @@ export class Fleet {
     const { model } = wish;
     // Behind one served name the workers' own names may differ (S169), so names only count where a role has several.
     const byName = model !== undefined && namesOf(group).size > 1;
-    return group.filter((worker) => worker.canTakeRequests && (!byName || serves(worker, model)));
+    const able = group.filter((worker) => worker.canTakeRequests && (!byName || serves(worker, model)));
+    const peers = wish.peers?.() ?? [];
+    // Without a peer there is nothing to fit: that will be told when it is looked for.
+    if (peers.length === 0) return able;
+    return able.filter((worker) => peers.some((peer) => this.#differences(role, worker, peer) === ""));
+  }
+
+  #differences(role: Hop, worker: UpstreamWorker, peer: UpstreamWorker): string {
+    return role === "context" ? this.#pairs.differences(worker, peer) : this.#pairs.differences(peer, worker);
+  }
+
+  #refuseMisfits(role: Hop, wish: Wish): void {
+    const { peers, ...rest } = wish;
+    const misfits = this.#able(role, rest);
+    if (misfits.length === 0 || peers === undefined) return;
+    const pairs = role === "context" ? this.#pairs.bad(misfits, peers()) : this.#pairs.bad(peers(), misfits);
+    throw new KvError("NO_COMPATIBLE_PAIR", { role, pairs: tellPairs(pairs) });
   }
 
   #missingRoles(): Hop[] {
@@ -193,6 +227,9 @@ export class Fleet {
   }
 
   #changed(): void {
+    const pairs = tellPairs(this.badPairs);
+    if (pairs !== this.#badPairs && pairs !== "") this.#log.warn({ pairs }, "workers that KV can't move between");
+    this.#badPairs = pairs;
     if (this.workers.every((worker) => worker.state === "ready")) this.#onAllReady?.();
   }
 }

@@ -15,6 +15,8 @@ export const ServerInfo = z.looseObject({
   transports: z.array(z.string()).nullish(),
   /** How long a context worker of ours holds the KV of an answered request for somebody to fetch it, ms. */
   offer_ms: z.number().positive().nullish(),
+  /** Ours only: how this worker keeps KV, checked where pairs are judged (pairs.ts). */
+  kv_layout: z.looseObject({}).nullish(),
   /** What a generation worker must know to fetch from this one before there is a reply (trtllm-protocol.md section 2.3). */
   disaggregated_params: z
     .looseObject({ ctx_info_endpoint: z.union([z.string(), z.array(z.string()).min(1)]).nullish() })

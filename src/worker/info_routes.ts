@@ -136,6 +136,8 @@ function serverInfo({ settings, parts }: InfoOptions) {
       cp: 1,
       dp: 1,
     },
+    // Flat, so that a router can say which field of two workers differs before anything is computed.
+    kv_layout: transceiver === null ? null : { ...parts.transceiver.layout, ...parts.transceiver.sizes },
     vector_level: geometry.vectorLevel,
     kv_pool: parts.transceiver.stats().memory,
     max_seq_len: parts.maxSeqLen,

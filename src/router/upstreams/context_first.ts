@@ -55,7 +55,10 @@ export class ContextFirst implements UpstreamProtocol {
   /** The generation worker is reserved before the prefill, so that computed KV finds a taker (S136). */
   #generateSomewhere(progress: Progress): Promise<void> {
     const { call } = progress;
-    const wish = { model: call.request.model ?? undefined, tried: progress.generationTried };
+    const model = call.request.model ?? undefined;
+    const { fleet } = this.#parts;
+    const peers = () => (progress.handoff === undefined ? fleet.able("context", model) : [progress.handoff.worker]);
+    const wish = { model, tried: progress.generationTried, peers };
     return this.#parts.retries.run("generation", call, wish, async (worker, isRetry) => {
       if (isExpired(progress.handoff, this.#parts.clock.nowMs())) this.#giveBack(progress);
       if (progress.handoff === undefined) {
@@ -73,7 +76,12 @@ export class ContextFirst implements UpstreamProtocol {
 
   #prefillSomewhere(progress: Progress, partner: UpstreamWorker): Promise<ContextOutcome> {
     const { call } = progress;
-    const wish = { model: call.request.model ?? undefined, tried: progress.contextTried, partner };
+    const wish = {
+      model: call.request.model ?? undefined,
+      tried: progress.contextTried,
+      partner,
+      peers: () => [partner],
+    };
     return this.#parts.retries.run("context", call, wish, (worker, isRetry) => this.#prefill(call, worker, isRetry));
   }
 

@@ -53,13 +53,14 @@ export class GenerationFirst implements UpstreamProtocol {
 
   /** The generation worker is reserved first, as in the other flow (S136). */
   #serveSomewhere({ call, contextTried, generationTried }: Progress, isAgain: boolean): Promise<void> {
-    const { retries, ids } = this.#parts;
-    const wish = { model: call.request.model ?? undefined };
-    return retries.run("generation", call, { ...wish, tried: generationTried }, (generation, isOther) =>
+    const { retries, ids, fleet } = this.#parts;
+    const model = call.request.model ?? undefined;
+    const peers = () => fleet.able("context", model);
+    return retries.run("generation", call, { model, tried: generationTried, peers }, (generation, isOther) =>
       retries.run(
         "context",
         call,
-        { ...wish, tried: contextTried, partner: generation },
+        { model, tried: contextTried, partner: generation, peers: () => [generation] },
         async (context, isAnother) => {
           try {
             await this.#try(call, { context, generation, id: ids.next(), isRetry: isAgain || isOther || isAnother });

@@ -431,6 +431,13 @@ export const errors = {
     message: "the offer of request {request} at {peer} has ended",
     remedy: "prefill again",
   },
+  GAVE_WAY: {
+    scope: "transfer",
+    status: 503,
+    message:
+      "request {request} gave way to {older}: for {ms} ms it waited for blocks of older requests, which may wait for its own",
+    remedy: "send it again, as our router does by itself; larger pools or workers of one role each avoid it",
+  },
   BUSY: {
     scope: "transfer",
     status: 503,

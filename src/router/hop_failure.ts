@@ -20,6 +20,9 @@ export interface WorkerWords {
   readonly retryAfter: string | undefined;
 }
 
+/** Times that a request gives way to older ones. Each is one that came before it, so this is for a pool that no pair of requests fits. */
+export const GAVE_WAY_MAX = 16;
+
 /** One hop that brought no usable answer. */
 export class HopFailure extends Error {
   override readonly name = "HopFailure";
@@ -42,6 +45,11 @@ export class HopFailure extends Error {
     this.verdict = fields.verdict;
     this.error = fields.error;
     this.words = fields.words;
+  }
+
+  /** It was ended so that older requests go on; nothing is wrong with worker or hand-off, and it may be sent again as often as that happens. */
+  get gaveWay(): boolean {
+    return this.words?.code === GAVE_WAY;
   }
 
   /** How the client hears of it when nothing more can be tried. */
@@ -84,6 +92,8 @@ function isPassedOn(verdict: Verdict, status: number): boolean {
 const typeOf = (status: number): string =>
   status === 429 ? "rate_limit_error" : status >= 500 ? "server_error" : "invalid_request_error";
 
+const GAVE_WAY = "gave_way";
+
 /** Codes of our workers that say: this hand-off brings no KV any more (src/errors.ts, scope transfer or peer). */
 const deadHandoff: ReadonlySet<string> = new Set([
   "no_offer",
@@ -125,6 +135,7 @@ export function nonsense(hop: Hop, worker: UpstreamWorker, answer: Answer, why: 
 }
 
 function verdictOf(hop: Hop, words: WorkerWords): Verdict {
+  if (words.code === GAVE_WAY) return "prefill_again";
   if (hop === "generation" && words.code !== undefined && deadHandoff.has(words.code)) return "prefill_again";
   if (words.status === 429) return "elsewhere";
   return words.status >= 400 && words.status < 500 ? "final" : "retry";

@@ -76,12 +76,12 @@ export function dependsOnPeer({ role }: RequestSpec): boolean {
  * Whether a request that depends on its peer may take blocks on a worker of both roles. If all blocks here wait for the other worker and
  * all blocks there for this one, nobody ever goes on. So such requests leave room for the largest one around, up to half of the pool,
  * and half of the batch.
- * @param live all requests of the worker; those that hold blocks have been admitted
+ * @param others `live`: all requests of the worker; those that hold blocks have been admitted; `waiting`: those in the queue
  */
 export function leavesRoom(
   request: WorkerRequest,
-  live: Iterable<WorkerRequest>,
-  limits: { readonly blocks: number; readonly batch: number; readonly blocksFor: (tokens: number) => number },
+  { live, waiting }: { readonly live: Iterable<WorkerRequest>; readonly waiting: Iterable<WorkerRequest> },
+  limits: PoolLimits & { readonly batch: number },
 ): boolean {
   const { blocks, batch, blocksFor } = limits;
   let held = 0;
@@ -93,9 +93,29 @@ export function leavesRoom(
     held += blocksFor(tokens);
     if (spec.role.kind === "generation") receiving++;
   }
-  if (held === 0) return true;
+  if (held === 0) return !wouldKeepOut(request, waiting, limits);
   const room = Math.min(largest, Math.floor(blocks / 2));
   return held + blocksFor(request.tokensReserved) + room <= blocks && receiving < Math.ceil(batch / 2);
+}
+
+interface PoolLimits {
+  /** Of the whole pool. */
+  readonly blocks: number;
+  readonly blocksFor: (tokens: number) => number;
+}
+
+/** Whether somebody whose other half holds blocks elsewhere would find none behind `request`. */
+function wouldKeepOut(
+  request: WorkerRequest,
+  waiting: Iterable<WorkerRequest>,
+  { blocks, blocksFor }: PoolLimits,
+): boolean {
+  const taken = blocksFor(request.tokensReserved);
+  for (const { spec, tokensReserved } of waiting) {
+    const isHalf = spec.role.kind !== "aggregated" && !dependsOnPeer(spec);
+    if (isHalf && taken + blocksFor(tokensReserved) > blocks) return true;
+  }
+  return false;
 }
 
 /** Requests that wait for blocks, first in, first out, each for a limited time. */

@@ -11,6 +11,7 @@ import { Handoffs } from "./handoffs.ts";
 import type { CachedBlock } from "./prefix_cache.ts";
 import { type Finish, type RequestSpec, WorkerRequest } from "./request.ts";
 import type { SchedulerLimits, SchedulerLoad, SchedulerOptions } from "./scheduler_options.ts";
+import { Standoffs } from "./standoffs.ts";
 
 /**
  * Continuous batching. A request is admitted, in order of arrival, when the pool has blocks for all it may ever need
@@ -25,6 +26,7 @@ export class Scheduler {
   readonly #departures: Departures;
   readonly #live = new Set<WorkerRequest>();
   readonly #waiting: AdmissionQueue;
+  readonly #standoffs: Standoffs;
   readonly #handoffs: Handoffs;
   #prefilling: WorkerRequest[] = [];
   readonly #decoding = new Set<WorkerRequest>();
@@ -61,6 +63,17 @@ export class Scheduler {
       },
     );
     this.#waiting = new AdmissionQueue(options.limits, (request, error) => this.#stop(request, error));
+    this.#standoffs = new Standoffs({
+      afterMs: options.limits.giveWayMs,
+      blocks: this.#blocks.total,
+      blocksFor: this.#blocks.blocksFor,
+      live: this.#live,
+      waiting: this.#waiting,
+      giveWay: (request, error) => {
+        this.#stop(request, error);
+        this.#handoffs.abandon(request);
+      },
+    });
     this.#stopListening = options.pool.onFreed(() => {
       if (this.#waiting.length > 0) this.#wake();
     });
@@ -186,6 +199,7 @@ export class Scheduler {
     }
     await this.drain();
     this.#stopListening();
+    this.#standoffs.blockedAt(null);
     this.#blocks.forgetPrefixes();
   }
 
@@ -233,14 +247,18 @@ export class Scheduler {
     let roomIsShort = false;
     for (const request of this.#waiting) {
       const { role } = request.spec;
-      if (this.#handoffs.receiving + this.#prefilling.length + this.#decoding.size >= batch) return;
+      if (this.#handoffs.receiving + this.#prefilling.length + this.#decoding.size >= batch) break;
       if (bothRoles && dependsOnPeer(request.spec)) {
         const { total: blocks, blocksFor } = this.#blocks;
-        roomIsShort ||= !leavesRoom(request, this.#live, { blocks, batch, blocksFor });
+        const others = { live: this.#live, waiting: this.#waiting };
+        roomIsShort ||= !leavesRoom(request, others, { blocks, batch, blocksFor });
         // Those that the peer waits for go past it.
         if (roomIsShort) continue;
       }
-      if (!this.#blocks.reserve(request)) return;
+      if (!this.#blocks.reserve(request)) {
+        this.#standoffs.blockedAt(request);
+        return;
+      }
       this.#waiting.remove(request);
       request.admittedMs = this.#options.nowMs();
       this.#copyPart(request);
@@ -249,6 +267,7 @@ export class Scheduler {
         this.#prefilling.push(request);
       }
     }
+    this.#standoffs.blockedAt(null);
   }
 
   /** Engine calls run in the order given: what is computed for the request from now on finds the copy done. */

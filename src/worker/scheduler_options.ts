@@ -17,6 +17,8 @@ export interface SchedulerLimits extends AdmissionLimits {
   readonly stepTokens: number;
   /** No --server_role: others may wait here for blocks that wait for them. */
   readonly bothRoles: boolean;
+  /** A request that waits for blocks of older ones that wait for other workers gives way after this time. */
+  readonly giveWayMs: number;
   /** Context requests whose KV was not fetched yet, from their arrival on; more are refused. */
   readonly maxOffers: number;
   /** An engine step longer than this makes the worker unhealthy. */

@@ -36,6 +36,8 @@ const DEFAULT_POOL_BYTES_MAX = 1 << 30;
 /** See docs/decisions/019-prefill-in-small-steps.md. */
 const STEP_TOKENS_MAX = 256;
 const QUEUE_TIMEOUT_MS = 180_000;
+/** Long enough for a peer that is about to fetch, short beside any timeout. */
+const GIVE_WAY_MS = 1_000;
 const STEP_LIMIT_MS = 60_000;
 
 /** @throws KvError of the engine (MODEL_*), the tokenizer (TOKENIZER_*) or the transceiver (POOL_UNAVAILABLE, ...) */
@@ -83,6 +85,7 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
         stepLimitMs: STEP_LIMIT_MS,
         maxOffers: settings.transfer.maxOffers,
         bothRoles: settings.role === null,
+        giveWayMs: GIVE_WAY_MS,
       },
       // Spoiled blocks must not be reused.
       reusePrefixes: kvCache.enableBlockReuse && !zeroes,

@@ -2,7 +2,7 @@ import { KvError } from "../../errors.ts";
 import { type JsonObject, stringifyBody } from "../../openai/index.ts";
 import { type ContextOutcome, type Handoff, readContextReply } from "../context_reply.ts";
 import { finishWithFirstToken, finishWithLastAnswer, readLastAnswer } from "../finish_answer.ts";
-import { HopFailure } from "../hop_failure.ts";
+import { GAVE_WAY_MAX, HopFailure } from "../hop_failure.ts";
 import { type RoutedCall, refuseSeveralAnswers } from "../routed_call.ts";
 import type { UpstreamParts, UpstreamProtocol } from "../upstream.ts";
 import type { UpstreamWorker } from "../upstream_worker.ts";
@@ -36,15 +36,16 @@ export class ContextFirst implements UpstreamProtocol {
       handoff: undefined,
     };
     try {
-      for (let prefills = 1; ; prefills++) {
+      for (let failures = 0, waits = 0; ; ) {
         try {
           await this.#generateSomewhere(progress);
           progress.handoff = undefined;
           return;
         } catch (error) {
           const isDead = error instanceof HopFailure && error.verdict === "prefill_again";
-          if (!isDead || call.answer.started || call.signal.aborted || prefills > this.#parts.maxRetries) throw error;
-          this.#dropHandoff(progress);
+          if (!isDead || call.answer.started || call.signal.aborted) throw error;
+          if (error.gaveWay ? ++waits > GAVE_WAY_MAX : ++failures > this.#parts.maxRetries) throw error;
+          this.#dropHandoff(progress, error);
         }
       }
     } finally {
@@ -134,8 +135,8 @@ export class ContextFirst implements UpstreamProtocol {
   }
 
   /** After the generation worker could not fetch: another context worker is the better try, as this one may be the cause. */
-  #dropHandoff(progress: Progress): void {
-    if (progress.handoff !== undefined) progress.contextTried.add(progress.handoff.worker);
+  #dropHandoff(progress: Progress, { gaveWay }: HopFailure): void {
+    if (progress.handoff !== undefined && !gaveWay) progress.contextTried.add(progress.handoff.worker);
     this.#giveBack(progress);
   }
 

@@ -1,7 +1,7 @@
 import { type JsonObject, stringifyBody } from "../../openai/index.ts";
 import { type ContextOutcome, readContextReply } from "../context_reply.ts";
 import { finishWithLastAnswer, readLastAnswer } from "../finish_answer.ts";
-import { HopFailure } from "../hop_failure.ts";
+import { GAVE_WAY_MAX, HopFailure } from "../hop_failure.ts";
 import type { RequestIds } from "../request_ids.ts";
 import { type RoutedCall, refuseSeveralAnswers } from "../routed_call.ts";
 import type { UpstreamParts, UpstreamProtocol } from "../upstream.ts";
@@ -40,13 +40,14 @@ export class GenerationFirst implements UpstreamProtocol {
   async serve(call: RoutedCall): Promise<void> {
     refuseSeveralAnswers(call.request);
     const progress: Progress = { call, contextTried: new Set(), generationTried: new Set() };
-    for (let tries = 0; ; tries++) {
+    for (let failures = 0, waits = 0; ; ) {
       try {
-        await this.#serveSomewhere(progress, tries > 0);
+        await this.#serveSomewhere(progress, failures + waits > 0);
         return;
       } catch (error) {
         const isDead = error instanceof HopFailure && error.verdict === "prefill_again";
-        if (!isDead || call.answer.started || call.signal.aborted || tries >= this.#parts.maxRetries) throw error;
+        if (!isDead || call.answer.started || call.signal.aborted) throw error;
+        if (error.gaveWay ? ++waits > GAVE_WAY_MAX : ++failures > this.#parts.maxRetries) throw error;
       }
     }
   }
@@ -66,7 +67,8 @@ export class GenerationFirst implements UpstreamProtocol {
             await this.#try(call, { context, generation, id: ids.next(), isRetry: isAgain || isOther || isAnother });
           } catch (error) {
             // It could not fetch: another context worker is the better try, as this one may be the cause.
-            if (error instanceof HopFailure && error.verdict === "prefill_again") contextTried.add(context);
+            if (error instanceof HopFailure && error.verdict === "prefill_again" && !error.gaveWay)
+              contextTried.add(context);
             throw error;
           }
         },

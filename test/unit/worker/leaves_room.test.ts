@@ -34,7 +34,8 @@ function request(role: string, blocks: number, state: { admitted?: boolean; rece
 
 const mayEnter = (role: string, blocks: number, others: readonly WorkerRequest[]): boolean => {
   const asking = request(role, blocks);
-  return leavesRoom(asking, [...others, asking], limits);
+  const live = [...others, asking];
+  return leavesRoom(asking, { live, waiting: live.filter(({ admittedMs }) => admittedMs === 0) }, limits);
 };
 
 describe("requests that hold blocks until a peer has found some", () => {
@@ -45,6 +46,16 @@ describe("requests that hold blocks until a peer has found some", () => {
 
   it("are always admitted when none is there, however large", () => {
     expect(mayEnter("context", 20, [request("aggregated", 19, { admitted: true }), request("context", 19)])).toBe(true);
+  });
+
+  it("wait behind one that another worker holds blocks for, if both don't fit", () => {
+    for (const half of ["fetching", "streamed"]) {
+      expect(mayEnter("context", 10, [request(half, 10)])).toBe(true);
+      expect(mayEnter("context", 11, [request(half, 10)])).toBe(false);
+    }
+    expect(mayEnter("context", 11, [request("aggregated", 10), request("context", 10), request("early", 10)])).toBe(
+      true,
+    );
   });
 
   it("leave room for the largest request around, waiting ones included", () => {

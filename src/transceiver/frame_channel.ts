@@ -1,4 +1,5 @@
 import type { Socket } from "node:net";
+import { BoundedTurns } from "./bounded_turns.ts";
 import { encodeFrame, FRAME_LIMIT, type Frame } from "./protocol.ts";
 
 /** Bytes that may wait for a peer that does not read; then the connection is given up. Reading never waits for them. */
@@ -75,7 +76,10 @@ export class FrameChannel {
   readonly #socket: Socket;
   readonly #listener: ChannelListener;
   readonly #splitter = new FrameSplitter();
+  readonly #frames: BoundedTurns<Uint8Array>;
   #closed = false;
+  /** Why the socket gives no more, while frames that have come before still wait for their turn. */
+  #ended: string | null = null;
   /** Frames of this turn of the event loop: they leave together, after whoever waits for what they are about has gone on. */
   #outgoing: Buffer[] = [];
   #outgoingBytes = 0;
@@ -94,14 +98,17 @@ export class FrameChannel {
   ) {
     this.#socket = socket;
     this.#listener = listener;
+    this.#frames = new BoundedTurns((frame) => {
+      if (!this.#closed) this.#listener.frame(frame);
+    });
     this.#frameLimit = limits.frame;
     this.#byteLimit = limits.bytes;
     socket.setNoDelay(true);
     socket.unref();
     socket.on("data", (chunk: Uint8Array) => this.#read(chunk));
-    socket.on("error", (error) => this.close(error.message));
-    socket.on("close", () => this.close("the peer closed the connection"));
-    socket.on("end", () => this.close("the peer closed the connection"));
+    socket.on("error", (error) => this.#end(error.message));
+    socket.on("close", () => this.#end("the peer closed the connection"));
+    socket.on("end", () => this.#end("the peer closed the connection"));
   }
 
   get closed(): boolean {
@@ -138,6 +145,15 @@ export class FrameChannel {
     if (!this.#socket.destroyed) this.#socket.write(bytes);
   }
 
+  /** Frames that have arrived are still handled. */
+  #end(why: string): void {
+    if (this.#frames.isIdle) this.close(why);
+    else if (this.#ended === null) {
+      this.#ended = why;
+      void this.#frames.idle().then(() => this.close(why));
+    }
+  }
+
   /** Idempotent. */
   close(why: string): void {
     if (this.#closed) return;
@@ -147,12 +163,26 @@ export class FrameChannel {
     this.#listener.closed(why);
   }
 
-  /** What was written goes out first. */
-  end(why: string): void {
+  /**
+   * What was written goes out first.
+   * @param lingerMs how long the peer may take to read it all and to close: a peer that writes to a socket which is gone already gets an
+   * error, and with it loses what it has not read
+   */
+  end(why: string, lingerMs = 0): void {
     if (this.#closed) return;
     this.#closed = true;
     this.#flush();
-    this.#socket.end(() => this.#socket.destroy());
+    const socket = this.#socket;
+    if (lingerMs === 0) {
+      socket.end(() => socket.destroy());
+    } else {
+      const limit = setTimeout(() => socket.destroy(), lingerMs).unref();
+      socket.once("close", () => clearTimeout(limit));
+      socket.once("end", () => socket.destroy());
+      socket.end();
+      // What still comes is read, and dropped.
+      socket.resume();
+    }
     this.#listener.closed(why);
   }
 
@@ -168,9 +198,12 @@ export class FrameChannel {
       this.close(frames);
       return;
     }
-    for (const frame of frames) {
-      if (this.#closed) return;
-      this.#listener.frame(frame);
-    }
+    this.#frames.push(frames);
+    if (this.#frames.isIdle || this.#closed) return;
+    // The rest has its turn later; until then the peer waits, as it does for any slow reader.
+    this.#socket.pause();
+    void this.#frames.idle().then(() => {
+      if (!this.#closed) this.#socket.resume();
+    });
   }
 }

@@ -12,6 +12,7 @@ import {
   RECORD_WORDS,
   reachStatus,
 } from "../native/binding.ts";
+import { BoundedTurns } from "./bounded_turns.ts";
 import type {
   DataPlane,
   PlaneLease,
@@ -23,6 +24,10 @@ import type {
   ReadRequest,
   ReadStatus,
 } from "./data_plane.ts";
+import { TimerQueue } from "./timer_queue.ts";
+
+/** The one timer of the addon that is used. */
+const ALARM = 0;
 
 const readStatusOf: Readonly<Record<number, ReadStatus>> = {
   [jobStatus.OK]: "ok",
@@ -92,8 +97,9 @@ export class NativePlane implements DataPlane {
   readonly #leases = new Map<number, Lease>();
   readonly #peers = new Map<number, Peer>();
   readonly #digests = new Map<number, (digests: Uint8Array) => void>();
-  readonly #timers = new Map<number, () => void>();
+  readonly #timers = new TimerQueue((atMs) => this.#native.setTimer(ALARM, Math.max(0, atMs)));
   readonly #renewals = new Map<number, Renewal>();
+  readonly #completions = new BoundedTurns<Float64Array>((record) => this.#completed(record));
   #lastId = 0;
   /** Work was given in this turn of the event loop. */
   #turn: "idle" | "woken" | "corked" = "idle";
@@ -201,14 +207,7 @@ export class NativePlane implements DataPlane {
   }
 
   timer(atMs: number, fire: () => void): PlaneTimer {
-    const id = ++this.#lastId;
-    this.#timers.set(id, fire);
-    this.#native.setTimer(id, Math.max(0, atMs));
-    return {
-      clear: () => {
-        if (this.#timers.delete(id)) this.#native.clearTimer(id);
-      },
-    };
+    return this.#timers.add(atMs, fire);
   }
 
   hold(): void {
@@ -229,7 +228,8 @@ export class NativePlane implements DataPlane {
   }
 
   close(): Promise<void> {
-    this.#closing ??= this.#native.close();
+    // What was delivered before may still wait for its turn.
+    this.#closing ??= this.#native.close().then(() => this.#completions.idle());
     return this.#closing;
   }
 
@@ -249,16 +249,7 @@ export class NativePlane implements DataPlane {
   }
 
   #deliver(batch: Float64Array): void {
-    const thrown: unknown[] = [];
-    for (let at = 0; at < batch.length; at += RECORD_WORDS) {
-      try {
-        this.#completed(batch.subarray(at, at + RECORD_WORDS));
-      } catch (error) {
-        // A defect in one session must not swallow the completions of the others.
-        thrown.push(error);
-      }
-    }
-    if (thrown.length > 0) throw thrown[0];
+    this.#completions.push(recordsOf(batch));
   }
 
   #completed(record: Float64Array): void {
@@ -292,7 +283,7 @@ export class NativePlane implements DataPlane {
         this.#take(this.#leases, id)?.over();
         break;
       case completionKind.TIMER:
-        this.#take(this.#timers, id)?.();
+        this.#fireTimer(record);
         break;
       case completionKind.REACHED: {
         const peer = this.#peers.get(id);
@@ -301,11 +292,22 @@ export class NativePlane implements DataPlane {
         break;
       }
       case completionKind.DIGESTED:
-        this.#take(this.#digests, id)?.(this.#native.takeDigests(id));
+        // A plane that has closed meanwhile has none to give.
+        if (this.#closing === undefined) this.#take(this.#digests, id)?.(this.#native.takeDigests(id));
         break;
       case completionKind.PEER_DEAD:
         this.#peers.get(id)?.listener.dead();
         break;
+    }
+  }
+
+  /** Each that is due takes its turn among the completions. */
+  #fireTimer(record: Float64Array): void {
+    let more = true;
+    try {
+      more = this.#timers.fireOne(this.nowMs());
+    } finally {
+      if (more) this.#completions.push([record]);
     }
   }
 
@@ -314,6 +316,10 @@ export class NativePlane implements DataPlane {
     map.delete(id);
     return value;
   }
+}
+
+function* recordsOf(batch: Float64Array): Iterable<Float64Array> {
+  for (let at = 0; at < batch.length; at += RECORD_WORDS) yield batch.subarray(at, at + RECORD_WORDS);
 }
 
 function openError(error: unknown, options: NativeDataPlaneOptions): unknown {

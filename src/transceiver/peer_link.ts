@@ -11,6 +11,8 @@ import { decodeSenderFrame, type FrameOf, IDS_LIMIT, type ReceiverFrame, type Se
 const SILENT_PERIODS = 3;
 /** Tries to connect, and the pause before each but the first. */
 const DIAL_PAUSES_MS = [0, 50, 200];
+/** For the sender to read the last DONE. */
+const LINGER_MS = 1_000;
 /** Copying a large pool's page tables takes seconds; a stopped sender is noticed by its silence long before. */
 const REACH_TIMEOUT_MS = 60_000;
 
@@ -442,7 +444,7 @@ export class PeerLink implements ChannelListener {
     this.#untold = [];
     for (const user of [...this.#users]) if (this.#users.has(user)) this.#tellEnd(user);
     // What was written, a DONE perhaps, still goes out.
-    this.#channel?.end(error.message);
+    this.#channel?.end(error.message, LINGER_MS);
     this.#rest();
   }
 

@@ -4,6 +4,7 @@ import type { BlockPool } from "../../../src/kv/pool.ts";
 import type { Offer } from "../../../src/transceiver/offer.ts";
 import type { Offers } from "../../../src/transceiver/offers.ts";
 import type { FrameOf, SenderFrame } from "../../../src/transceiver/protocol.ts";
+import { rangesToVerify, type VerifyMode } from "../../../src/transceiver/verification.ts";
 import { type OffersRig, offersRig } from "./offers_rig.ts";
 import type { VirtualPlane } from "./virtual_plane.ts";
 
@@ -43,9 +44,10 @@ function pull(
   transferId: TransferId,
   receiver = reader,
   token = session.token,
-  verify: "off" | "full" = "off",
+  verify: VerifyMode = "off",
+  from = 0,
 ): void {
-  const range = { from: 0, to: TOKENS, reader: { rank: 0, tpSize: 1, ppSize: 1 }, paths: ["shared_memory"], verify };
+  const range = { from, to: TOKENS, reader: { rank: 0, tpSize: 1, ppSize: 1 }, paths: ["shared_memory"], verify };
   const head = { type: "PULL", se: epoch, re: receiver, transferId } as const;
   offers.pull(
     receiver,
@@ -110,6 +112,35 @@ describe("an offer on a virtual clock", () => {
     expect(types()).toEqual(["READY"]);
     done(nextAttempt(id));
     expectReleased(null);
+  });
+
+  it("digests exactly what the pull compares: none of it, a sample, or all of the tokens that move", () => {
+    const whole = offer();
+    const id = newTransferId();
+    for (const [attempt, verify, from] of [
+      [id, "off", 0],
+      [nextAttempt(id), "sampled", 0],
+      [nextAttempt(nextAttempt(id)), "full", 40],
+    ] as const) {
+      const asked = plane.digests.length;
+      pull(whole, attempt, reader, whole.token, verify, from);
+      const ranges = rangesToVerify(verify, attempt, { from, to: TOKENS, tokensPerBlock: 32 });
+      expect(plane.digests.slice(asked).flatMap((digest) => digest.ranges)).toEqual([...ranges]);
+    }
+    expect(plane.digests.at(-1)?.ranges).toEqual([40, 64, 64, 96, 96, 100]);
+    done(nextAttempt(nextAttempt(id)));
+    expectReleased(null);
+  });
+
+  it("tells nobody digests that come after the end", () => {
+    const whole = offer();
+    const id = newTransferId();
+    pull(whole, id, reader, whole.token, "full");
+    done(id, "cancelled");
+    written.splice(0);
+    plane.digests[0]?.done(new Uint8Array(32));
+    expect(written).toEqual([]);
+    expect([pool.free, plane.holds]).toEqual([8, 0]);
   });
 
   it("does not expire while its prefill runs", () => {

@@ -171,6 +171,7 @@ export interface InstanceLayout {
   readonly layout: Layout;
   readonly tpSize: number;
   readonly ppSize: number;
+  readonly pipeline?: readonly number[] | undefined;
 }
 
 /** Equal for layouts between which KV can move, whatever their block sizes are: the order of the fields is fixed here. */
@@ -204,7 +205,11 @@ export function layoutDifferences(here: Layout, there: Layout): string {
 export function instanceDifferences(here: InstanceLayout, there: InstanceLayout): string {
   const differences = [layoutDifferences(here.layout, there.layout)];
   if (bindsRanks(groupsOf(here.layout)) && bindsRanks(groupsOf(there.layout))) {
-    const sizes = ({ tpSize, ppSize }: InstanceLayout): Fields => ({ tpSize, ppSize });
+    const sizes = ({ tpSize, ppSize, pipeline }: InstanceLayout): Fields => ({
+      tpSize,
+      ppSize,
+      pipeline: pipeline === undefined ? "even" : `[${pipeline}]`,
+    });
     differences.push(...compare(sizes(here), sizes(there)));
   }
   return differences.filter((text) => text !== "").join("; ");

@@ -1,5 +1,6 @@
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
+import { packedLayout } from "../../test/integration/dataplane/packed_layout.mjs";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const require = createRequire(import.meta.url);
@@ -28,7 +29,7 @@ export async function openEngine(file, { threads, tokens }) {
   const { layers, kvHeads, headDim, kvDtype, tokensPerBlock } = engine.geometry;
   const blocks = Math.ceil(tokens / tokensPerBlock);
   const headBytes = headDim * (kvDtype === "f32" ? 4 : 2);
-  const layout = { layers, planes: 2, heads: kvHeads, tokensPerBlock, headBytes };
+  const layout = packedLayout({ layers, planes: 2, heads: kvHeads, tokensPerBlock, headBytes });
   const plane = await native.openDataPlane({ layout, blocks, epoch: "00000000000000aa", check: false }, () => {});
   const whole = { firstLayer: 0, layers, firstHead: 0, heads: kvHeads };
   engine.attachPools([{ span: plane.span, ...whole }], blocks);

@@ -7,6 +7,11 @@
 #include "memory/check_pattern.h"
 
 namespace kvt {
+namespace {
+
+constexpr uint64_t kTokensMax = uint64_t{1} << 48;
+
+}  // namespace
 
 bool PlaneObject::TakesWork() {
   if (plane_ && !closing_) return true;
@@ -52,7 +57,6 @@ Napi::Value PlaneObject::ReleasePeer(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value PlaneObject::Post(const Napi::CallbackInfo& info) {
-  constexpr uint64_t kTokensMax = uint64_t{1} << 48;
   Arguments arguments(env_);
   const uint64_t job = arguments.Id(info[0], "job");
   const uint64_t peer = arguments.Id(info[1], "peer");
@@ -60,13 +64,16 @@ Napi::Value PlaneObject::Post(const Napi::CallbackInfo& info) {
   const auto target = arguments.Uint32s(info[3], "targetBlocks");
   const uint64_t from = arguments.Integer(info[4], "fromToken", 0, kTokensMax);
   const uint64_t to = arguments.Integer(info[5], "toToken", 0, kTokensMax);
-  const double deadline = arguments.Millis(info[6], "deadlineMs");
+  const uint64_t sequence = arguments.Integer(info[6], "sequenceTokens", 0, kTokensMax);
+  const bool replicated = arguments.Boolean(info[7], "replicated");
+  const double deadline = arguments.Millis(info[8], "deadlineMs");
   if (live_jobs_.contains(job)) arguments.Fail("job", std::to_string(job) + " is not quiet yet");
   if (!arguments.ok() || !TakesWork()) return env_.Undefined();
   auto transfer = std::make_unique<Transfer>();
   transfer->source_blocks.assign(source.begin(), source.end());
   transfer->target_blocks.assign(target.begin(), target.end());
-  transfer->tokens = {from, to};
+  transfer->tokens = {from, to, sequence};
+  transfer->replicated = replicated;
   transfer->posted = BootNow();
   Command command;
   command.kind = Command::Kind::kPost;
@@ -85,14 +92,18 @@ Napi::Value PlaneObject::Digest(const Napi::CallbackInfo& info) {
   const auto blocks = CheckedBlocks(info[1]);
   const auto ranges = arguments.Uint32s(info[2], "ranges");
   const auto part = arguments.Uint32s(info[3], "part");
+  const uint64_t sequence = arguments.Integer(info[4], "sequenceTokens", 0, kTokensMax);
   if (env_.IsExceptionPending() || !arguments.ok() || !TakesWork()) return env_.Undefined();
   auto request = std::make_unique<DigestRequest>();
   request->table.assign(blocks.begin(), blocks.end());
   const Geometry& geometry = plane_->options().geometry;
-  if (part.size() == 4) request->part = {part[0], part[1], part[2], part[3]};
-  if (part.size() != 4 || !request->part.IsIn(geometry)) {
-    arguments.Fail("part", "must be first layer, layers, first head and heads of what this pool holds");
+  if (part.size() == 5) {
+    request->part = {part[0], part[1], part[2], part[3], part[4] != 0};
+  } else {
+    arguments.Fail("part",
+                   "must be first layer, layers, first head, heads, and 1 with groups of no head, else 0");
   }
+  request->sequence = sequence;
   const uint64_t tokens = uint64_t{geometry.tokens_per_block} * blocks.size();
   if (ranges.size() % 2 != 0) arguments.Fail("ranges", "must hold pairs of tokens");
   for (size_t at = 0; at + 1 < ranges.size(); at += 2) {
@@ -284,7 +295,7 @@ Napi::Value PlaneObject::Close(const Napi::CallbackInfo&) {
 Napi::Value PlaneObject::Memory(const Napi::CallbackInfo&) {
   if (!memory_.IsEmpty()) return memory_.Value();
   if (!plane_ || closing_) return Napi::ArrayBuffer::New(env_, 0);
-  const size_t bytes = plane_->options().geometry.BlockBytes() * plane_->options().blocks;
+  const size_t bytes = plane_->options().PoolBytes();
   Napi::ArrayBuffer memory =
       Napi::ArrayBuffer::New(env_, plane_->pool()->data(), bytes, [](Napi::Env, void*) {});
   if (env_.IsExceptionPending()) return env_.Undefined();
@@ -298,6 +309,10 @@ Napi::Value PlaneObject::Span(const Napi::CallbackInfo&) {
   const auto& pool = plane_->pool();
   const DataPlane::Options& options = plane_->options();
   const uint64_t block_bytes = options.geometry.BlockBytes();
+  if (block_bytes == 0) {
+    Arguments(env_).Fail("span", "is of pools whose blocks lie one after another");
+    return env_.Undefined();
+  }
   span_ = std::make_shared<PoolSpan>();
   *span_ = {pool->data(), block_bytes * options.blocks, block_bytes, options.blocks, pool};
   const Napi::Value external = PoolSpanToExternal(env_, span_);

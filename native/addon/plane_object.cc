@@ -168,7 +168,7 @@ void PlaneObject::Define(const Napi::Object& object) {
   };
   const napi_property_descriptor properties[] = {
       value("descriptor", descriptor),
-      value("poolBytes", Napi::Number::New(env, static_cast<double>(block_bytes * options.blocks))),
+      value("poolBytes", Napi::Number::New(env, static_cast<double>(options.PoolBytes()))),
       value("blockBytes", Napi::Number::New(env, static_cast<double>(block_bytes))),
       value("pages", Napi::String::New(env, PageKindName(plane_->pool()->pages().kind))),
       value("whyNotHuge", Napi::String::New(env, plane_->pool()->pages().why_not_huge)),

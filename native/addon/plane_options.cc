@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <cmath>
 #include <limits>
 
 namespace kvt {
@@ -11,19 +12,65 @@ constexpr uint64_t kUint32Max = std::numeric_limits<uint32_t>::max();
 // User addresses end at 2^47; a larger pool could not be mapped.
 constexpr double kPoolBytesMax = 140'737'488'355'328.0;
 
+// Offsets and strides: a pool ends below them.
+constexpr uint64_t kOffsetMax = uint64_t{1} << 47;
+
+std::vector<LayerRun> ReadLayers(Arguments* arguments, const Napi::Object& group, const std::string& name) {
+  const auto numbers = arguments->Uint32s(group.Get("layers"), name + ".layers");
+  const auto bases = arguments->Float64s(group.Get("bases"), name + ".bases");
+  if (numbers.size() != bases.size()) arguments->Fail(name + ".bases", "must hold one offset for each layer");
+  std::vector<LayerRun> runs;
+  if (!arguments->ok()) return runs;
+  for (size_t index = 0; index < numbers.size(); ++index) {
+    if (!(bases[index] >= 0 && bases[index] <= static_cast<double>(kOffsetMax)) ||
+        bases[index] != std::floor(bases[index])) {
+      arguments->Fail(name + ".bases", "must hold offsets in bytes");
+      return runs;
+    }
+    AddLayer(&runs, numbers[index], static_cast<uint64_t>(bases[index]));
+  }
+  return runs;
+}
+
+Group ReadGroup(Arguments* arguments, const Napi::Object& value, const std::string& name) {
+  const auto count = [&](const char* field, uint64_t least = 1) {
+    return static_cast<uint32_t>(arguments->Integer(value.Get(field), name + "." + field, least, kUint32Max));
+  };
+  const auto stride = [&](const char* field) {
+    return arguments->Integer(value.Get(field), name + "." + field, 0, kOffsetMax);
+  };
+  Group group;
+  group.planes = count("planes");
+  group.heads = count("heads");
+  group.first_head = count("firstHead", 0);
+  group.element_bytes = count("elementBytes");
+  group.per_block = arguments->Boolean(value.Get("perBlock"), name + ".perBlock");
+  group.replicated = arguments->Boolean(value.Get("replicated"), name + ".replicated");
+  group.window = count("window", 0);
+  group.block_stride = stride("blockStride");
+  group.plane_stride = stride("planeStride");
+  group.head_stride = stride("headStride");
+  group.token_stride = stride("tokenStride");
+  group.layers = ReadLayers(arguments, value, name);
+  return group;
+}
+
 Geometry ReadLayout(Arguments* arguments, const Napi::Object& layout) {
   Geometry geometry;
-  const auto field = [&](const char* name, uint64_t least = 1) {
-    return static_cast<uint32_t>(
-        arguments->Integer(layout.Get(name), std::string("options.layout.") + name, least, kUint32Max));
-  };
-  geometry.layers = field("layers");
-  geometry.planes = field("planes");
-  geometry.heads = field("heads");
-  geometry.tokens_per_block = field("tokensPerBlock");
-  geometry.head_bytes = field("headBytes");
-  if (layout.Has("firstLayer")) geometry.first_layer = field("firstLayer", 0);
-  if (layout.Has("firstHead")) geometry.first_head = field("firstHead", 0);
+  geometry.tokens_per_block = static_cast<uint32_t>(
+      arguments->Integer(layout.Get("tokensPerBlock"), "options.layout.tokensPerBlock", 1, kUint32Max));
+  geometry.block_bytes =
+      arguments->Integer(layout.Get("blockBytes"), "options.layout.blockBytes", 0, kOffsetMax);
+  const Napi::Value groups = layout.Get("groups");
+  if (!groups.IsArray()) {
+    arguments->Fail("options.layout.groups", "must be an array");
+    return geometry;
+  }
+  const auto list = groups.As<Napi::Array>();
+  for (uint32_t index = 0; index < list.Length() && arguments->ok(); ++index) {
+    const std::string name = "options.layout.groups[" + std::to_string(index) + "]";
+    geometry.groups.push_back(ReadGroup(arguments, arguments->Object(list.Get(index), name), name));
+  }
   return geometry;
 }
 
@@ -40,7 +87,7 @@ uint64_t ReadEpoch(Arguments* arguments, const Napi::Value& value) {
   return epoch;
 }
 
-DataPlane::Adoption ReadAdoption(Arguments* arguments, const Napi::Object& adopt, double pool_bytes) {
+DataPlane::Adoption ReadAdoption(Arguments* arguments, const Napi::Object& adopt) {
   DataPlane::Adoption adoption;
   if (adopt.Has("address")) {
     arguments->Fail("options.adopt.address",
@@ -54,14 +101,30 @@ DataPlane::Adoption ReadAdoption(Arguments* arguments, const Napi::Object& adopt
   if (adoption.offset % 4096 != 0) {
     arguments->Fail("options.adopt.offset", "must be a multiple of 4096, the page size");
   }
-  if (static_cast<double>(adoption.bytes) < pool_bytes) {
-    arguments->Fail("options.adopt.bytes", "must hold all blocks: " + std::to_string(pool_bytes) + " bytes");
-  }
   if (!arguments->ok()) return adoption;
   // Ours from here on, so that the caller may close its own at once.
   adoption.fd = FileDescriptor(fcntl(static_cast<int>(fd), F_DUPFD_CLOEXEC, 0));
   if (!adoption.fd.ok()) arguments->Fail("options.adopt.fd", "is not an open file descriptor");
   return adoption;
+}
+
+void CheckPlaces(Arguments* arguments, const DataPlane::Options& options) {
+  const Geometry& geometry = options.geometry;
+  if (!options.adopt) {
+    if (1.0 * static_cast<double>(geometry.block_bytes) * options.blocks > kPoolBytesMax) {
+      arguments->Fail("options.blocks", "times the block size is over 2^47 bytes");
+      return;
+    }
+    if (geometry.block_bytes == 0 || geometry.block_bytes % 64 != 0) {
+      arguments->Fail("options.layout.blockBytes", "must be a multiple of 64");
+      return;
+    }
+  }
+  std::string wrong = geometry.OutOfBounds(options.blocks, options.PoolBytes());
+  if (wrong.empty()) wrong = geometry.Overlap(options.blocks);
+  if (!wrong.empty()) {
+    arguments->Fail(options.adopt ? "options.adopt" : "options.layout", "doesn't hold its blocks: " + wrong);
+  }
 }
 
 }  // namespace
@@ -73,11 +136,6 @@ DataPlane::Options ReadPlaneOptions(Arguments* arguments, const Napi::Value& val
   options.blocks =
       static_cast<uint32_t>(arguments->Integer(object.Get("blocks"), "options.blocks", 1, kUint32Max));
   options.epoch = ReadEpoch(arguments, object.Get("epoch"));
-  const Geometry& geometry = options.geometry;
-  const double pool_bytes = 1.0 * geometry.layers * geometry.planes * geometry.heads *
-                            geometry.tokens_per_block * geometry.head_bytes * options.blocks;
-  if (pool_bytes > kPoolBytesMax)
-    arguments->Fail("options.blocks", "times the block size is over 2^47 bytes");
   const Napi::Value directory = object.Get("socketDir");
   if (!directory.IsUndefined()) {
     options.socket_directory = arguments->Text(directory, "options.socketDir");
@@ -87,9 +145,9 @@ DataPlane::Options ReadPlaneOptions(Arguments* arguments, const Napi::Value& val
   }
   const Napi::Value adopt = object.Get("adopt");
   if (!adopt.IsUndefined() && arguments->ok()) {
-    const auto needed = static_cast<double>(geometry.BlockBytes()) * options.blocks;
-    options.adopt = ReadAdoption(arguments, arguments->Object(adopt, "options.adopt"), needed);
+    options.adopt = ReadAdoption(arguments, arguments->Object(adopt, "options.adopt"));
   }
+  if (arguments->ok()) CheckPlaces(arguments, options);
   return options;
 }
 

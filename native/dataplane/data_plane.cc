@@ -119,7 +119,7 @@ void DataPlane::Run() {
 }
 
 Result<bool> DataPlane::Open() {
-  const size_t bytes = options_.geometry.BlockBytes() * options_.blocks;
+  const size_t bytes = options_.PoolBytes();
   auto pool = options_.adopt ? HostPool::Adopt(options_.adopt->fd.get(), options_.adopt->offset,
                                                options_.adopt->bytes, stop_)
                              : HostPool::Create(bytes, stop_);
@@ -130,6 +130,7 @@ Result<bool> DataPlane::Open() {
   own.geometry = options_.geometry;
   own.blocks = options_.blocks;
   own.offset = pool.value()->offset();
+  own.bytes = bytes;
   own.directory = options_.socket_directory;
   uint64_t number = 0;
   if (!FillRandom(own.nonce) || !FillRandom({reinterpret_cast<uint8_t*>(&number), sizeof number})) {
@@ -139,7 +140,9 @@ Result<bool> DataPlane::Open() {
   auto descriptor = EncodeDescriptor(own);
   if (!descriptor) {
     return Error{ErrorCode::kSocketDirRefused,
-                 "socket directory " + own.directory + " is too long; set KVT_SOCKET_DIR to a shorter one"};
+                 "socket directory " + own.directory +
+                     " is too long (set KVT_SOCKET_DIR to a shorter one), or the pool has too many layers at "
+                     "places of their own"};
   }
   auto path = SharedMemoryPath::Open({own, pool.value(), options_.crew, sleeper_});
   if (!path.ok()) return path.error();

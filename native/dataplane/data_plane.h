@@ -44,6 +44,8 @@ class DataPlane {
     // How long the owner polls after it has done something, and when it was told that a job comes, before it
     // sleeps. A wake-up costs as much as a small job; nothing polls where no core is to spare.
     BootNanos hot = HotNanos();
+
+    uint64_t PoolBytes() const { return adopt ? adopt->bytes : geometry.BlockBytes() * blocks; }
   };
   enum class Phase { kOpening, kOpen, kFailed, kClosed };
 

@@ -1,47 +1,82 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace kvt {
 
-// How one rank's pool lies in memory, and which part of the model's KV it holds. Bytes of a block:
-// [layer][k|v][head][token][headDim] ("HND"), layers and heads counted from the part's first.
-// A row is what one head of one plane of one layer holds for the tokens of a block: contiguous.
-struct Geometry {
-  uint32_t layers = 0;
-  uint32_t planes = 0;  // 2 for K and V, 1 for one latent (MLA)
-  uint32_t heads = 0;
-  uint32_t tokens_per_block = 0;
-  uint32_t head_bytes = 0;  // one head's vector of one token
-  uint32_t first_layer = 0;
-  uint32_t first_head = 0;
+constexpr uint32_t kGroupsMax = 16;
+constexpr uint32_t kLayersMax = 4096;
 
-  uint64_t Rows() const { return uint64_t{layers} * planes * heads; }
-  uint64_t RowBytes() const { return uint64_t{tokens_per_block} * head_bytes; }
-  uint64_t PayloadBytes() const { return Rows() * RowBytes(); }
-  // Blocks start on cache lines, so a block may end in padding that no plan touches.
-  uint64_t BlockBytes() const { return (PayloadBytes() + 63) / 64 * 64; }
-  uint64_t TokenBytes() const { return Rows() * head_bytes; }
+// Layers first, first + step, … of the model, whose places in the pool lie at one stride.
+struct LayerRun {
+  uint32_t first = 0;
+  uint32_t step = 1;
+  uint32_t count = 0;
+  uint64_t base = 0;  // of the first layer in block 0
+  uint64_t stride = 0;
+
+  bool operator==(const LayerRun&) const = default;
+};
+
+// Goes on with the last run where layer and base do. Layers must rise.
+void AddLayer(std::vector<LayerRun>* runs, uint32_t layer, uint64_t base);
+
+// One kind of bytes that a pool holds: an element of `element_bytes` for each of its layers, planes, heads
+// and tokens (or blocks), each dimension at a stride of its own. All offsets are from the pool's start:
+//   base of the layer + block * block_stride + plane * plane_stride + head * head_stride + token *
+//   token_stride
+// So HND and NHD, one tensor or one a layer, blocks first or planes first are all the same thing here.
+struct Group {
+  uint32_t planes = 0;  // 2 for K and V
+  uint32_t heads = 0;
+  uint32_t first_head = 0;  // of the model
+  uint32_t element_bytes = 0;
+  bool per_block = false;   // one element a block, whatever its tokens
+  bool replicated = false;  // no head axis: every rank of a stage holds the same
+  uint32_t window = 0;      // only so many last tokens of a sequence count; 0: all
+  uint64_t block_stride = 0;
+  uint64_t plane_stride = 0;
+  uint64_t head_stride = 0;
+  uint64_t token_stride = 0;
+  std::vector<LayerRun> layers;  // rising
+
+  uint64_t Layers() const;
+
+  bool operator==(const Group&) const = default;
+};
+
+// How one rank's pool lies in memory, and which part of the model's KV it holds.
+struct Geometry {
+  uint32_t tokens_per_block = 0;
+  uint64_t block_bytes = 0;   // of a pool whose blocks lie one after another; 0: they don't
+  std::vector<Group> groups;  // both sides of a plan count them in the same order
+
+  uint64_t BlockBytes() const { return block_bytes; }
+  // Of all layers, planes and heads. Groups of one element a block don't count.
+  uint64_t TokenBytes() const;
+  // What keeps `blocks` blocks from lying in `pool_bytes`; empty: nothing. Safe for any numbers: a peer's are
+  // checked here before anything is read from it.
+  std::string OutOfBounds(uint32_t blocks, uint64_t pool_bytes) const;
+  // Two elements at one place, or too entangled to tell; empty: none. For the own pool, which is written.
+  std::string Overlap(uint32_t blocks) const;
 
   bool operator==(const Geometry&) const = default;
 };
 
-// Layers and heads of the model, some of those that a pool holds.
+// Layers and heads of the model, some of those that a pool holds, and whether groups without heads count.
 struct Part {
   uint32_t first_layer = 0;
   uint32_t layers = 0;
   uint32_t first_head = 0;
   uint32_t heads = 0;
-
-  bool IsIn(const Geometry& geometry) const {
-    return first_layer >= geometry.first_layer && first_head >= geometry.first_head &&
-           uint64_t{first_layer} + layers <= uint64_t{geometry.first_layer} + geometry.layers &&
-           uint64_t{first_head} + heads <= uint64_t{geometry.first_head} + geometry.heads;
-  }
+  bool replicated = true;
 };
 
-inline Part WholeOf(const Geometry& geometry) {
-  return {geometry.first_layer, geometry.layers, geometry.first_head, geometry.heads};
+// The first token of a sequence of `sequence` tokens that a window leaves.
+inline uint64_t LiveFrom(uint32_t window, uint64_t sequence) {
+  return window == 0 || sequence <= window ? 0 : sequence - window;
 }
 
 // Two types, so that a plan between unequal layouts can't take one side for the other.

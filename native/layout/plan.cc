@@ -2,14 +2,34 @@
 
 #include <algorithm>
 
+#include "layout/nest.h"
+
 namespace kvt {
 namespace {
 
-void Compare(const char* field, uint64_t source, uint64_t target, std::string* why) {
+void Compare(const std::string& field, uint64_t source, uint64_t target, std::string* why) {
   if (source == target) return;
   if (!why->empty()) *why += ", ";
-  *why += std::string(field) + " " + std::to_string(source) + " at the source, " + std::to_string(target) +
-          " at the target";
+  *why +=
+      field + " " + std::to_string(source) + " at the source, " + std::to_string(target) + " at the target";
+}
+
+// Every field in which the two sides of a pair must agree.
+void CompareSides(const Geometry& source, const Geometry& target, std::string* why) {
+  Compare("groups", source.groups.size(), target.groups.size(), why);
+  bool per_block = false;
+  for (size_t index = 0; index < std::min(source.groups.size(), target.groups.size()); ++index) {
+    const Group& from = source.groups[index];
+    const Group& to = target.groups[index];
+    const std::string name = target.groups.size() == 1 ? "" : "group " + std::to_string(index) + " ";
+    Compare(name + "planes", from.planes, to.planes, why);
+    Compare(name + "bytes of a head", from.element_bytes, to.element_bytes, why);
+    Compare(name + "window", from.window, to.window, why);
+    Compare(name + "per block", from.per_block ? 1 : 0, to.per_block ? 1 : 0, why);
+    Compare(name + "replicated", from.replicated ? 1 : 0, to.replicated ? 1 : 0, why);
+    per_block = per_block || to.per_block;
+  }
+  if (per_block) Compare("tokens of a block", source.tokens_per_block, target.tokens_per_block, why);
 }
 
 // A range that two others share: how long, and where it begins in each.
@@ -27,12 +47,34 @@ Common InCommon(uint64_t source_first, uint64_t source_count, uint64_t target_fi
           static_cast<uint32_t>(first - target_first)};
 }
 
-uint64_t FirstBlock(const TokenRange& tokens, const Geometry& geometry) {
-  return tokens.from / geometry.tokens_per_block;
+BandSide SideOf(const Group& group, uint64_t base, uint32_t first_head) {
+  return {base + first_head * group.head_stride,
+          0,
+          group.plane_stride,
+          group.head_stride,
+          group.token_stride,
+          group.block_stride};
 }
 
-uint64_t EndBlock(const TokenRange& tokens, const Geometry& geometry) {
-  return (tokens.to + geometry.tokens_per_block - 1) / geometry.tokens_per_block;
+struct LayerPlace {
+  uint32_t layer = 0;
+  uint64_t base = 0;
+};
+
+std::vector<LayerPlace> PlacesOf(const Group& group) {
+  std::vector<LayerPlace> places;
+  for (const LayerRun& run : group.layers) {
+    for (uint32_t index = 0; index < run.count; ++index) {
+      places.push_back({run.first + index * run.step, run.base + index * run.stride});
+    }
+  }
+  return places;
+}
+
+// False where `base` does not go on at the stride that the band has, or may take as its first.
+bool GoesOn(const BandSide& side, uint32_t layers, uint64_t base) {
+  const uint64_t last = side.base + (layers - 1) * side.layer_stride;
+  return base > last && (layers == 1 || base - last == side.layer_stride);
 }
 
 std::string CheckTable(const char* side, std::span<const uint32_t> table, uint64_t first, uint64_t end,
@@ -49,207 +91,125 @@ std::string CheckTable(const char* side, std::span<const uint32_t> table, uint64
   return "";
 }
 
+uint64_t FromOf(const Band& band, const Tokens& tokens) {
+  return std::max(tokens.from, LiveFrom(band.window, tokens.sequence));
+}
+
+uint64_t EndBlock(uint64_t to, uint64_t tokens_per_block) {
+  return (to + tokens_per_block - 1) / tokens_per_block;
+}
+
 }  // namespace
 
 std::optional<Plan> Plan::Compile(const SourceGeometry& source, const TargetGeometry& target,
-                                  std::string* why) {
+                                  std::string* why, bool replicated) {
   why->clear();
   const Geometry& from = source.geometry;
   const Geometry& to = target.geometry;
-  Compare("planes", from.planes, to.planes, why);
-  Compare("bytes of a head", from.head_bytes, to.head_bytes, why);
-  if (from.PayloadBytes() == 0 || to.PayloadBytes() == 0) *why += "an empty block";
+  CompareSides(from, to, why);
   if (!why->empty()) return std::nullopt;
-  const Common layers = InCommon(from.first_layer, from.layers, to.first_layer, to.layers);
-  const Common heads = InCommon(from.first_head, from.heads, to.first_head, to.heads);
-  if (layers.count == 0 || heads.count == 0) {
-    *why = layers.count == 0 ? "no layer in common" : "no head in common";
+  Plan plan(from.tokens_per_block, to.tokens_per_block);
+  for (size_t index = 0; index < to.groups.size(); ++index) {
+    if (replicated || !to.groups[index].replicated) plan.AddGroup(from.groups[index], to.groups[index]);
+  }
+  if (plan.bands_.empty() && replicated) {
+    *why = "no layer and head in common";
     return std::nullopt;
   }
-  Plan plan(from, to);
-  plan.equal_ = from == to;
-  plan.planes_ = layers.count * to.planes;
-  plan.heads_ = heads.count;
-  plan.source_plane_ = layers.source * to.planes;
-  plan.target_plane_ = layers.target * to.planes;
-  plan.source_head_ = heads.source;
-  plan.target_head_ = heads.target;
+  plan.Measure();
   return plan;
 }
 
-uint64_t Plan::Units(const TokenRange& tokens) const {
-  if (tokens.to <= tokens.from) return 0;
-  return (EndBlock(tokens, target_) - FirstBlock(tokens, target_)) * Rows();
+void Plan::AddGroup(const Group& source, const Group& target) {
+  const Common heads = InCommon(source.first_head, source.heads, target.first_head, target.heads);
+  if (heads.count == 0) return;
+  const std::vector<LayerPlace> from = PlacesOf(source);
+  const std::vector<LayerPlace> to = PlacesOf(target);
+  bool open = false;
+  for (size_t left = 0, right = 0; left < from.size() && right < to.size();) {
+    if (from[left].layer != to[right].layer) {
+      from[left].layer < to[right].layer ? ++left : ++right;
+      continue;
+    }
+    const BandSide source_side = SideOf(source, from[left].base, heads.source);
+    const BandSide target_side = SideOf(target, to[right].base, heads.target);
+    ++left;
+    ++right;
+    Band* band = open ? &bands_.back() : nullptr;
+    if (band != nullptr && GoesOn(band->source, band->layers, source_side.base) &&
+        GoesOn(band->target, band->layers, target_side.base)) {
+      if (band->layers == 1) {
+        band->source.layer_stride = source_side.base - band->source.base;
+        band->target.layer_stride = target_side.base - band->target.base;
+      }
+      ++band->layers;
+      continue;
+    }
+    bands_.push_back({1, target.planes, heads.count, target.element_bytes, target.per_block, target.window,
+                      source_side, target_side});
+    open = true;
+  }
 }
 
-uint64_t Plan::PieceBytes() const {
-  if (equal_) return target_.PayloadBytes();
-  const uint64_t row = std::min(source_.RowBytes(), target_.RowBytes());
-  return source_.tokens_per_block == target_.tokens_per_block ? heads_ * row : row;
+void Plan::Measure() {
+  double bytes = 0;
+  double pieces = 0;
+  const uint64_t tokens = std::min(source_tokens_, target_tokens_);
+  for (const Band& band : bands_) {
+    const uint64_t in_block = band.per_block ? 1 : target_tokens_;
+    rows_ = std::max(rows_, band.Rows());
+    unit_bytes_ = std::max(unit_bytes_, in_block * band.element_bytes);
+    const RowBox all{0, band.layers, 0, band.planes, 0, band.heads};
+    const Nest nest(band, all, {band.per_block ? 1 : tokens, 1, 0, 0});
+    const auto per_piece = static_cast<double>(nest.piece_bytes());
+    const double size = static_cast<double>(band.Rows()) * band.element_bytes *
+                        static_cast<double>(band.per_block ? 1 : tokens);
+    bytes += size;
+    pieces += size / per_piece;
+  }
+  piece_bytes_ = pieces == 0 ? 0 : static_cast<uint64_t>(bytes / pieces);
 }
 
-std::string Plan::Check(const TokenRange& tokens, const BlockTables& tables, uint64_t source_pool_blocks,
+Plan::Blocks Plan::BlocksOf(const Band& band, const Tokens& tokens) const {
+  const uint64_t from = FromOf(band, tokens);
+  if (tokens.to <= from) return {};
+  return {from / target_tokens_, EndBlock(tokens.to, target_tokens_)};
+}
+
+uint64_t Plan::Units(const Tokens& tokens) const {
+  uint64_t units = 0;
+  for (const Band& band : bands_) {
+    const Blocks blocks = BlocksOf(band, tokens);
+    units += (blocks.end - blocks.first) * band.Rows();
+  }
+  return units;
+}
+
+uint64_t Plan::Bytes(const Tokens& tokens) const {
+  uint64_t bytes = 0;
+  for (const Band& band : bands_) {
+    const Blocks blocks = BlocksOf(band, tokens);
+    if (blocks.end == blocks.first) continue;
+    const uint64_t elements = band.per_block ? blocks.end - blocks.first : tokens.to - FromOf(band, tokens);
+    bytes += elements * band.Rows() * band.element_bytes;
+  }
+  return bytes;
+}
+
+std::string Plan::Check(const Tokens& tokens, const BlockTables& tables, uint64_t source_pool_blocks,
                         uint64_t target_pool_blocks) const {
   if (tokens.to < tokens.from) return "the token range ends before it starts";
-  if (tokens.to == tokens.from) return "";
-  std::string wrong = CheckTable("source", tables.source, FirstBlock(tokens, source_),
-                                 EndBlock(tokens, source_), source_pool_blocks);
+  if (tokens.to > tokens.sequence) return "the token range ends after its sequence";
+  uint64_t from = tokens.to;
+  for (const Band& band : bands_) from = std::min(from, FromOf(band, tokens));
+  if (tokens.to <= from) return "";
+  std::string wrong = CheckTable("source", tables.source, from / source_tokens_,
+                                 EndBlock(tokens.to, source_tokens_), source_pool_blocks);
   if (wrong.empty()) {
-    wrong = CheckTable("target", tables.target, FirstBlock(tokens, target_), EndBlock(tokens, target_),
+    wrong = CheckTable("target", tables.target, from / target_tokens_, EndBlock(tokens.to, target_tokens_),
                        target_pool_blocks);
   }
   return wrong;
-}
-
-RunCursor::RunCursor(const Plan& plan, const TokenRange& tokens, const BlockTables& tables,
-                     const UnitRange& units)
-    : plan_(plan),
-      source_(plan.source_),
-      target_(plan.target_),
-      tokens_(tokens),
-      tables_(tables),
-      rows_(plan.Rows()),
-      units_left_(units.last - units.first),
-      block_(FirstBlock(tokens, plan.target_) + units.first / rows_),
-      row_(units.first % rows_) {}
-
-bool RunCursor::Next(Run* run) {
-  if (!plan_.equal_) {
-    while (next_filled_ == filled_.size()) {
-      if (units_left_ == 0) return false;
-      FillBlock();
-    }
-    *run = filled_[next_filled_++];
-    return true;
-  }
-  if (units_left_ == 0) return false;
-  const uint64_t block_tokens = target_.tokens_per_block;
-  const uint64_t start = block_ * block_tokens;
-  const uint64_t first_token = tokens_.from > start ? tokens_.from - start : 0;
-  const uint64_t last_token = std::min(block_tokens, tokens_.to - start);
-  if (first_token == 0 && last_token == block_tokens) {
-    NextWhole(block_, tokens_.to / block_tokens, run);
-  } else {
-    NextPartial(block_, first_token, last_token, run);
-  }
-  return true;
-}
-
-void RunCursor::NextPartial(uint64_t block, uint64_t first_token, uint64_t last_token, Run* run) {
-  const uint64_t rows = std::min(rows_ - row_, units_left_);
-  run->source_offset = tables_.source[block] * source_.BlockBytes() + row_ * source_.RowBytes() +
-                       first_token * source_.head_bytes;
-  run->target_offset = tables_.target[block] * target_.BlockBytes() + row_ * target_.RowBytes() +
-                       first_token * target_.head_bytes;
-  run->count = rows;
-  run->bytes = (last_token - first_token) * target_.head_bytes;
-  run->source_stride = source_.RowBytes();
-  run->target_stride = target_.RowBytes();
-  units_left_ -= rows;
-  row_ += rows;
-  if (row_ == rows_) {
-    row_ = 0;
-    ++block_;
-  }
-}
-
-void RunCursor::NextWhole(uint64_t block, uint64_t last_whole_block, Run* run) {
-  const uint64_t rows = std::min(rows_ - row_, units_left_);
-  const uint64_t block_bytes = target_.BlockBytes();
-  const uint64_t payload = target_.PayloadBytes();
-  run->source_offset = tables_.source[block] * source_.BlockBytes() + row_ * source_.RowBytes();
-  run->target_offset = tables_.target[block] * block_bytes + row_ * target_.RowBytes();
-  run->count = 1;
-  run->bytes = rows * target_.RowBytes();
-  run->source_stride = source_.BlockBytes();
-  run->target_stride = block_bytes;
-  units_left_ -= rows;
-  row_ += rows;
-  if (row_ < rows_) return;
-  row_ = 0;
-  ++block_;
-  if (rows < rows_) return;
-  while (units_left_ >= rows_ && block_ < last_whole_block &&
-         tables_.source[block_] == tables_.source[block_ - 1] + 1 &&
-         tables_.target[block_] == tables_.target[block_ - 1] + 1) {
-    // Padding between blocks is never read or written, so padded neighbours become a strided run.
-    if (payload == block_bytes) {
-      run->bytes += payload;
-    } else {
-      ++run->count;
-    }
-    units_left_ -= rows_;
-    ++block_;
-  }
-}
-
-// A target block's tokens lie in one or more source blocks: each of them is a segment of its own.
-void RunCursor::FillBlock() {
-  filled_.clear();
-  next_filled_ = 0;
-  const uint64_t rows = std::min(rows_ - row_, units_left_);
-  const uint64_t start = block_ * target_.tokens_per_block;
-  const uint64_t end = std::min(tokens_.to, start + target_.tokens_per_block);
-  for (uint64_t token = std::max(tokens_.from, start); token < end;) {
-    const uint64_t source_end = (token / source_.tokens_per_block + 1) * source_.tokens_per_block;
-    const uint64_t last = std::min(end, source_end);
-    AddSegment(token, last, rows);
-    token = last;
-  }
-  units_left_ -= rows;
-  row_ += rows;
-  if (row_ < rows_) return;
-  row_ = 0;
-  ++block_;
-}
-
-// Tokens of one source block and one target block, `rows` rows from row_ on. Rows of a plane are neighbours
-// on both sides, and so are planes.
-void RunCursor::AddSegment(uint64_t first_token, uint64_t last_token, uint64_t rows) {
-  const uint64_t bytes = (last_token - first_token) * target_.head_bytes;
-  const uint64_t source_row = source_.RowBytes();
-  const uint64_t target_row = target_.RowBytes();
-  const uint64_t source_plane = source_.heads * source_row;
-  const uint64_t target_plane = target_.heads * target_row;
-  const uint64_t source_base = tables_.source[first_token / source_.tokens_per_block] * source_.BlockBytes() +
-                               first_token % source_.tokens_per_block * target_.head_bytes +
-                               plan_.source_plane_ * source_plane + plan_.source_head_ * source_row;
-  const uint64_t target_base = tables_.target[first_token / target_.tokens_per_block] * target_.BlockBytes() +
-                               first_token % target_.tokens_per_block * target_.head_bytes +
-                               plan_.target_plane_ * target_plane + plan_.target_head_ * target_row;
-  const uint64_t heads = plan_.heads_;
-  const bool whole_rows = bytes == source_row && bytes == target_row;
-  const bool whole_planes = heads == source_.heads && heads == target_.heads;
-  const auto add = [&](uint64_t plane, uint64_t head, uint64_t count, uint64_t piece, bool by_plane) {
-    filled_.push_back({source_base + plane * source_plane + head * source_row,
-                       target_base + plane * target_plane + head * target_row, count, piece,
-                       by_plane ? source_plane : source_row, by_plane ? target_plane : target_row});
-  };
-  for (uint64_t row = row_, left = rows; left > 0;) {
-    const uint64_t plane = row / heads;
-    const uint64_t head = row % heads;
-    uint64_t done = std::min(left, heads - head);
-    if (head > 0 || done < heads) {
-      // A slice begins or ends inside this plane.
-      add(plane, head, whole_rows ? 1 : done, whole_rows ? done * bytes : bytes, false);
-    } else {
-      const uint64_t planes = left / heads;
-      done = planes * heads;
-      if (whole_rows && whole_planes) {
-        add(plane, 0, 1, done * bytes, true);
-      } else if (whole_rows) {
-        add(plane, 0, planes, heads * bytes, true);
-      } else if (whole_planes) {
-        add(plane, 0, done, bytes, false);
-      } else if (planes >= heads) {
-        for (uint64_t each = 0; each < heads; ++each) add(plane, each, planes, bytes, true);
-      } else {
-        for (uint64_t each = 0; each < planes; ++each) add(plane + each, 0, heads, bytes, false);
-      }
-    }
-    row += done;
-    left -= done;
-  }
 }
 
 }  // namespace kvt

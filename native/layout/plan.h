@@ -10,26 +10,21 @@
 
 namespace kvt {
 
-// The plan's unit: `count` pieces of `bytes`, at a fixed stride on each side. Offsets are from the pool's
-// start.
-struct Run {
-  uint64_t source_offset = 0;
-  uint64_t target_offset = 0;
-  uint64_t count = 0;
-  uint64_t bytes = 0;
-  uint64_t source_stride = 0;
-  uint64_t target_stride = 0;
-
-  bool operator==(const Run&) const = default;
-};
-
 // Tokens [from, to) of a sequence.
 struct TokenRange {
   uint64_t from = 0;
   uint64_t to = 0;
 };
 
+// Tokens of a sequence that has `sequence` of them in the end: windows reach back from there.
+struct Tokens {
+  uint64_t from = 0;
+  uint64_t to = 0;
+  uint64_t sequence = 0;
+};
+
 // Block ids of a sequence in token order, from token 0 on: index = token / tokens_per_block of that side.
+// Those of blocks that no window reaches may be anything.
 struct BlockTables {
   std::span<const uint32_t> source;
   std::span<const uint32_t> target;
@@ -41,72 +36,76 @@ struct UnitRange {
   uint64_t last = 0;  // one past
 };
 
-// What one pair of ranks needs, computed once and then applied to block tables: the layers and heads that
-// both hold, whatever else either holds and however many tokens its blocks have. A unit is one target row of
-// one block: whole rows for whole blocks, a token sub-range of a row for the partial block at either end.
-class Plan {
- public:
-  // Geometries that can't be paired, or have nothing in common, give nothing, and `why` says so.
-  static std::optional<Plan> Compile(const SourceGeometry& source, const TargetGeometry& target,
-                                     std::string* why);
-
-  // Of a target block, that are copied.
-  uint64_t Rows() const { return uint64_t{planes_} * heads_; }
-  uint64_t Units(const TokenRange& tokens) const;
-  uint64_t UnitBytes() const { return target_.RowBytes(); }
-  uint64_t Bytes(const TokenRange& tokens) const {
-    return tokens.to <= tokens.from ? 0 : (tokens.to - tokens.from) * Rows() * target_.head_bytes;
-  }
-  // Of the contiguous copies that most of a long sequence is made of.
-  uint64_t PieceBytes() const;
-  // Empty when the tables cover the tokens and name only blocks that exist, else what is wrong.
-  std::string Check(const TokenRange& tokens, const BlockTables& tables, uint64_t source_pool_blocks,
-                    uint64_t target_pool_blocks) const;
-
- private:
-  friend class RunCursor;
-  Plan(const Geometry& source, const Geometry& target) : source_(source), target_(target) {}
-
-  Geometry source_;
-  Geometry target_;
-  bool equal_ = false;  // the same rows in the same places of blocks of the same size
-  // In common. A plane here is one of a layer: layers * 2 with K and V.
-  uint32_t planes_ = 0;
-  uint32_t heads_ = 0;
-  // Where what is common begins on each side.
-  uint32_t source_plane_ = 0;
-  uint32_t target_plane_ = 0;
-  uint32_t source_head_ = 0;
-  uint32_t target_head_ = 0;
+// Where the layers of a band lie on one side, from the first element that both sides have.
+struct BandSide {
+  uint64_t base = 0;
+  uint64_t layer_stride = 0;
+  uint64_t plane_stride = 0;
+  uint64_t head_stride = 0;
+  uint64_t token_stride = 0;
+  uint64_t block_stride = 0;
 };
 
-// Walks the runs of some units of a plan. Whole blocks that are neighbours in both pools come as one run
-// where both sides hold the same.
-class RunCursor {
- public:
-  RunCursor(const Plan& plan, const TokenRange& tokens, const BlockTables& tables, const UnitRange& units);
+// Layers of one group whose places have one stride on each side: all in it is affine but the blocks.
+struct Band {
+  uint32_t layers = 0;
+  uint32_t planes = 0;
+  uint32_t heads = 0;
+  uint32_t element_bytes = 0;
+  bool per_block = false;
+  uint32_t window = 0;
+  BandSide source;
+  BandSide target;
 
-  // False at the end.
-  bool Next(Run* run);
+  uint64_t Rows() const { return uint64_t{layers} * planes * heads; }
+};
+
+// What one pair of ranks needs, computed once and then applied to block tables: the layers and heads that
+// both hold, whatever else either holds, however it lies there and however many tokens its blocks have. A
+// unit is what one head of one plane of one layer has in one target block.
+class Plan {
+ public:
+  // Geometries that can't be paired, or have nothing in common, give nothing, and `why` says so. Without
+  // `replicated` the groups that have no heads are left out, which may leave an empty plan. Trusts that both
+  // lie in their pools (Geometry::OutOfBounds).
+  static std::optional<Plan> Compile(const SourceGeometry& source, const TargetGeometry& target,
+                                     std::string* why, bool replicated = true);
+
+  std::span<const Band> bands() const { return bands_; }
+  uint32_t source_tokens_per_block() const { return source_tokens_; }
+  uint32_t target_tokens_per_block() const { return target_tokens_; }
+
+  uint64_t Units(const Tokens& tokens) const;
+  uint64_t Bytes(const Tokens& tokens) const;
+  // Of one target block, most of all bands; units of whole blocks are a multiple of it.
+  uint64_t Rows() const { return rows_; }
+  // Of a unit, at most.
+  uint64_t UnitBytes() const { return unit_bytes_; }
+  // Of the contiguous copies that a long sequence is made of, on average.
+  uint64_t PieceBytes() const { return piece_bytes_; }
+  // Empty when the tables cover the tokens and name only blocks that exist, else what is wrong.
+  std::string Check(const Tokens& tokens, const BlockTables& tables, uint64_t source_pool_blocks,
+                    uint64_t target_pool_blocks) const;
+
+  // Target blocks of a band that hold some of the tokens: [first, end) of the table.
+  struct Blocks {
+    uint64_t first = 0;
+    uint64_t end = 0;
+  };
+  Blocks BlocksOf(const Band& band, const Tokens& tokens) const;
 
  private:
-  void NextPartial(uint64_t block, uint64_t first_token, uint64_t last_token, Run* run);
-  void NextWhole(uint64_t block, uint64_t last_whole_block, Run* run);
-  // The runs of a block between unequal sides.
-  void FillBlock();
-  void AddSegment(uint64_t first_token, uint64_t last_token, uint64_t rows);
+  Plan(uint32_t source_tokens, uint32_t target_tokens)
+      : source_tokens_(source_tokens), target_tokens_(target_tokens) {}
+  void AddGroup(const Group& source, const Group& target);
+  void Measure();
 
-  const Plan& plan_;
-  const Geometry& source_;
-  const Geometry& target_;
-  const TokenRange tokens_;
-  const BlockTables tables_;
-  const uint64_t rows_;
-  uint64_t units_left_ = 0;
-  uint64_t block_ = 0;  // index into the target table
-  uint64_t row_ = 0;
-  std::vector<Run> filled_;
-  size_t next_filled_ = 0;
+  uint32_t source_tokens_;
+  uint32_t target_tokens_;
+  std::vector<Band> bands_;
+  uint64_t rows_ = 0;
+  uint64_t unit_bytes_ = 0;
+  uint64_t piece_bytes_ = 0;
 };
 
 }  // namespace kvt

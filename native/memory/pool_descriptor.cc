@@ -7,7 +7,7 @@
 namespace kvt {
 namespace {
 
-constexpr uint32_t kMagic = 0x3244564b;  // "KVD2", little-endian
+constexpr uint32_t kMagic = 0x3344564b;  // "KVD3", little-endian
 
 class Writer {
  public:
@@ -68,17 +68,66 @@ class Reader {
   bool whole_ = true;
 };
 
-bool Plausible(const PoolDescriptor& descriptor) {
-  const Geometry& geometry = descriptor.geometry;
-  const uint32_t parts[] = {geometry.layers,           geometry.planes,     geometry.heads,
-                            geometry.tokens_per_block, geometry.head_bytes, descriptor.blocks};
-  // Bounded so that no product of them overflows: a pool is less than 2^47 bytes, the user address space.
-  double bytes = 1;
-  for (const uint32_t part : parts) {
-    if (part == 0) return false;
-    bytes *= part;
+void WriteGeometry(const Geometry& geometry, Writer* out) {
+  out->Number(geometry.tokens_per_block);
+  out->Number(static_cast<uint8_t>(geometry.groups.size()));
+  for (const Group& group : geometry.groups) {
+    out->Number(group.planes);
+    out->Number(group.heads);
+    out->Number(group.first_head);
+    out->Number(group.element_bytes);
+    out->Number(static_cast<uint8_t>((group.per_block ? 1 : 0) | (group.replicated ? 2 : 0)));
+    out->Number(group.window);
+    out->Number(group.block_stride);
+    out->Number(group.plane_stride);
+    out->Number(group.head_stride);
+    out->Number(group.token_stride);
+    out->Number(static_cast<uint16_t>(group.layers.size()));
+    for (const LayerRun& run : group.layers) {
+      out->Number(static_cast<uint16_t>(run.first));
+      out->Number(static_cast<uint16_t>(run.step));
+      out->Number(static_cast<uint16_t>(run.count));
+      out->Number(run.base);
+      out->Number(run.stride);
+    }
   }
-  if (bytes > 1.4e14 || descriptor.offset > (uint64_t{1} << 47)) return false;
+}
+
+// Takes what it finds; whether it makes sense is judged afterwards.
+Geometry ReadGeometry(Reader* in) {
+  Geometry geometry;
+  geometry.tokens_per_block = in->Number<uint32_t>();
+  geometry.groups.resize(std::min<size_t>(in->Number<uint8_t>(), kGroupsMax + 1));
+  for (Group& group : geometry.groups) {
+    group.planes = in->Number<uint32_t>();
+    group.heads = in->Number<uint32_t>();
+    group.first_head = in->Number<uint32_t>();
+    group.element_bytes = in->Number<uint32_t>();
+    const auto flags = in->Number<uint8_t>();
+    group.per_block = (flags & 1) != 0;
+    group.replicated = (flags & 2) != 0;
+    group.window = in->Number<uint32_t>();
+    group.block_stride = in->Number<uint64_t>();
+    group.plane_stride = in->Number<uint64_t>();
+    group.head_stride = in->Number<uint64_t>();
+    group.token_stride = in->Number<uint64_t>();
+    group.layers.resize(std::min<size_t>(in->Number<uint16_t>(), kLayersMax));
+    for (LayerRun& run : group.layers) {
+      run.first = in->Number<uint16_t>();
+      run.step = in->Number<uint16_t>();
+      run.count = in->Number<uint16_t>();
+      run.base = in->Number<uint64_t>();
+      run.stride = in->Number<uint64_t>();
+    }
+  }
+  return geometry;
+}
+
+bool Plausible(const PoolDescriptor& descriptor) {
+  // The user address space: no sum of offsets in it overflows.
+  constexpr uint64_t kBytesMax = uint64_t{1} << 47;
+  if (descriptor.bytes == 0 || descriptor.bytes > kBytesMax || descriptor.offset > kBytesMax) return false;
+  if (!descriptor.geometry.OutOfBounds(descriptor.blocks, descriptor.bytes).empty()) return false;
   return descriptor.socket.find('/') == std::string::npos &&
          descriptor.socket.find('\0') == std::string::npos &&
          descriptor.directory.find('\0') == std::string::npos;
@@ -92,15 +141,10 @@ std::optional<std::vector<uint8_t>> EncodeDescriptor(const PoolDescriptor& descr
   out.Raw(descriptor.boot_id);
   out.Raw(descriptor.nonce);
   out.Number(descriptor.epoch);
-  out.Number(descriptor.geometry.layers);
-  out.Number(descriptor.geometry.planes);
-  out.Number(descriptor.geometry.heads);
-  out.Number(descriptor.geometry.tokens_per_block);
-  out.Number(descriptor.geometry.head_bytes);
-  out.Number(descriptor.geometry.first_layer);
-  out.Number(descriptor.geometry.first_head);
+  WriteGeometry(descriptor.geometry, &out);
   out.Number(descriptor.blocks);
   out.Number(descriptor.offset);
+  out.Number(descriptor.bytes);
   out.Text(descriptor.directory);
   out.Text(descriptor.socket);
   if (out.bytes.size() > kDescriptorBytesMax) return std::nullopt;
@@ -115,15 +159,10 @@ std::optional<PoolDescriptor> DecodeDescriptor(std::span<const uint8_t> bytes) {
   descriptor.boot_id = in.Raw<16>();
   descriptor.nonce = in.Raw<16>();
   descriptor.epoch = in.Number<uint64_t>();
-  descriptor.geometry.layers = in.Number<uint32_t>();
-  descriptor.geometry.planes = in.Number<uint32_t>();
-  descriptor.geometry.heads = in.Number<uint32_t>();
-  descriptor.geometry.tokens_per_block = in.Number<uint32_t>();
-  descriptor.geometry.head_bytes = in.Number<uint32_t>();
-  descriptor.geometry.first_layer = in.Number<uint32_t>();
-  descriptor.geometry.first_head = in.Number<uint32_t>();
+  descriptor.geometry = ReadGeometry(&in);
   descriptor.blocks = in.Number<uint32_t>();
   descriptor.offset = in.Number<uint64_t>();
+  descriptor.bytes = in.Number<uint64_t>();
   descriptor.directory = in.Text();
   descriptor.socket = in.Text();
   if (!in.Finished() || !Plausible(descriptor)) return std::nullopt;

@@ -22,13 +22,14 @@ struct PoolDescriptor {
   uint64_t epoch = 0;
   Geometry geometry;
   uint32_t blocks = 0;
-  uint64_t offset = 0;    // of the first block in the file that the exchange hands over
+  uint64_t offset = 0;    // of the pool in the file that the exchange hands over
+  uint64_t bytes = 0;     // of the pool
   std::string directory;  // empty: no fd exchange
   std::string
       socket;  // file name in it; a peer looks in its own directory first (containers mount it elsewhere)
 };
 
-constexpr size_t kDescriptorBytesMax = 512;
+constexpr size_t kDescriptorBytesMax = 4096;
 
 // Nothing when it would be longer than kDescriptorBytesMax.
 std::optional<std::vector<uint8_t>> EncodeDescriptor(const PoolDescriptor& descriptor);

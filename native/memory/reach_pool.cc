@@ -134,7 +134,7 @@ bool ServedBySameUser(int fd) {
 ReachStatus MapPool(const FileDescriptor& file, const ExchangeReply& reply, const Deadline& deadline,
                     PeerPool* pool) {
   const PoolDescriptor& descriptor = pool->descriptor;
-  const uint64_t bytes = uint64_t{descriptor.blocks} * descriptor.geometry.BlockBytes();
+  const uint64_t bytes = descriptor.bytes;
   if (reply.offset != descriptor.offset || reply.bytes < bytes) return ReachStatus::kBadDescriptor;
   if (!HasPoolSeals(file.get())) return ReachStatus::kNotSealed;
   struct stat status {};

@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "layout/run_cursor.h"
 #include "memory/thread.h"
 #include "paths/copy_kernel.h"
 
@@ -18,7 +19,7 @@ constexpr uint64_t kTurnBytes = uint64_t{2} << 20;
 
 void CopyTask::RunUnits(const UnitRange& range) {
   const BlockTables tables{transfer->source_blocks, transfer->target_blocks};
-  RunCursor cursor(plan, transfer->tokens, tables, range);
+  RunCursor cursor(*plan, transfer->tokens, tables, range);
   // The run being copied, the next one, and the one after that.
   std::array<Run, 3> next;
   uint64_t copied = 0;

@@ -40,14 +40,14 @@ struct CrewTask {
 
 // One transfer. The shared pointers keep both sides mapped until the last thread has let go.
 struct CopyTask final : CrewTask {
-  CopyTask(Plan task_plan, std::unique_ptr<Transfer> task_transfer)
+  CopyTask(std::shared_ptr<const Plan> task_plan, std::unique_ptr<Transfer> task_transfer)
       : plan(std::move(task_plan)), transfer(std::move(task_transfer)) {
-    units = plan.Units(transfer->tokens);
-    unit_bytes = plan.UnitBytes();
+    units = plan->Units(transfer->tokens);
+    unit_bytes = plan->UnitBytes();
   }
   void RunUnits(const UnitRange& range) override;
 
-  const Plan plan;
+  const std::shared_ptr<const Plan> plan;
   const std::unique_ptr<const Transfer> transfer;
   const std::byte* source = nullptr;
   std::byte* target = nullptr;

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "layout/plan.h"
+#include "layout/nest.h"
 #include "memory/vector_level.h"
 
 namespace kvt {

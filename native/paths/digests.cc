@@ -14,13 +14,14 @@ constexpr uint64_t kSliceBytes = uint64_t{256} << 10;
 struct Digests::Task final : CrewTask {
   void RunUnits(const UnitRange& range) override {
     for (uint64_t index = range.first; index < range.last; ++index) {
-      digests[index] =
-          DigestOf(pool->data(), geometry, request->part, request->table, request->ranges[index]);
+      const TokenRange& tokens = request->ranges[index];
+      digests[index] = DigestOf(pool->data(), *geometry, request->part, request->table,
+                                {tokens.from, tokens.to, request->sequence});
     }
   }
 
   std::shared_ptr<const HostPool> pool;
-  Geometry geometry;
+  std::shared_ptr<const Geometry> geometry;
   std::unique_ptr<const DigestRequest> request;
   std::vector<Digest> digests;
 };
@@ -28,7 +29,7 @@ struct Digests::Task final : CrewTask {
 Digests::Digests(std::shared_ptr<HostPool> pool, const Geometry& geometry, CopyCrew* crew,
                  std::shared_ptr<const Sleeper> wake)
     : pool_(std::move(pool)),
-      geometry_(geometry),
+      geometry_(std::make_shared<const Geometry>(geometry)),
       crew_(crew),
       wake_(std::move(wake)),
       inbox_(std::make_shared<Inbox>()) {}
@@ -37,7 +38,7 @@ void Digests::Start(uint64_t id, std::unique_ptr<DigestRequest> request) {
   auto task = std::make_shared<Task>();
   uint64_t tokens = 0;
   for (const TokenRange& range : request->ranges) tokens += range.to - range.from;
-  const uint64_t bytes = tokens * geometry_.TokenBytes();
+  const uint64_t bytes = tokens * geometry_->TokenBytes();
   task->pool = pool_;
   task->geometry = geometry_;
   task->units = request->ranges.size();

@@ -17,6 +17,7 @@ struct DigestRequest {
   std::vector<uint32_t> table;
   std::vector<TokenRange> ranges;
   Part part;
+  uint64_t sequence = 0;  // tokens
 };
 
 struct DigestEnd {
@@ -49,7 +50,7 @@ class Digests {
   };
 
   const std::shared_ptr<HostPool> pool_;
-  const Geometry geometry_;
+  const std::shared_ptr<const Geometry> geometry_;
   CopyCrew* const crew_;
   const std::shared_ptr<const Sleeper> wake_;
   const std::shared_ptr<Inbox> inbox_;

@@ -21,7 +21,8 @@ struct Transfer {
   PeerKey peer = 0;
   std::vector<uint32_t> source_blocks;
   std::vector<uint32_t> target_blocks;
-  TokenRange tokens;
+  Tokens tokens;
+  bool replicated = true;  // groups without heads too
   BootNanos posted = 0;
 };
 

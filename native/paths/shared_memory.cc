@@ -29,7 +29,7 @@ PathEvent EndOf(CopyTask& done) {
   event.kind = PathEvent::Kind::kQuiet;
   event.key = done.transfer->job;
   event.complete = done.units_done.load(std::memory_order_relaxed) == done.units;
-  event.bytes = event.complete ? done.plan.Bytes(done.transfer->tokens) : 0;
+  event.bytes = event.complete ? done.plan->Bytes(done.transfer->tokens) : 0;
   const bool ran = done.started != 0 && done.ended != 0;
   event.queued = (done.started != 0 ? done.started : BootNow()) - done.transfer->posted;
   event.moving = ran ? done.ended - done.started : 0;
@@ -117,15 +117,20 @@ void SharedMemoryPath::EndReach(PeerKey peer, Reached reached, std::vector<PathE
   }
   std::string why;
   std::optional<Plan> plan;
+  std::optional<Plan> rest;
   if (reached.status == ReachStatus::kOk) {
-    plan = Plan::Compile({reached.pool->descriptor.geometry}, {options_.own.geometry}, &why);
-    if (!plan) reached.status = ReachStatus::kBadDescriptor;
+    const SourceGeometry source{reached.pool->descriptor.geometry};
+    const TargetGeometry target{options_.own.geometry};
+    plan = Plan::Compile(source, target, &why);
+    rest = Plan::Compile(source, target, &why, false);
+    if (!plan || !rest) reached.status = ReachStatus::kBadDescriptor;
   }
   event.reached = reached.status;
   if (reached.status == ReachStatus::kOk) {
     event.pid = reached.pool->pid;
     if (reached.pool->pidfd.ok()) exchange_->Watch(peer, std::move(reached.pool->pidfd));
-    peers_[peer] = {std::move(reached.pool), plan};
+    peers_[peer] = {std::move(reached.pool), std::make_shared<const Plan>(std::move(*plan)),
+                    std::make_shared<const Plan>(std::move(*rest))};
   }
   events->push_back(event);
 }
@@ -139,18 +144,19 @@ std::optional<double> SharedMemoryPath::CostMicros(PeerKey peer, uint64_t bytes,
 
 std::shared_ptr<CopyTask> SharedMemoryPath::MakeTask(const Peer& peer,
                                                      std::unique_ptr<Transfer> transfer) const {
-  auto task = std::make_shared<CopyTask>(*peer.plan, std::move(transfer));
-  const TokenRange& tokens = task->transfer->tokens;
+  auto task = std::make_shared<CopyTask>(peer.PlanFor(*transfer), std::move(transfer));
+  const Tokens& tokens = task->transfer->tokens;
   task->source = peer.pool->data();
   task->target = options_.pool->data();
   task->source_owner = peer.pool;
   task->target_owner = options_.pool;
   // Slices of whole blocks where blocks are small, so that neighbours still merge.
-  const uint64_t row = task->plan.UnitBytes();
-  const uint64_t block = task->plan.Rows() * row;
-  task->units_per_slice = block <= kSliceBytes ? task->plan.Rows() * (kSliceBytes / block)
-                                               : std::max<uint64_t>(1, kSliceBytes / row);
-  task->stream = task->plan.Bytes(tokens) >= kStreamBytesMin;
+  const uint64_t row = std::max<uint64_t>(1, task->plan->UnitBytes());
+  const uint64_t block = std::max<uint64_t>(1, task->plan->Rows() * row);
+  task->units_per_slice = block <= kSliceBytes
+                              ? std::max<uint64_t>(1, task->plan->Rows()) * (kSliceBytes / block)
+                              : std::max<uint64_t>(1, kSliceBytes / row);
+  task->stream = task->plan->Bytes(tokens) >= kStreamBytesMin;
   return task;
 }
 
@@ -159,14 +165,14 @@ Path::Posted SharedMemoryPath::Post(std::unique_ptr<Transfer> transfer) {
   if (found == peers_.end()) return Posted::kNoPeer;
   const Peer& peer = found->second;
   const BlockTables tables{transfer->source_blocks, transfer->target_blocks};
-  const std::string wrong =
-      peer.plan->Check(transfer->tokens, tables, peer.pool->descriptor.blocks, options_.own.blocks);
+  const std::string wrong = peer.PlanFor(*transfer)->Check(transfer->tokens, tables,
+                                                           peer.pool->descriptor.blocks, options_.own.blocks);
   if (!wrong.empty()) return Posted::kBadRange;
   auto task = MakeTask(peer, std::move(transfer));
   task->on_quiet = [inbox = inbox_, done = task.get()] { inbox->Put(EndOf(*done)); };
   tasks_.emplace(task->transfer->job, task);
-  const uint64_t bytes = task->plan.Bytes(task->transfer->tokens);
-  const auto cost = CostMicros(task->transfer->peer, bytes, task->plan.PieceBytes());
+  const uint64_t bytes = task->plan->Bytes(task->transfer->tokens);
+  const auto cost = CostMicros(task->transfer->peer, bytes, task->plan->PieceBytes());
   if (cost && *cost <= kHereMicrosMax) {
     CopyCrew::RunHere(*task);
   } else {

@@ -41,7 +41,12 @@ class SharedMemoryPath final : public Path {
  private:
   struct Peer {
     std::shared_ptr<PeerPool> pool;
-    std::optional<Plan> plan;
+    std::shared_ptr<const Plan> plan;
+    std::shared_ptr<const Plan> without_replicated;
+
+    const std::shared_ptr<const Plan>& PlanFor(const Transfer& transfer) const {
+      return transfer.replicated ? plan : without_replicated;
+    }
   };
   struct PendingReach {
     PeerKey peer = 0;

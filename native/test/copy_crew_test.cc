@@ -4,6 +4,7 @@
 #include <random>
 
 #include "check.h"
+#include "geometries.h"
 #include "paths/copy_kernel.h"
 
 using namespace kvt;
@@ -37,13 +38,15 @@ struct Job {
     transfer->source_blocks.resize(blocks);
     std::iota(transfer->source_blocks.rbegin(), transfer->source_blocks.rend(), 0);
     transfer->target_blocks = transfer->source_blocks;
-    transfer->tokens = {0, uint64_t{blocks} * geometry.tokens_per_block};
+    const uint64_t tokens = uint64_t{blocks} * geometry.tokens_per_block;
+    transfer->tokens = {0, tokens, tokens};
     std::mt19937 random(1);
     for (size_t index = 0; index < geometry.BlockBytes() * blocks; ++index) {
       source.data[index] = static_cast<std::byte>(random());
     }
     std::string why;
-    task = std::make_shared<CopyTask>(*Plan::Compile({geometry}, {geometry}, &why), std::move(transfer));
+    task = std::make_shared<CopyTask>(
+        std::make_shared<const Plan>(*Plan::Compile({geometry}, {geometry}, &why)), std::move(transfer));
     task->source = source.data;
     task->target = target.data;
     task->units_per_slice = 16;
@@ -63,7 +66,7 @@ struct Job {
   std::shared_ptr<CopyTask> task;
 };
 
-const Geometry kGeometry{4, 2, 2, 16, 64};
+const Geometry kGeometry = test::Hnd(4, 2, 2, 16, 64);
 
 }  // namespace
 

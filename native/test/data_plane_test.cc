@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "check.h"
+#include "geometries.h"
 
 using namespace kvt;
 
@@ -15,7 +16,8 @@ constexpr BootNanos Millis(int64_t millis) { return millis * kNanosPerMilli; }
 // A data plane with a consumer that waits, in JavaScript's place.
 class Plane {
  public:
-  explicit Plane(const std::string& directory, uint32_t blocks = 64, Geometry geometry = {4, 2, 2, 32, 128},
+  explicit Plane(const std::string& directory, uint32_t blocks = 64,
+                 const Geometry& geometry = test::Hnd(4, 2, 2, 32, 128),
                  BootNanos hot = DataPlane::HotNanos()) {
     DataPlane::Options options;
     options.geometry = geometry;
@@ -98,7 +100,7 @@ class Plane {
     command.transfer = std::make_unique<Transfer>();
     command.transfer->source_blocks = std::move(source);
     command.transfer->target_blocks = std::move(target);
-    command.transfer->tokens = tokens;
+    command.transfer->tokens = {tokens.from, tokens.to, tokens.to};
     command.transfer->posted = BootNow();
     plane->Submit(std::move(command));
   }
@@ -106,8 +108,7 @@ class Plane {
     Command command;
     command.kind = Command::Kind::kDigest;
     command.id = id;
-    command.digest = std::make_unique<DigestRequest>(std::move(table), std::move(ranges),
-                                                     WholeOf(plane->options().geometry));
+    command.digest = std::make_unique<DigestRequest>(std::move(table), std::move(ranges), test::All());
     plane->Submit(std::move(command));
   }
 
@@ -146,7 +147,7 @@ TEST("bytes cross from pool to pool by reach and post, small jobs and large ones
   for (size_t index = 0; index < source.plane->pool()->bytes(); ++index)
     from[index] = static_cast<std::byte>(index % 251);
   CHECK_EQ(target.Reach(1, source), 0);
-  const uint64_t block = Geometry{4, 2, 2, 32, 128}.BlockBytes();
+  const uint64_t block = test::Hnd(4, 2, 2, 32, 128).BlockBytes();
   target.Post(1, 1, {5}, {9}, {0, 32});
   CHECK_EQ(target.Next(CompletionKind::kJob)[2], 0.0);
   target.Next(CompletionKind::kJobQuiet);
@@ -186,7 +187,8 @@ TEST("digests of few blocks and of many are those of the bytes that lie there, a
     const auto digests = plane.plane->TakeDigests(blocks);
     CHECK_EQ(digests.size(), ranges.size());
     for (size_t index = 0; index < digests.size(); ++index) {
-      CHECK(digests[index] == DigestOf(pool, geometry, WholeOf(geometry), table, ranges[index]));
+      CHECK(digests[index] ==
+            DigestOf(pool, geometry, test::All(), table, {ranges[index].from, ranges[index].to}));
     }
     CHECK(plane.plane->TakeDigests(blocks).empty());
   }
@@ -349,7 +351,7 @@ TEST("a plane destroyed at any moment of its life joins its threads") {
 
 TEST("a socket directory of another kind fails the opening with its reason") {
   DataPlane::Options options;
-  options.geometry = {1, 1, 1, 1, 64};
+  options.geometry = test::Hnd(1, 1, 1, 1, 64);
   options.blocks = 1;
   options.socket_directory = "/dev/null";
   options.crew = &CopyCrew::OfProcess();

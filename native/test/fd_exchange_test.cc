@@ -11,6 +11,7 @@
 #include <filesystem>
 
 #include "check.h"
+#include "geometries.h"
 #include "memory/fd_exchange_wire.h"
 #include "memory/socket_directory.h"
 
@@ -37,8 +38,9 @@ struct Host {
     descriptor.boot_id = ReadBootId();
     descriptor.nonce.fill(0x42);
     descriptor.epoch = 0x1122334455667788;
-    descriptor.geometry = {2, 2, 2, 16, 64};
+    descriptor.geometry = test::Hnd(2, 2, 2, 16, 64);
     descriptor.blocks = static_cast<uint32_t>(kBytes / descriptor.geometry.BlockBytes());
+    descriptor.bytes = descriptor.blocks * descriptor.geometry.BlockBytes();
     descriptor.directory = directory;
     descriptor.socket = std::string(kSocketPrefix) + "1.sock";
     exchange = FdExchange::Open({directory, descriptor, pool,

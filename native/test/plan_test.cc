@@ -1,36 +1,60 @@
 #include "layout/plan.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <numeric>
 #include <random>
 
 #include "check.h"
+#include "geometries.h"
+#include "layout/run_cursor.h"
 
 using namespace kvt;
+using kvt::test::Hnd;
+using kvt::test::Nhd;
 
 namespace {
 
+using Random = std::mt19937;
+
+uint32_t Upto(Random& random, uint32_t most) { return 1 + static_cast<uint32_t>(random() % most); }
+
+// What a group is on both sides of a pair, before either has placed its part of it.
+struct Kind {
+  std::vector<uint32_t> layers;
+  uint32_t planes = 1;
+  uint32_t heads = 1;  // of the model
+  uint32_t element_bytes = 1;
+  bool per_block = false;
+  bool replicated = false;
+  uint32_t window = 0;
+};
+
+// Half-open.
+struct Range {
+  uint32_t from = 0;
+  uint32_t to = 0;
+  bool Holds(uint32_t value) const { return value >= from && value < to; }
+};
+
 struct Side {
   Geometry geometry;
-  uint32_t pool_blocks = 0;
+  Range layers;
+  Range heads;
+  uint32_t blocks = 0;
+  uint64_t bytes = 0;
   std::vector<uint32_t> table;
-
-  uint64_t PoolBytes() const { return geometry.BlockBytes() * pool_blocks; }
 };
 
 struct Sample {
+  std::vector<Kind> kinds;
   Side source;
   Side target;
-  TokenRange tokens;
+  Tokens tokens;
 };
 
-Plan PlanFor(const Geometry& geometry) {
-  std::string why;
-  return *Plan::Compile({geometry}, {geometry}, &why);
-}
-
-std::vector<uint32_t> SomeBlocks(std::mt19937& random, uint32_t pool_blocks, size_t count, bool adjacent) {
+std::vector<uint32_t> SomeBlocks(Random& random, uint32_t pool_blocks, size_t count, bool adjacent) {
   std::vector<uint32_t> blocks(pool_blocks);
   std::iota(blocks.begin(), blocks.end(), 0);
   if (!adjacent) std::shuffle(blocks.begin(), blocks.end(), random);
@@ -39,68 +63,152 @@ std::vector<uint32_t> SomeBlocks(std::mt19937& random, uint32_t pool_blocks, siz
           blocks.begin() + static_cast<std::ptrdiff_t>(skip + count)};
 }
 
-Side RandomSide(std::mt19937& random, const Geometry& geometry, uint64_t tokens) {
-  Side side;
-  side.geometry = geometry;
-  const uint64_t count = (tokens + geometry.tokens_per_block - 1) / geometry.tokens_per_block;
-  side.pool_blocks = static_cast<uint32_t>(count + 1 + random() % 8);
-  side.table = SomeBlocks(random, side.pool_blocks, count, random() % 2 == 0);
-  return side;
+// Strides of dimensions nested in a random order, or in that of HND, each with padding or none.
+std::vector<uint64_t> Nested(Random& random, const std::vector<uint32_t>& extents, uint64_t inside,
+                             uint64_t* span) {
+  std::vector<size_t> order(extents.size());
+  std::iota(order.begin(), order.end(), 0);
+  if (random() % 3 != 0) std::shuffle(order.begin(), order.end(), random);
+  const bool padded = random() % 3 == 0;
+  std::vector<uint64_t> strides(extents.size());
+  uint64_t covered = inside;
+  for (const size_t dimension : order) {
+    strides[dimension] = covered + (padded ? random() % 3 : 0);
+    covered = strides[dimension] * (extents[dimension] - 1) + covered;
+  }
+  *span = covered;
+  return strides;
 }
 
-// Equal sides, or a pair of ranks of one model: parts that overlap, blocks of any size.
-Sample RandomSample(std::mt19937& random) {
-  const auto upto = [&](uint32_t most) { return 1 + static_cast<uint32_t>(random() % most); };
-  Geometry source = {upto(4), upto(2), upto(4), upto(6), upto(24)};
-  source.first_layer = upto(3) - 1;
-  source.first_head = upto(3) - 1;
-  Geometry target = source;
-  const unsigned kind = random() % 4;
-  if (kind > 0) {
-    // What the other side holds begins before or after, and has at least one layer and head in common.
-    const auto part = [&](uint32_t first, uint32_t count, uint32_t* other_first, uint32_t* other_count) {
-      const uint32_t shared = first + static_cast<uint32_t>(random() % count);
-      *other_first = static_cast<uint32_t>(random() % (shared + 1));
-      *other_count = shared - *other_first + upto(4);
-    };
-    if (kind != 1) part(source.first_layer, source.layers, &target.first_layer, &target.layers);
-    if (kind != 2) part(source.first_head, source.heads, &target.first_head, &target.heads);
-    if (random() % 2 == 0) target.tokens_per_block = upto(8);
+void Place(Random& random, const Kind& kind, Side* side) {
+  Group group;
+  group.planes = kind.planes;
+  group.heads = kind.replicated ? 1 : side->heads.to - side->heads.from;
+  group.first_head = kind.replicated ? 0 : side->heads.from;
+  group.element_bytes = kind.element_bytes;
+  group.per_block = kind.per_block;
+  group.replicated = kind.replicated;
+  group.window = kind.window;
+  std::vector<uint32_t> layers;
+  std::copy_if(kind.layers.begin(), kind.layers.end(), std::back_inserter(layers),
+               [side](uint32_t layer) { return side->layers.Holds(layer); });
+  const uint32_t tokens = kind.per_block ? 1 : side->geometry.tokens_per_block;
+  uint64_t span = 0;
+  const bool apart = random() % 2 == 0;
+  std::vector<uint32_t> extents{tokens, group.heads, group.planes, side->blocks};
+  if (!apart) extents.push_back(std::max<uint32_t>(1, static_cast<uint32_t>(layers.size())));
+  const auto strides = Nested(random, extents, group.element_bytes, &span);
+  group.token_stride = strides[0];
+  group.head_stride = strides[1];
+  group.plane_stride = strides[2];
+  group.block_stride = strides[3];
+  std::vector<uint32_t> places(layers.size());
+  std::iota(places.begin(), places.end(), 0);
+  if (apart && random() % 2 == 0) std::shuffle(places.begin(), places.end(), random);
+  for (size_t index = 0; index < layers.size(); ++index) {
+    const uint64_t at = side->bytes + (apart ? places[index] * span : index * strides[4]);
+    AddLayer(&group.layers, layers[index], at);
   }
+  side->bytes += apart ? span * layers.size() : span;
+  side->geometry.groups.push_back(std::move(group));
+}
+
+void Fill(Random& random, const Sample& sample, uint64_t tokens, Side* side) {
+  const uint64_t count = (tokens + side->geometry.tokens_per_block - 1) / side->geometry.tokens_per_block;
+  side->blocks = static_cast<uint32_t>(count + 1 + random() % 4);
+  side->table = SomeBlocks(random, side->blocks, count, random() % 2 == 0);
+  for (const Kind& kind : sample.kinds) Place(random, kind, side);
+  uint64_t live = tokens;
+  for (const Kind& kind : sample.kinds) live = std::min(live, LiveFrom(kind.window, tokens));
+  // Blocks that no window reaches are given back: whatever their entries say must not matter.
+  const uint64_t dead = live / side->geometry.tokens_per_block;
+  for (uint64_t block = 0; block < dead; ++block) side->table[block] = 0xffffffff;
+}
+
+// A pair of ranks of one model: parts that overlap or not, blocks of any size, bytes in any place.
+Sample RandomSample(Random& random) {
   Sample sample;
+  const uint32_t layers = Upto(random, 5);
+  const uint32_t heads = Upto(random, 5);
+  bool per_block = false;
+  const bool windows = random() % 2 == 0;
+  const uint32_t groups = random() % 2 == 0 ? 1 : Upto(random, 3);
+  for (uint32_t index = 0; index < groups; ++index) {
+    Kind kind;
+    for (uint32_t layer = 0; layer < layers; ++layer) {
+      if (groups == 1 || random() % 3 != 0) kind.layers.push_back(layer);
+    }
+    kind.replicated = random() % 4 == 0;
+    kind.heads = kind.replicated ? 1 : heads;
+    kind.planes = Upto(random, 2);
+    kind.per_block = random() % 5 == 0;
+    kind.element_bytes = Upto(random, 12);
+    kind.window = windows && random() % 3 != 0 ? Upto(random, 30) : 0;
+    per_block = per_block || kind.per_block;
+    sample.kinds.push_back(kind);
+  }
+  const auto part = [&](uint32_t count) -> Range {
+    if (random() % 2 == 0) return {0, count};
+    const uint32_t from = static_cast<uint32_t>(random() % count);
+    return {from, from + Upto(random, count - from)};
+  };
   const uint64_t tokens = random() % 40;
-  sample.source = RandomSide(random, source, tokens);
-  sample.target = RandomSide(random, target, tokens);
+  for (Side* side : {&sample.source, &sample.target}) {
+    side->geometry.tokens_per_block = Upto(random, 8);
+    side->layers = part(layers);
+    side->heads = part(heads);
+  }
+  if (per_block || random() % 2 == 0) {
+    sample.target.geometry.tokens_per_block = sample.source.geometry.tokens_per_block;
+  }
+  Fill(random, sample, tokens, &sample.source);
+  Fill(random, sample, tokens, &sample.target);
   sample.tokens.from = random() % (tokens + 1);
   sample.tokens.to = sample.tokens.from + random() % (tokens - sample.tokens.from + 1);
+  sample.tokens.sequence = tokens;
   return sample;
 }
 
-// Element by element, straight from the definition of a block's bytes. Counts the bytes that it moves.
-std::vector<uint8_t> Oracle(const Sample& sample, const std::vector<uint8_t>& source,
+uint64_t BaseOf(const Group& group, uint32_t layer) {
+  for (const LayerRun& run : group.layers) {
+    const uint32_t at = (layer - run.first) / run.step;
+    if (layer >= run.first && at < run.count && run.first + at * run.step == layer)
+      return run.base + at * run.stride;
+  }
+  return 0;
+}
+
+// Element by element, straight from what the groups are. Counts the bytes that it moves.
+std::vector<uint8_t> Oracle(const Sample& sample, bool replicated, const std::vector<uint8_t>& source,
                             std::vector<uint8_t> target, uint64_t* moved) {
-  const auto at = [&](const Side& side, uint64_t token, uint64_t layer, uint64_t plane, uint64_t head,
-                      uint64_t byte) {
-    const Geometry& g = side.geometry;
-    const uint64_t row = ((layer - g.first_layer) * g.planes + plane) * g.heads + head - g.first_head;
-    const uint64_t in_block = token % g.tokens_per_block;
-    return side.table[token / g.tokens_per_block] * g.BlockBytes() +
-           (row * g.tokens_per_block + in_block) * g.head_bytes + byte;
+  const auto at = [](const Side& side, size_t index, uint32_t layer, uint32_t plane, uint32_t head,
+                     uint64_t token) {
+    const Group& group = side.geometry.groups[index];
+    const uint64_t block = side.table[token / side.geometry.tokens_per_block];
+    const uint64_t in_block = group.per_block ? 0 : token % side.geometry.tokens_per_block;
+    return BaseOf(group, layer) + block * group.block_stride + plane * group.plane_stride +
+           (head - group.first_head) * group.head_stride + in_block * group.token_stride;
   };
-  const auto holds = [](const Geometry& g, uint64_t layer, uint64_t head) {
-    return layer >= g.first_layer && layer < g.first_layer + g.layers && head >= g.first_head &&
-           head < g.first_head + g.heads;
-  };
-  const Geometry& g = sample.target.geometry;
-  for (uint64_t token = sample.tokens.from; token < sample.tokens.to; ++token) {
-    for (uint64_t layer = g.first_layer; layer < g.first_layer + g.layers; ++layer) {
-      for (uint64_t plane = 0; plane < g.planes; ++plane) {
-        for (uint64_t head = g.first_head; head < g.first_head + g.heads; ++head) {
-          if (!holds(sample.source.geometry, layer, head)) continue;
-          for (uint64_t byte = 0; byte < g.head_bytes; ++byte) {
-            target[at(sample.target, token, layer, plane, head, byte)] =
-                source[at(sample.source, token, layer, plane, head, byte)];
-            ++*moved;
+  for (size_t index = 0; index < sample.kinds.size(); ++index) {
+    const Kind& kind = sample.kinds[index];
+    if (kind.replicated && !replicated) continue;
+    uint64_t last_block = UINT64_MAX;
+    for (uint64_t token = sample.tokens.from; token < sample.tokens.to; ++token) {
+      if (token < LiveFrom(kind.window, sample.tokens.sequence)) continue;
+      const uint64_t block = token / sample.target.geometry.tokens_per_block;
+      if (kind.per_block && block == last_block) continue;
+      last_block = block;
+      for (const uint32_t layer : kind.layers) {
+        if (!sample.source.layers.Holds(layer) || !sample.target.layers.Holds(layer)) continue;
+        for (uint32_t plane = 0; plane < kind.planes; ++plane) {
+          for (uint32_t head = 0; head < kind.heads; ++head) {
+            if (!kind.replicated && !sample.source.heads.Holds(head)) continue;
+            if (!kind.replicated && !sample.target.heads.Holds(head)) continue;
+            for (uint64_t byte = 0; byte < kind.element_bytes; ++byte) {
+              target[at(sample.target, index, layer, plane, head, token) + byte] =
+                  source[at(sample.source, index, layer, plane, head, token) + byte];
+              ++*moved;
+            }
           }
         }
       }
@@ -118,90 +226,117 @@ void Execute(const Plan& plan, const Sample& sample, const UnitRange& units,
     for (uint64_t piece = 0; piece < run.count; ++piece) {
       for (uint64_t byte = 0; byte < run.bytes; ++byte) {
         const uint64_t to = run.target_offset + piece * run.target_stride + byte;
-        (*target)[to] = source[run.source_offset + piece * run.source_stride + byte];
+        target->at(to) = source.at(run.source_offset + piece * run.source_stride + byte);
         ++(*writes)[to];
       }
     }
   }
 }
 
-std::vector<Run> RunsOf(const Plan& plan, const TokenRange& tokens, const BlockTables& tables) {
+// A plan, cut into slices anywhere, against the oracle.
+void CheckSample(const Sample& sample, bool replicated, Random& random) {
+  std::string why;
+  const SourceGeometry from{sample.source.geometry};
+  const TargetGeometry to{sample.target.geometry};
+  std::vector<uint8_t> source(sample.source.bytes);
+  for (uint8_t& byte : source) byte = static_cast<uint8_t>(random());
+  std::vector<uint8_t> target(sample.target.bytes, 0xee);
+  uint64_t moved = 0;
+  const std::vector<uint8_t> expected = Oracle(sample, replicated, source, target, &moved);
+  const auto plan = Plan::Compile(from, to, &why, replicated);
+  if (!plan) {
+    CHECK_EQ(why, "no layer and head in common");
+    CHECK_EQ(moved, 0u);
+    return;
+  }
+  const BlockTables tables{sample.source.table, sample.target.table};
+  CHECK_EQ(plan->Check(sample.tokens, tables, sample.source.blocks, sample.target.blocks), "");
+  std::vector<int> writes(target.size() + 1, 0);
+  const uint64_t units = plan->Units(sample.tokens);
+  for (uint64_t first = 0; first < units;) {
+    const uint64_t last = std::min(units, first + 1 + random() % 40);
+    Execute(*plan, sample, {first, last}, source, &target, &writes);
+    first = last;
+  }
+  CHECK(target == expected);
+  CHECK(*std::max_element(writes.begin(), writes.end()) <= 1);
+  const auto written = static_cast<uint64_t>(std::accumulate(writes.begin(), writes.end(), 0));
+  CHECK_EQ(written, moved);
+  CHECK_EQ(plan->Bytes(sample.tokens), moved);
+}
+
+Plan PlanFor(const Geometry& source, const Geometry& target) {
+  std::string why;
+  return *Plan::Compile({source}, {target}, &why);
+}
+Plan PlanFor(const Geometry& geometry) { return PlanFor(geometry, geometry); }
+
+std::vector<Run> RunsOf(const Plan& plan, uint64_t from, uint64_t to, const std::vector<uint32_t>& source,
+                        const std::vector<uint32_t>& target) {
   std::vector<Run> runs;
+  const Tokens tokens{from, to, to};
+  const BlockTables tables{source, target};
   RunCursor cursor(plan, tokens, tables, {0, plan.Units(tokens)});
   Run run;
   while (cursor.Next(&run)) runs.push_back(run);
   return runs;
 }
 
+std::vector<uint32_t> Adjacent(uint32_t first, uint32_t count) {
+  std::vector<uint32_t> blocks(count);
+  std::iota(blocks.begin(), blocks.end(), first);
+  return blocks;
+}
+
 }  // namespace
 
 TEST("any plan, cut into slices anywhere, moves exactly the bytes that the element-wise oracle moves") {
   for (unsigned seed = 0; seed < 10000 && test::Failures() == 0; ++seed) {
-    std::mt19937 random(seed);
+    Random random(seed);
     const Sample sample = RandomSample(random);
-    std::string why;
-    const auto compiled = Plan::Compile({sample.source.geometry}, {sample.target.geometry}, &why);
-    CHECK(compiled.has_value());
-    if (!compiled) continue;
-    const Plan& plan = *compiled;
-    const BlockTables tables{sample.source.table, sample.target.table};
-    CHECK_EQ(plan.Check(sample.tokens, tables, sample.source.pool_blocks, sample.target.pool_blocks), "");
-    std::vector<uint8_t> source(sample.source.PoolBytes());
-    for (uint8_t& byte : source) byte = static_cast<uint8_t>(random());
-    std::vector<uint8_t> target(sample.target.PoolBytes(), 0xee);
-    uint64_t moved = 0;
-    const std::vector<uint8_t> expected = Oracle(sample, source, target, &moved);
-    std::vector<int> writes(target.size(), 0);
-    const uint64_t units = plan.Units(sample.tokens);
-    for (uint64_t first = 0; first < units;) {
-      const uint64_t last = std::min(units, first + 1 + random() % 20);
-      Execute(plan, sample, {first, last}, source, &target, &writes);
-      first = last;
+    const bool held = std::any_of(sample.source.geometry.groups.begin(), sample.source.geometry.groups.end(),
+                                  [](const Group& group) { return !group.layers.empty(); });
+    if (held) {
+      CHECK_EQ(sample.source.geometry.OutOfBounds(sample.source.blocks, sample.source.bytes), "");
+      CHECK_EQ(sample.source.geometry.Overlap(sample.source.blocks), "");
     }
-    CHECK(target == expected);
-    CHECK(*std::max_element(writes.begin(), writes.end()) <= 1);
-    const auto written = static_cast<uint64_t>(std::accumulate(writes.begin(), writes.end(), 0));
-    CHECK_EQ(written, moved);
-    CHECK_EQ(plan.Bytes(sample.tokens), moved);
+    CheckSample(sample, true, random);
+    CheckSample(sample, false, random);
     if (test::Failures() > 0) std::printf("seed %u\n", seed);
   }
 }
 
 TEST("heads of one rank from a pool that holds more of them are one strided run a block") {
-  Geometry whole{3, 2, 4, 8, 16};
-  Geometry half = whole;
-  half.heads = 2;
-  half.first_head = 2;
-  std::string why;
-  const Plan plan = *Plan::Compile({whole}, {half}, &why);
-  const std::vector<uint32_t> table{1, 2};
-  const auto runs = RunsOf(plan, {0, 16}, {table, table});
+  const Geometry whole = Hnd(3, 2, 4, 8, 16);
+  const Geometry half = Hnd(3, 2, 2, 8, 16, 0, 2);
+  const Plan plan = PlanFor(whole, half);
+  const auto runs = RunsOf(plan, 0, 16, {1, 2}, {1, 3});
   CHECK_EQ(runs.size(), 2u);
   const uint64_t row = 8 * 16;
   CHECK_EQ(runs[0], (Run{whole.BlockBytes() + 2 * row, half.BlockBytes(), 6, 2 * row, 4 * row, 2 * row}));
   CHECK_EQ(plan.PieceBytes(), 2 * row);
 }
 
+TEST(
+    "neighbouring blocks of such a pair are one run altogether, as planes go on where the block before "
+    "ends") {
+  const Plan plan = PlanFor(Hnd(3, 2, 4, 8, 16), Hnd(3, 2, 2, 8, 16, 0, 2));
+  const auto runs = RunsOf(plan, 0, 24, {4, 5, 6}, {1, 2, 3});
+  CHECK_EQ(runs.size(), 1u);
+  CHECK_EQ(runs[0].count, 18u);
+}
+
 TEST("layers of one stage from a pool that holds more of them are one piece a block") {
-  Geometry whole{5, 2, 2, 8, 16};
-  Geometry stage = whole;
-  stage.layers = 2;
-  stage.first_layer = 3;
-  std::string why;
-  const Plan plan = *Plan::Compile({whole}, {stage}, &why);
-  const std::vector<uint32_t> table{1};
-  const auto runs = RunsOf(plan, {0, 8}, {table, table});
+  const Geometry stage = Hnd(2, 2, 2, 8, 16, 3);
+  const auto runs = RunsOf(PlanFor(Hnd(5, 2, 2, 8, 16), stage), 0, 8, {1}, {1});
   CHECK_EQ(runs.size(), 1u);
   CHECK_EQ(runs[0].count, 1u);
-  CHECK_EQ(runs[0].bytes, stage.PayloadBytes());
+  CHECK_EQ(runs[0].bytes, stage.BlockBytes());
 }
 
 TEST("blocks that are neighbours in both tables become one run, others one run each") {
-  const Geometry geometry{2, 2, 1, 4, 16};
-  const Plan plan = PlanFor(geometry);
-  const std::vector<uint32_t> source{4, 5, 6, 1, 2};
-  const std::vector<uint32_t> target{0, 1, 3, 4, 5};
-  const auto runs = RunsOf(plan, {0, 20}, {source, target});
+  const Geometry geometry = Hnd(2, 2, 1, 4, 16);
+  const auto runs = RunsOf(PlanFor(geometry), 0, 20, {4, 5, 6, 1, 2}, {0, 1, 3, 4, 5});
   const uint64_t block = geometry.BlockBytes();
   CHECK_EQ(block, 256u);
   CHECK_EQ(runs.size(), 3u);
@@ -211,46 +346,139 @@ TEST("blocks that are neighbours in both tables become one run, others one run e
 }
 
 TEST("padded neighbours become one strided run that leaves the padding alone") {
-  const Geometry geometry{1, 1, 1, 3, 8};
+  const Geometry geometry = Hnd(1, 1, 1, 3, 8);
   CHECK_EQ(geometry.BlockBytes(), 64u);
-  const Plan plan = PlanFor(geometry);
-  const std::vector<uint32_t> table{2, 3, 4};
-  const auto runs = RunsOf(plan, {0, 9}, {table, table});
+  const auto runs = RunsOf(PlanFor(geometry), 0, 9, {2, 3, 4}, {2, 3, 4});
   CHECK_EQ(runs.size(), 1u);
   CHECK_EQ(runs[0], (Run{128, 128, 3, 24, 64, 64}));
 }
 
 TEST("a token range inside a block is one strided run over its rows") {
-  const Geometry geometry{2, 2, 2, 4, 16};
-  const Plan plan = PlanFor(geometry);
-  const std::vector<uint32_t> table{7};
-  const auto runs = RunsOf(plan, {1, 3}, {table, table});
+  const Geometry geometry = Hnd(2, 2, 2, 4, 16);
+  const auto runs = RunsOf(PlanFor(geometry), 1, 3, std::vector<uint32_t>(1, 7), std::vector<uint32_t>(1, 7));
   CHECK_EQ(runs.size(), 1u);
   const uint64_t offset = 7 * geometry.BlockBytes() + 16;
   CHECK_EQ(runs[0], (Run{offset, offset, 8, 32, 64, 64}));
 }
 
+TEST("between HND and NHD a piece is one head of one token, between equal NHD pools a whole block") {
+  const Geometry nhd = Nhd(2, 2, 4, 8, 16);
+  CHECK_EQ(PlanFor(Hnd(2, 2, 4, 8, 16), nhd).PieceBytes(), 16u);
+  CHECK_EQ(PlanFor(nhd).PieceBytes(), nhd.BlockBytes());
+  // Some of the heads: all of them of one token.
+  CHECK_EQ(PlanFor(nhd, Nhd(2, 2, 2, 8, 16, 0, 1)).PieceBytes(), 32u);
+  const auto runs = RunsOf(PlanFor(Hnd(2, 2, 4, 8, 16), nhd), 0, 8, {0}, {0});
+  uint64_t pieces = 0;
+  for (const Run& run : runs) pieces += run.count;
+  CHECK_EQ(pieces, uint64_t{2 * 2 * 4 * 8});
+  // Of heads, tokens and the planes that go on, the longest makes the run.
+  CHECK_EQ(runs.size(), 16u);
+}
+
+TEST(
+    "tensors of one layer whose blocks follow each other are one piece a plane, whatever their block sizes") {
+  // [plane][block][token][head], as engines with one tensor a layer have it.
+  const auto tensor = [](uint32_t tokens, uint32_t blocks) {
+    Geometry geometry = Nhd(1, 2, 4, tokens, 16);
+    geometry.groups[0].block_stride = uint64_t{tokens} * 4 * 16;
+    geometry.groups[0].plane_stride = blocks * geometry.groups[0].block_stride;
+    return geometry;
+  };
+  const auto runs = RunsOf(PlanFor(tensor(16, 64), tensor(8, 64)), 0, 64, Adjacent(3, 4), Adjacent(9, 8));
+  CHECK_EQ(runs.size(), 1u);
+  CHECK_EQ(runs[0].count, 2u);
+  CHECK_EQ(runs[0].bytes, uint64_t{64 * 4 * 16});
+}
+
 TEST("ranks that can't be paired are refused with every differing field named") {
   std::string why;
-  CHECK(!Plan::Compile({{2, 2, 1, 4, 16}}, {{3, 1, 1, 8, 32}}, &why));
+  CHECK(!Plan::Compile({Hnd(2, 2, 1, 4, 16)}, {Hnd(3, 1, 1, 8, 32)}, &why));
   CHECK(why.find("planes 2 at the source, 1 at the target") != std::string::npos);
   CHECK(why.find("bytes of a head 16 at the source, 32 at the target") != std::string::npos);
-  CHECK(!Plan::Compile({{2, 2, 1, 4, 16, 0, 0}}, {{2, 2, 1, 4, 16, 2, 0}}, &why));
-  CHECK_EQ(why, "no layer in common");
-  CHECK(!Plan::Compile({{2, 2, 1, 4, 16, 0, 4294967295u}}, {{2, 2, 1, 4, 16, 0, 0}}, &why));
-  CHECK_EQ(why, "no head in common");
+  CHECK(!Plan::Compile({Hnd(2, 2, 1, 4, 16)}, {Hnd(2, 2, 1, 4, 16, 2)}, &why));
+  CHECK_EQ(why, "no layer and head in common");
+  CHECK(!Plan::Compile({Hnd(2, 2, 1, 4, 16, 0, 4294967295u)}, {Hnd(2, 2, 1, 4, 16)}, &why));
+  CHECK_EQ(why, "no layer and head in common");
+  Geometry state = Hnd(2, 1, 1, 4, 16);
+  state.groups[0].per_block = true;
+  Geometry other = state;
+  other.tokens_per_block = 8;
+  other.groups.push_back(other.groups[0]);
+  other.groups[0].window = 5;
+  CHECK(!Plan::Compile({state}, {other}, &why));
+  CHECK_EQ(
+      why,
+      "groups 1 at the source, 2 at the target, group 0 window 0 at the source, 5 at the target, tokens of "
+      "a block 4 at the source, 8 at the target");
 }
 
 TEST("tables that are short or name blocks outside a pool are refused") {
-  const Plan plan = PlanFor({1, 1, 1, 4, 16});
+  const Plan plan = PlanFor(Hnd(1, 1, 1, 4, 16));
   const std::vector<uint32_t> two{0, 1};
   const std::vector<uint32_t> outside{0, 9};
-  CHECK(plan.Check({0, 8}, {two, two}, 2, 2).empty());
-  CHECK(!plan.Check({0, 9}, {two, two}, 2, 2).empty());
-  CHECK(!plan.Check({0, 8}, {two, outside}, 9, 9).empty());
-  CHECK(plan.Check({0, 4}, {two, outside}, 9, 9).empty());
-  CHECK(!plan.Check({5, 4}, {two, two}, 2, 2).empty());
-  CHECK(plan.Check({5, 5}, {two, two}, 2, 2).empty());
+  CHECK(plan.Check({0, 8, 8}, {two, two}, 2, 2).empty());
+  CHECK(!plan.Check({0, 9, 9}, {two, two}, 2, 2).empty());
+  CHECK(!plan.Check({0, 8, 8}, {two, outside}, 9, 9).empty());
+  CHECK(plan.Check({0, 4, 8}, {two, outside}, 9, 9).empty());
+  CHECK(!plan.Check({5, 4, 8}, {two, two}, 2, 2).empty());
+  CHECK(plan.Check({5, 5, 8}, {two, two}, 2, 2).empty());
+  CHECK(!plan.Check({0, 8, 7}, {two, two}, 2, 2).empty());
+}
+
+TEST("places outside a pool are refused, however large the numbers of a hostile peer are") {
+  const Geometry good = Hnd(2, 2, 2, 4, 16);
+  CHECK_EQ(good.OutOfBounds(3, 3 * good.BlockBytes()), "");
+  CHECK(!good.OutOfBounds(3, 3 * good.BlockBytes() - 1).empty());
+  CHECK(!good.OutOfBounds(0, 4096).empty());
+  const auto refused = [&good](auto change) {
+    Geometry geometry = good;
+    change(&geometry, &geometry.groups[0]);
+    CHECK(!geometry.OutOfBounds(3, 3 * good.BlockBytes()).empty());
+  };
+  constexpr uint64_t kHuge = UINT64_MAX;
+  refused([](Geometry* geometry, Group*) { geometry->tokens_per_block = 0; });
+  refused([](Geometry* geometry, Group*) { geometry->tokens_per_block = UINT32_MAX; });
+  refused([](Geometry* geometry, Group*) { geometry->groups.clear(); });
+  refused([](Geometry* geometry, Group* group) { geometry->groups.assign(kGroupsMax + 1, *group); });
+  refused([](Geometry*, Group* group) { group->heads = 0; });
+  refused([](Geometry*, Group* group) { group->layers.clear(); });
+  refused([](Geometry*, Group* group) { group->layers[0].count = 0; });
+  refused([](Geometry*, Group* group) { group->layers[0].count = kLayersMax + 1; });
+  refused([](Geometry*, Group* group) { group->layers.push_back(group->layers[0]); });
+  refused([](Geometry*, Group* group) { group->layers[0].first = kLayersMax - 1; });
+  for (const uint64_t stride : {kHuge, kHuge / 2 + 1, kHuge / 3, uint64_t{1} << 32}) {
+    refused([&](Geometry*, Group* group) { group->block_stride = stride; });
+    refused([&](Geometry*, Group* group) { group->plane_stride = stride; });
+    refused([&](Geometry*, Group* group) { group->head_stride = stride; });
+    refused([&](Geometry*, Group* group) { group->token_stride = stride; });
+    refused([&](Geometry*, Group* group) { group->layers[0].stride = stride; });
+    refused([&](Geometry*, Group* group) { group->layers[0].base = stride; });
+  }
+  refused([](Geometry*, Group* group) { group->element_bytes = UINT32_MAX; });
+}
+
+TEST("a pool of our own in which two elements share a byte is refused, one that interleaves layers is not") {
+  const Geometry good = Hnd(2, 2, 2, 4, 16);
+  CHECK_EQ(good.Overlap(3), "");
+  const auto overlaps = [&good](auto change) {
+    Geometry geometry = good;
+    change(&geometry.groups[0]);
+    return !geometry.Overlap(3).empty();
+  };
+  CHECK(overlaps([](Group* group) { group->token_stride = 15; }));
+  CHECK(overlaps([](Group* group) { group->head_stride = 63; }));
+  CHECK(overlaps([](Group* group) { group->plane_stride = 0; }));
+  CHECK(overlaps([](Group* group) { group->block_stride = 255; }));
+  CHECK(overlaps([](Group* group) { group->layers[0].stride -= 1; }));
+  CHECK(overlaps([](Group* group) { group->layers.push_back({2, 1, 1, 100, 0}); }));
+  // Layers far apart, blocks close together.
+  CHECK(!overlaps([](Group* group) {
+    group->block_stride = 256;
+    group->layers = {{0, 1, 2, 0, 3 * 256}};
+  }));
+  Geometry twice = good;
+  twice.groups.push_back(good.groups[0]);
+  CHECK(!twice.Overlap(3).empty());
 }
 
 KVT_TEST_MAIN

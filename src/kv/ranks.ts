@@ -5,6 +5,8 @@ import type { Layout } from "./layout.ts";
 export interface ParallelSizes {
   readonly tpSize: number;
   readonly ppSize: number;
+  /** Layers of each stage, in their order; default: as even as can be, the first stages have those that are left over. */
+  readonly pipeline?: readonly number[] | undefined;
 }
 
 /** One rank's place in its instance. */
@@ -27,79 +29,122 @@ export interface RankShare {
   readonly heads: Range;
 }
 
+/** What moves between two ranks. */
+export interface RankPart extends RankShare {
+  /** Groups without a head axis too: of several ranks that hold parts for one reader, one gives it those. */
+  readonly replicated: boolean;
+}
+
 type Model = Pick<Layout, "layers" | "kvHeads">;
 
 /** As TensorRT-LLM counts: all of one stage, then the next (trtllm-protocol.md section 4). */
 export const rankOf = ({ tpRank, tpSize, ppRank }: Parallel): number => ppRank * tpSize + tpRank;
 
-export const placeOf = (rank: number, { tpSize, ppSize }: ParallelSizes): Parallel => ({
-  tpRank: rank % tpSize,
-  tpSize,
-  ppRank: Math.floor(rank / tpSize),
-  ppSize,
+export const placeOf = (rank: number, sizes: ParallelSizes): Parallel => ({
+  ...sizes,
+  tpRank: rank % sizes.tpSize,
+  ppRank: Math.floor(rank / sizes.tpSize),
 });
 
 export const ranksOf = ({ tpSize, ppSize }: ParallelSizes): readonly number[] =>
   Array.from({ length: tpSize * ppSize }, (_, rank) => rank);
 
-/** TP ranks that hold the same head: more than one when there are more ranks than heads. */
-const replicas = ({ kvHeads }: Model, tpSize: number): number => Math.max(1, tpSize / kvHeads);
+/** `count` things in `parts` parts as even as can be, the first ones larger. */
+function evenPart(count: number, parts: number, index: number): Range {
+  const [base, extra] = [Math.floor(count / parts), count % parts];
+  const from = index * base + Math.min(index, extra);
+  return { from, to: from + base + (index < extra ? 1 : 0) };
+}
 
-/**
- * The layers of its stage (the first `layers % ppSize` stages have one more) and the heads of its TP rank (with more ranks than heads each
- * head is kept by several).
- * @throws KvError INVALID_ARGUMENT, which names the sizes that don't divide
- */
-export function shareOf(model: Model, parallel: Parallel): RankShare {
-  const { layers, kvHeads } = model;
-  const { tpRank, tpSize, ppRank, ppSize } = parallel;
-  if (kvHeads % tpSize !== 0 && tpSize % kvHeads !== 0) {
-    const why = `${kvHeads} KV heads can't be spread evenly over them; use a divisor or a multiple of ${kvHeads}`;
-    throw new KvError("INVALID_ARGUMENT", { what: `tpSize ${tpSize}`, why });
+/** With more ranks than heads each keeps one, neighbours the same. */
+function headsOf(kvHeads: number, tpSize: number, tpRank: number): Range {
+  if (tpSize <= kvHeads) return evenPart(kvHeads, tpSize, tpRank);
+  const head = Math.floor((tpRank * kvHeads) / tpSize);
+  return { from: head, to: head + 1 };
+}
+
+/** TP ranks that keep a head. */
+function holdersOf(kvHeads: number, tpSize: number, head: number): Range {
+  if (tpSize <= kvHeads) {
+    const large = kvHeads % tpSize;
+    const size = Math.floor(kvHeads / tpSize);
+    const rank = head < large * (size + 1) ? Math.floor(head / (size + 1)) : Math.floor((head - large) / size);
+    return { from: rank, to: rank + 1 };
   }
-  if (ppSize > layers) {
+  return { from: Math.ceil((head * tpSize) / kvHeads), to: Math.ceil(((head + 1) * tpSize) / kvHeads) };
+}
+
+function layersOf({ layers }: Model, { ppSize, pipeline }: ParallelSizes, ppRank: number): Range {
+  if (pipeline === undefined) {
+    if (ppSize <= layers) return evenPart(layers, ppSize, ppRank);
     throw new KvError("INVALID_ARGUMENT", { what: `ppSize ${ppSize}`, why: `the model has ${layers} layers` });
   }
-  const [base, extra] = [Math.floor(layers / ppSize), layers % ppSize];
-  const firstLayer = ppRank * base + Math.min(ppRank, extra);
-  const heads = Math.max(1, kvHeads / tpSize);
-  const firstHead = Math.floor(tpRank / replicas(model, tpSize)) * heads;
-  return {
-    layers: { from: firstLayer, to: firstLayer + base + (ppRank < extra ? 1 : 0) },
-    heads: { from: firstHead, to: firstHead + heads },
-  };
+  const sum = pipeline.reduce((total, count) => total + count, 0);
+  if (pipeline.length !== ppSize || sum !== layers) {
+    const why = `${ppSize} stages of ${layers} layers in all are needed`;
+    throw new KvError("INVALID_ARGUMENT", { what: `pipeline [${pipeline}]`, why });
+  }
+  const from = pipeline.slice(0, ppRank).reduce((total, count) => total + count, 0);
+  return { from, to: from + (pipeline[ppRank] ?? 0) };
 }
 
-/** What the pool of one rank of a model with `layout` holds. */
-export function layoutOfRank(layout: Layout, parallel: Parallel): Layout {
-  const { layers, heads } = shareOf(layout, parallel);
-  return { ...layout, layers: layers.to - layers.from, kvHeads: heads.to - heads.from };
-}
+/**
+ * The layers of its stage and the heads of its TP rank. Heads that TP does not divide are spread like layers: the first ranks have one more;
+ * with more ranks than heads each head is kept by several.
+ * @throws KvError INVALID_ARGUMENT, which names the sizes that the model can't be spread over
+ */
+export const shareOf = (model: Model, parallel: Parallel): RankShare => ({
+  layers: layersOf(model, parallel, parallel.ppRank),
+  heads: headsOf(model.kvHeads, parallel.tpSize, parallel.tpRank),
+});
 
-/** Layers and heads in both; empty ranges where there are none. */
-export function commonOf(left: RankShare, right: RankShare): RankShare {
-  const both = (one: Range, other: Range): Range => {
-    const from = Math.max(one.from, other.from);
-    return { from, to: Math.max(from, Math.min(one.to, other.to)) };
-  };
-  return { layers: both(left.layers, right.layers), heads: both(left.heads, right.heads) };
-}
+const both = (one: Range, other: Range): Range => {
+  const from = Math.max(one.from, other.from);
+  return { from, to: Math.max(from, Math.min(one.to, other.to)) };
+};
 
 const overlap = (left: Range, right: Range): boolean => left.from < right.to && right.from < left.to;
 
 /**
- * The ranks of a sender's instance that a reader pulls from: together they hold its share, each head once. Of replicas it takes the one
- * whose number is its own, so that equal layouts read rank by rank.
+ * The TP rank of a sender's instance that gives a reader one head. Of several that keep it each serves as many readers as the others, give or
+ * take one: readers are counted stage by stage. Between equal instances that is the rank with the reader's own number.
  */
+function giverOf({ kvHeads }: Model, head: number, reader: Parallel, sender: ParallelSizes): number {
+  const here = holdersOf(kvHeads, reader.tpSize, head);
+  const there = holdersOf(kvHeads, sender.tpSize, head);
+  const number = reader.tpRank - here.from + reader.ppRank * (here.to - here.from);
+  return there.from + (number % (there.to - there.from));
+}
+
+/** The TP ranks, of each stage of a sender's instance, that a reader pulls from. Rising. */
+function giversOf(model: Model, reader: Parallel, sender: ParallelSizes): readonly number[] {
+  const { heads } = shareOf(model, reader);
+  const givers = new Set<number>();
+  for (let head = heads.from; head < heads.to; head++) givers.add(giverOf(model, head, reader, sender));
+  return [...givers].sort((left, right) => left - right);
+}
+
+/** The ranks of a sender's instance that a reader pulls from: together they hold its share, each head once. */
 export function neededRanks(model: Model, reader: Parallel, sender: ParallelSizes): readonly number[] {
-  const wanted = shareOf(model, reader);
-  const copies = replicas(model, sender.tpSize);
-  const copy = (reader.tpRank % replicas(model, reader.tpSize)) % copies;
+  const { layers } = shareOf(model, reader);
+  const givers = giversOf(model, reader, sender);
   return ranksOf(sender).filter((rank) => {
     const place = placeOf(rank, sender);
-    const held = shareOf(model, place);
-    return place.tpRank % copies === copy && overlap(held.layers, wanted.layers) && overlap(held.heads, wanted.heads);
+    return givers.includes(place.tpRank) && overlap(shareOf(model, place).layers, layers);
   });
+}
+
+/** What a reader takes from one rank that it needs; empty ranges where they have nothing in common. */
+export function partOf(model: Model, reader: Parallel, sender: Parallel): RankPart {
+  const [wanted, held] = [shareOf(model, reader), shareOf(model, sender)];
+  const givers = giversOf(model, reader, sender);
+  // In turns, so that not all readers take from the first.
+  const giver = givers[(reader.tpRank + reader.ppRank) % givers.length];
+  return {
+    layers: both(wanted.layers, held.layers),
+    heads: both(wanted.heads, held.heads),
+    replicated: sender.tpRank === giver,
+  };
 }
 
 /** Ranks of a sender's instance whose KV no rank of the reader's needs: replicas of others. */

@@ -31,18 +31,38 @@ export type VectorLevel = "avx512" | "avx2" | "neon" | "generic";
 
 // --- data plane ----------------------------------------------------------------------------------------------------------
 
-/** What a pool holds of the model's KV; bytes of a block are `[layer][k|v][head][token][headDim]` of that part (design.md section 8). */
-export interface NativeLayout {
-  readonly layers: number;
-  /** 2 for K and V, 1 for one latent (MLA). */
+/**
+ * One kind of bytes in a pool: `elementBytes` for each layer, plane, head and token (or block), at `bases[layer] + block * blockStride + plane *
+ * planeStride + head * headStride + token * tokenStride` from the pool's start, in bytes (native/layout/geometry.h).
+ */
+export interface NativeGroup {
+  /** 2 for K and V. */
   readonly planes: number;
   readonly heads: number;
+  /** Of the model, where the pool's part begins. */
+  readonly firstHead: number;
+  readonly elementBytes: number;
+  /** One element a block, whatever its tokens. */
+  readonly perBlock: boolean;
+  /** No head axis: every rank of a stage holds the same. */
+  readonly replicated: boolean;
+  /** Only so many last tokens of a sequence are moved; 0: all. */
+  readonly window: number;
+  readonly blockStride: number;
+  readonly planeStride: number;
+  readonly headStride: number;
+  readonly tokenStride: number;
+  /** Numbers of the model's layers, rising, and where each begins in block 0. */
+  readonly layers: Uint32Array;
+  readonly bases: Float64Array;
+}
+
+/** What a pool holds of the model's KV, and where. Both sides of a transfer count their groups in one order. */
+export interface NativeLayout {
   readonly tokensPerBlock: number;
-  /** Bytes of one head's vector of one token: headDim * element size. */
-  readonly headBytes: number;
-  /** Of the model, where the pool's part begins; default 0. */
-  readonly firstLayer?: number;
-  readonly firstHead?: number;
+  /** Of a pool whose blocks lie one after another, a multiple of 64; 0: they don't (adopted pools only). */
+  readonly blockBytes: number;
+  readonly groups: readonly NativeGroup[];
 }
 
 export interface NativeDataPlaneOptions {
@@ -64,7 +84,7 @@ export interface NativeDataPlaneOptions {
 export type PageKind = "hugetlb" | "transparent" | "normal";
 
 export interface NativeDataPlane {
-  /** What a peer needs to reach this pool: opaque bytes, at most 512, carried in WELCOME. Secret: holds the exchange nonce. */
+  /** What a peer needs to reach this pool: opaque bytes, at most 4096, carried in WELCOME. Secret: holds the exchange nonce. */
   readonly descriptor: Uint8Array;
   readonly poolBytes: number;
   readonly blockBytes: number;
@@ -84,7 +104,8 @@ export interface NativeDataPlane {
 
   /**
    * Copies tokens [fromToken, toToken) of a sequence: source block table at the peer, target block table here. Tables cover the
-   * sequence from token 0 (index = token / tokensPerBlock). Completion JOB. At `deadlineMs` the job ends TIMED_OUT at once and, as at
+   * sequence from token 0 (index = token / tokensPerBlock); what they say of blocks that no window reaches means nothing. `sequenceTokens`: all
+   * that the sequence will have, from whose end windows reach back. Without `replicated` groups of no head axis are left out. Completion JOB. At `deadlineMs` the job ends TIMED_OUT at once and, as at
    * cancel, its copy may still run: completion JOB_QUIET follows when no thread touches its blocks any more (I3). JOB_QUIET comes for
    * every job, once, after or with JOB; only then may the id be used again. `deadlineMs` may be Infinity.
    */
@@ -95,13 +116,15 @@ export interface NativeDataPlane {
     targetBlocks: Uint32Array,
     fromToken: number,
     toToken: number,
+    sequenceTokens: number,
+    replicated: boolean,
     deadlineMs: number,
   ): void;
   /**
    * 64-bit XXH3 of tokens of a sequence in this pool, in canonical order whatever the block size: `ranges` holds pairs
-   * [from, to) of tokens, each gives one digest; `part` is [first layer, layers, first head, heads] of the model, held here. Off the JS thread. Completion DIGESTED, unless the plane closes first.
+   * [from, to) of tokens, each gives one digest; `part` is [first layer, layers, first head, heads] of the model, and 1 when groups of no head axis count, else 0. Off the JS thread. Completion DIGESTED, unless the plane closes first.
    */
-  digest(digest: number, blocks: Uint32Array, ranges: Uint32Array, part: Uint32Array): void;
+  digest(digest: number, blocks: Uint32Array, ranges: Uint32Array, part: Uint32Array, sequenceTokens: number): void;
   /** The digests of one DIGESTED, 8 bytes each in the order of the ranges; once. */
   takeDigests(digest: number): Uint8Array;
   /** The job ends CANCELLED unless it has already ended; JOB_QUIET as above. */
@@ -145,7 +168,7 @@ export interface NativePoolSpan {
 }
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of this file. */
-export const mirrorVersion = 6;
+export const mirrorVersion = 7;
 
 /** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra, runs, pieces]`. */
 export const RECORD_WORDS = 10;

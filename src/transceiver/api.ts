@@ -1,5 +1,6 @@
 import type { BlockId, Epoch, RequestId } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
+import type { BlockOrder, Placement } from "../kv/placement.ts";
 import type { BlockHold, BlockPool } from "../kv/pool.ts";
 import type { Parallel } from "../kv/ranks.ts";
 import type { PageKind } from "../native/binding.ts";
@@ -21,10 +22,18 @@ export interface OpenOptions {
   /** This rank's place in its instance; default: it holds everything. */
   readonly parallel?: Parallel;
   readonly pool:
-    | { readonly memory: "host"; readonly blocks: number }
+    | {
+        readonly memory: "host";
+        readonly blocks: number;
+        /** Inside a block: tokens of a head together ("HND", default) or heads of a token. The peer's may be the other. */
+        readonly order?: BlockOrder;
+      }
     | {
         readonly adopt: readonly { readonly fd: number; readonly offset: number; readonly bytes: number }[];
         readonly blocks: number;
+        readonly order?: BlockOrder;
+        /** Where each group lies; default as in a pool of our own, blocks one after another. */
+        readonly placement?: Placement;
       };
   /** Control endpoint; a unix socket for peers on this host stands beside it. Default 127.0.0.1, free port. */
   readonly listen?: {

@@ -1,6 +1,6 @@
 import type { Clock } from "../clock.ts";
 import type { BlockId } from "../ids.ts";
-import type { RankShare } from "../kv/ranks.ts";
+import type { RankPart } from "../kv/ranks.ts";
 
 /** One deadline. After `clear` it never fires. */
 export interface PlaneTimer {
@@ -40,8 +40,22 @@ export interface ReadRequest {
   readonly target: Uint32Array;
   readonly fromToken: number;
   readonly toToken: number;
+  /** Of the whole sequence: windows reach back from its end. */
+  readonly sequenceTokens: number;
+  /** Groups without a head axis too. */
+  readonly replicated: boolean;
   /** May be Infinity. */
   readonly deadlineMs: number;
+}
+
+export interface DigestRequest {
+  readonly blocks: Uint32Array;
+  /** Pairs [from, to) of tokens, one for each digest. */
+  readonly ranges: Uint32Array;
+  /** As of a read. */
+  readonly sequenceTokens: number;
+  /** What of the model counts; default all that this rank holds. */
+  readonly part?: RankPart | undefined;
 }
 
 export interface ReachListener {
@@ -67,10 +81,10 @@ export interface DataPlane extends Clock {
   expectRead(): void;
   read(request: ReadRequest, listener: ReadListener): PlaneRead;
   /**
-   * 64-bit XXH3 of this pool's KV, 8 bytes for each pair [from, to) of tokens in `ranges` (docs/decisions/028-digests-of-moved-blocks.md).
-   * `part`: layers and heads of the model that count; default all that this rank holds. `done` is not called once the plane closes. Blocks that change hands meanwhile give digests that mean nothing.
+   * 64-bit XXH3 of this pool's KV, 8 bytes for each range (docs/decisions/028-digests-of-moved-blocks.md). `done` is not called once the plane
+   * closes. Blocks that change hands meanwhile give digests that mean nothing.
    */
-  digest(blocks: Uint32Array, ranges: Uint32Array, done: (digests: Uint8Array) => void, part?: RankShare): void;
+  digest(request: DigestRequest, done: (digests: Uint8Array) => void): void;
   /** It runs for `durationMs`, and longer when renewed, from a moment after this call; then `over`, once. */
   lease(durationMs: number, over: () => void): PlaneLease;
   /** Extends those of `leases` that have not ended, in one step; `renewed` names them, once. */

@@ -23,6 +23,7 @@ export function infoEndpoint({ target, rank, sizes }: RankEndpoint): string {
     for (const [name, value] of Object.entries({ rank, tp: sizes.tpSize, pp: sizes.ppSize }))
       query.set(name, String(value));
   }
+  if (sizes.pipeline !== undefined) query.set("layers", sizes.pipeline.join("-"));
   return `${target.tcp}?${query}`;
 }
 
@@ -39,6 +40,11 @@ const Query = z.object({
     .default(0),
   tp: count,
   pp: count,
+  layers: z
+    .string()
+    .regex(/^[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})*$/)
+    .max(5 * RANKS_LIMIT)
+    .optional(),
 });
 
 /** @throws KvError BAD_STATE when it is none of ours */
@@ -48,7 +54,8 @@ export function parseInfoEndpoint(text: string): RankEndpoint {
   if (url === undefined || (url.protocol !== "tcp:" && url.protocol !== "tls:") || !query.success) {
     throw new KvError("BAD_STATE", { why: `${JSON.stringify(text.slice(0, 200))} is no endpoint of a transceiver` });
   }
-  const { epoch, instance: name, unix = null, rank, tp: tpSize, pp: ppSize } = query.data;
+  const { epoch, instance: name, unix = null, rank, tp: tpSize, pp: ppSize, layers } = query.data;
+  const pipeline = layers?.split("-").map(Number);
   const target = { name, epoch: epoch as Epoch, tcp: `${url.protocol}//${url.host}`, unix };
-  return { target, rank, sizes: { tpSize, ppSize } };
+  return { target, rank, sizes: { tpSize, ppSize, pipeline } };
 }

@@ -23,7 +23,7 @@ import { KvTransceiver, type TransceiverHooks } from "./transceiver.ts";
 
 export interface InstanceOptions extends Omit<OpenOptions, "parallel" | "pool">, ParallelSizes {
   /** Blocks of each rank's pool: a block id names a block in every one of them. */
-  readonly pool: { readonly memory: "host"; readonly blocks: number };
+  readonly pool: Extract<OpenOptions["pool"], { readonly memory: "host" }>;
 }
 
 const HEALTH_ORDER = ["ok", "degraded", "unhealthy"] as const;
@@ -54,7 +54,8 @@ export class KvInstance implements Transceiver {
    * @throws KvError as KvTransceiver.open; INVALID_ARGUMENT when the model can't be spread over so many ranks
    */
   static async open(options: InstanceOptions, hooks: TransceiverHooks = {}): Promise<KvInstance> {
-    const { tpSize, ppSize, listen, ...common } = options;
+    const { tpSize, ppSize, pipeline, listen, ...common } = options;
+    const sizes = { tpSize, ppSize, pipeline };
     const opened: KvTransceiver[] = [];
     try {
       for (const rank of ranksOf({ tpSize, ppSize })) {
@@ -63,7 +64,7 @@ export class KvInstance implements Transceiver {
           await KvTransceiver.open(
             {
               ...common,
-              parallel: placeOf(rank, { tpSize, ppSize }),
+              parallel: placeOf(rank, sizes),
               ...(listen === undefined ? {} : { listen: { ...listen, port } }),
             },
             opened[0] === undefined ? hooks : { ...hooks, pool: opened[0].pool },
@@ -73,7 +74,7 @@ export class KvInstance implements Transceiver {
       const [first, ...rest] = opened;
       if (first === undefined) throw new KvError("INVALID_ARGUMENT", { what: "tpSize * ppSize", why: "it is below 1" });
       const futureMs = common.config?.kv_transfer_sender_future_timeout_ms ?? DEFAULT_SENDER_FUTURE_MS;
-      return new KvInstance([first, ...rest], { tpSize, ppSize }, futureMs);
+      return new KvInstance([first, ...rest], sizes, futureMs);
     } catch (error) {
       await Promise.all(opened.map((transceiver) => transceiver.close()));
       throw error;

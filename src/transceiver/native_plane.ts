@@ -1,13 +1,12 @@
 import { KvError } from "../errors.ts";
 import type { BlockId } from "../ids.ts";
-import type { RankShare } from "../kv/ranks.ts";
+import type { RankPart } from "../kv/ranks.ts";
 import {
   completionKind,
   jobStatus,
   type NativeBinding,
   type NativeDataPlane,
   type NativeDataPlaneOptions,
-  type NativeLayout,
   nativePath,
   RECORD_WORDS,
   reachStatus,
@@ -15,6 +14,7 @@ import {
 import { BoundedTurns } from "./bounded_turns.ts";
 import type {
   DataPlane,
+  DigestRequest,
   PlaneLease,
   PlanePeer,
   PlaneRead,
@@ -50,6 +50,10 @@ const reachFailureOf: Readonly<Record<number, string>> = {
   [reachStatus.BAD_DESCRIPTOR]: "its descriptor is not understood",
   [reachStatus.RELEASED]: "this side is closing",
 };
+
+const EVERYTHING = Uint32Array.of(0, 0xffffffff, 0, 0xffffffff, 1);
+const wordsOf = ({ layers, heads, replicated }: RankPart): Uint32Array =>
+  Uint32Array.of(layers.from, layers.to - layers.from, heads.from, heads.to - heads.from, replicated ? 1 : 0);
 
 interface Renewal {
   readonly held: Set<PlaneLease>;
@@ -92,7 +96,6 @@ class Peer implements PlanePeer {
 export class NativePlane implements DataPlane {
   readonly #binding: NativeBinding;
   readonly #native: NativeDataPlane;
-  readonly #share: RankShare;
   readonly #reads = new Map<number, ReadListener>();
   readonly #leases = new Map<number, Lease>();
   readonly #peers = new Map<number, Peer>();
@@ -107,14 +110,9 @@ export class NativePlane implements DataPlane {
   #holds = 0;
   #closing: Promise<void> | undefined;
 
-  private constructor(binding: NativeBinding, native: NativeDataPlane, layout: NativeLayout) {
+  private constructor(binding: NativeBinding, native: NativeDataPlane) {
     this.#binding = binding;
     this.#native = native;
-    const { layers, heads, firstLayer = 0, firstHead = 0 } = layout;
-    this.#share = {
-      layers: { from: firstLayer, to: firstLayer + layers },
-      heads: { from: firstHead, to: firstHead + heads },
-    };
   }
 
   /** @throws KvError POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED */
@@ -125,7 +123,7 @@ export class NativePlane implements DataPlane {
       const native = await binding.openDataPlane(options, (batch) => {
         if (plane !== undefined) plane.#deliver(batch);
       });
-      plane = new NativePlane(binding, native, options.layout);
+      plane = new NativePlane(binding, native);
       return plane;
     } catch (error) {
       throw openError(error, options);
@@ -168,8 +166,8 @@ export class NativePlane implements DataPlane {
     const id = ++this.#lastId;
     const peer = request.peer instanceof Peer ? request.peer.id : 0;
     this.#reads.set(id, listener);
-    const { source, target, fromToken, toToken, deadlineMs } = request;
-    this.#native.post(id, peer, source, target, fromToken, toToken, deadlineMs);
+    const { source, target, fromToken, toToken, sequenceTokens, replicated, deadlineMs } = request;
+    this.#native.post(id, peer, source, target, fromToken, toToken, sequenceTokens, replicated, deadlineMs);
     return {
       cancel: () => {
         if (this.#reads.has(id)) this.#native.cancel(id);
@@ -177,17 +175,11 @@ export class NativePlane implements DataPlane {
     };
   }
 
-  digest(
-    blocks: Uint32Array,
-    ranges: Uint32Array,
-    done: (digests: Uint8Array) => void,
-    { layers, heads }: RankShare = this.#share,
-  ): void {
+  digest({ blocks, ranges, sequenceTokens, part }: DigestRequest, done: (digests: Uint8Array) => void): void {
     this.#giveWork();
     const id = ++this.#lastId;
     this.#digests.set(id, done);
-    const part = Uint32Array.of(layers.from, layers.to - layers.from, heads.from, heads.to - heads.from);
-    this.#native.digest(id, blocks, ranges, part);
+    this.#native.digest(id, blocks, ranges, part === undefined ? EVERYTHING : wordsOf(part), sequenceTokens);
   }
 
   lease(durationMs: number, over: () => void): PlaneLease {
@@ -324,8 +316,7 @@ function* recordsOf(batch: Float64Array): Iterable<Float64Array> {
 
 function openError(error: unknown, options: NativeDataPlaneOptions): unknown {
   if (!(error instanceof Error) || !("code" in error)) return error;
-  const { layers, planes, heads, tokensPerBlock, headBytes } = options.layout;
-  const bytes = layers * planes * heads * tokensPerBlock * headBytes * options.blocks;
+  const bytes = options.adopt?.bytes ?? options.layout.blockBytes * options.blocks;
   const why = error.message;
   switch (error.code) {
     case "POOL_UNAVAILABLE":

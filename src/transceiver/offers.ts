@@ -1,6 +1,6 @@
 import { KvError } from "../errors.ts";
 import type { CapabilityToken, Epoch, RequestId, TransferId } from "../ids.ts";
-import type { RankShare } from "../kv/ranks.ts";
+import type { RankPart } from "../kv/ranks.ts";
 import type { CancelOutcome, TransferReport } from "./api.ts";
 import type { DataPlane, PlaneLease } from "./data_plane.ts";
 import type { SessionObserver } from "./observer.ts";
@@ -33,7 +33,7 @@ export interface ReaderSide {
   /** The ranks of its instance that read this rank's KV. */
   readonly ranks: readonly number[];
   /** What of this rank's KV the one that pulls reads; default all. */
-  readonly part?: RankShare | undefined;
+  readonly part?: RankPart | undefined;
   /** Proven by the cluster secret or its uid: may pull without a token. */
   readonly isMember: boolean;
   /** The name that all ranks of its instance share. */

@@ -17,7 +17,9 @@ import {
 import {
   countField,
   epochField,
+  pipelineField,
   plainEntries,
+  plainPipeline,
   requestIdField,
   textField,
   tokenField,
@@ -52,6 +54,7 @@ const stateShape = {
   layout: Layout,
   tpSize: countField.min(1),
   ppSize: countField.min(1),
+  pipeline: pipelineField.optional(),
   requestId: requestIdField,
   tokens: countField.min(1),
   ranks: z.array(z.object(rankShape)).min(1).max(RANKS_LIMIT),
@@ -79,6 +82,7 @@ export interface OpaqueState {
   /** Of the instance, all of whose ranks hold a part. */
   readonly tpSize: number;
   readonly ppSize: number;
+  readonly pipeline?: readonly number[] | undefined;
   readonly requestId: RequestId;
   readonly tokens: number;
   readonly ranks: readonly RankState[];
@@ -86,7 +90,9 @@ export interface OpaqueState {
 
 /** Base64 of versioned msgpack, at most 2 KiB and 200 bytes a rank. */
 export function encodeState(state: OpaqueState): string {
-  const wire = z.encode(State, { version: STATE_VERSION, ...state, ranks: [...state.ranks] });
+  const { pipeline, ...rest } = state;
+  const stages = pipeline === undefined ? {} : { pipeline: [...pipeline] };
+  const wire = z.encode(State, { version: STATE_VERSION, ...rest, ...stages, ranks: [...state.ranks] });
   return Buffer.from(encode(wire)).toString("base64");
 }
 
@@ -114,6 +120,7 @@ const plainState = plainMap([
   { name: "layout", field: lastLayoutAgain, optional: false },
   { name: "tpSize", field: plainCount, optional: false },
   { name: "ppSize", field: plainCount, optional: false },
+  { name: "pipeline", field: plainPipeline, optional: true },
   { name: "requestId", field: plainHex(8, false), optional: false },
   { name: "tokens", field: plainCount, optional: false },
   { name: "ranks", field: plainArray(plainMap(plainEntries(rankShape) ?? []), 15), optional: false },

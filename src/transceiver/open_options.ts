@@ -2,7 +2,9 @@ import { hostname } from "node:os";
 import { z } from "zod";
 import { KvError } from "../errors.ts";
 import { Layout } from "../kv/layout.ts";
+import { nativeLayoutOf, PlacementError } from "../kv/placement.ts";
 import { type Parallel, rankOf } from "../kv/ranks.ts";
+import type { NativeLayout } from "../native/binding.ts";
 import type { OpenOptions } from "./api.ts";
 import { defaultSocketDir } from "./socket_directory.ts";
 import { type VerifyMode, verifyModes } from "./verification.ts";
@@ -17,6 +19,22 @@ const DEFAULT_OFFERS = 1024;
 const millis = z.number().positive().max(8_640_000_000);
 const index = z.int().min(0).max(65535);
 
+const order = z.enum(["HND", "NHD"]).optional();
+const offset = z
+  .number()
+  .int()
+  .min(0)
+  .max(2 ** 47);
+const placement = z.strictObject({
+  bases: z.array(offset).max(4096),
+  strides: z.strictObject({
+    block: offset,
+    plane: offset.optional(),
+    head: offset.optional(),
+    token: offset.optional(),
+  }),
+});
+
 const Options = z.strictObject({
   config: z
     .strictObject({
@@ -29,13 +47,14 @@ const Options = z.strictObject({
   layout: Layout.refine(({ attention, kvHeads }) => attention !== "mla" || kvHeads === 1, {
     path: ["kvHeads"],
     message: 'must be 1 for attention "mla": all heads read one latent vector, and ranks hold it whole',
-  }).refine(({ groups }) => groups === undefined, { path: ["groups"], message: "are not moved by this version" }),
+  }),
   parallel: z
     .strictObject({
       tpRank: index,
       tpSize: index.min(1),
       ppRank: index,
       ppSize: index.min(1),
+      pipeline: z.array(z.int().min(1).max(4096)).max(1024).optional(),
       cpSize: z
         .literal(1, "must be 1: context parallelism, which spreads the tokens of a sequence, is not supported")
         .optional(),
@@ -44,8 +63,10 @@ const Options = z.strictObject({
     .optional(),
   pool: z.union(
     [
-      z.strictObject({ memory: z.literal("host"), blocks: z.int().min(1).max(0xffffffff) }),
+      z.strictObject({ memory: z.literal("host"), blocks: z.int().min(1).max(0xffffffff), order }),
       z.strictObject({
+        order,
+        placement: z.record(z.string(), placement).optional(),
         adopt: z
           .array(z.strictObject({ fd: z.int().min(0), offset: z.int().min(0), bytes: z.int().min(1) }))
           .length(1, "one region is supported"),
@@ -99,6 +120,8 @@ export interface ResolvedOptions {
   readonly layout: Layout;
   readonly parallel: Parallel;
   readonly rank: number;
+  /** How this rank's pool lies in memory. */
+  readonly native: NativeLayout;
   readonly blocks: number;
   readonly adopt: { readonly fd: number; readonly offset: number; readonly bytes: number } | undefined;
   readonly listen: {
@@ -126,6 +149,17 @@ export interface ResolvedOptions {
   readonly check: boolean;
 }
 
+type Pool = z.output<typeof Options>["pool"];
+
+function placed(layout: Layout, parallel: Parallel, pool: Pool): NativeLayout {
+  try {
+    return nativeLayoutOf(layout, parallel, pool);
+  } catch (error) {
+    if (!(error instanceof PlacementError)) throw error;
+    throw new KvError("INVALID_ARGUMENT", { what: `options.pool.placement${error.field}`, why: error.message });
+  }
+}
+
 /** @throws KvError INVALID_ARGUMENT, which names the option; NOT_PROVIDED for backend NIXL and for memory that is not of the host or not shared */
 export function resolveOptions(options: OpenOptions, environment: NodeJS.ProcessEnv = process.env): ResolvedOptions {
   refuseOtherMemory(options?.pool);
@@ -150,6 +184,7 @@ export function resolveOptions(options: OpenOptions, environment: NodeJS.Process
     layout,
     parallel,
     rank: rankOf(parallel),
+    native: placed(layout, parallel, pool),
     blocks: pool.blocks,
     adopt: "adopt" in pool ? pool.adopt[0] : undefined,
     listen: { host: listen?.host ?? "127.0.0.1", port: listen?.port ?? 0, tls: listen?.tls },

@@ -1,16 +1,17 @@
 import type { Layout } from "../kv/layout.ts";
 import {
-  commonOf,
   neededRanks,
   type Parallel,
   type ParallelSizes,
+  partOf,
   placeOf,
-  type RankShare,
+  type RankPart,
   rankOf,
   readersOf,
   shareOf,
   unneededRanks,
 } from "../kv/ranks.ts";
+import { instanceDifferences } from "../layout.ts";
 
 /** Ranks of one instance; more are no instance of ours. */
 export const RANKS_LIMIT = 1024;
@@ -22,16 +23,26 @@ interface Sources {
   readonly unneeded: readonly number[];
 }
 
-const key = ({ tpSize, ppSize }: ParallelSizes): number => tpSize * (RANKS_LIMIT + 1) + ppSize;
 const isInstance = ({ tpSize, ppSize }: ParallelSizes): boolean =>
   tpSize >= 1 && ppSize >= 1 && tpSize * ppSize <= RANKS_LIMIT;
+
+/** Shapes that are remembered: peers say what theirs is. */
+const SHAPES_LIMIT = 64;
+
+/** What depends on the shape of a peer's instance, each part worked out when it is first asked for. */
+interface PeerShape {
+  sources?: Sources;
+  readers?: readonly number[];
+  /** By the peer's rank: what this rank reads from it, and it from here. */
+  readonly read: Map<number, RankPart>;
+  readonly given: Map<number, RankPart>;
+}
 
 /** What this rank has to do with the ranks of other instances of the same model, worked out once for each shape of instance. */
 export class PeerRanks {
   readonly #layout: Layout;
   readonly #own: Parallel;
-  readonly #sources = new Map<number, Sources>();
-  readonly #readers = new Map<number, readonly number[]>();
+  readonly #shapes = new Map<string, PeerShape>();
 
   constructor(layout: Layout, own: Parallel) {
     this.#layout = layout;
@@ -39,44 +50,76 @@ export class PeerRanks {
   }
 
   /** @throws KvError INVALID_ARGUMENT when the model can't be spread like that */
-  sources({ tpSize, ppSize }: ParallelSizes): Sources {
-    const sender = { tpSize, ppSize };
-    let sources = this.#sources.get(key(sender));
-    if (sources === undefined) {
+  sources(sender: ParallelSizes): Sources {
+    const shape = this.#shape(sender);
+    if (shape.sources === undefined) {
       const needed = neededRanks(this.#layout, this.#own, sender);
       const own = rankOf(this.#own);
       const unneeded = unneededRanks(this.#layout, this.#own, sender).filter((rank) =>
-        readersOf(this.#layout, placeOf(rank, sender), this.#own).includes(own),
+        readersOf(this.#layout, placeOf(rank, sizesOf(sender)), this.#own).includes(own),
       );
-      sources = { needed, unneeded };
-      this.#sources.set(key(sender), sources);
+      shape.sources = { needed, unneeded };
     }
-    return sources;
+    return shape.sources;
   }
 
-  /** What this rank and one of another instance both hold. */
-  common(rank: number, { tpSize, ppSize }: ParallelSizes): RankShare {
-    return commonOf(shareOf(this.#layout, this.#own), shareOf(this.#layout, placeOf(rank, { tpSize, ppSize })));
+  /** What this rank takes from one that it needs. */
+  partFrom(rank: number, sender: ParallelSizes): RankPart {
+    const { read } = this.#shape(sender);
+    let part = read.get(rank);
+    if (part === undefined) {
+      part = partOf(this.#layout, this.#own, placeOf(rank, sizesOf(sender)));
+      read.set(rank, part);
+    }
+    return part;
+  }
+
+  /** What one of this rank's readers takes. */
+  partFor(rank: number, reader: ParallelSizes): RankPart {
+    const { given } = this.#shape(reader);
+    let part = given.get(rank);
+    if (part === undefined) {
+      part = partOf(this.#layout, placeOf(rank, sizesOf(reader)), this.#own);
+      given.set(rank, part);
+    }
+    return part;
   }
 
   /** The ranks that end this rank's offer; none when the model can't be spread like that. */
-  readers({ tpSize, ppSize }: ParallelSizes): readonly number[] {
-    const reader = { tpSize, ppSize };
-    if (!isInstance(reader)) return [];
-    let readers = this.#readers.get(key(reader));
-    if (readers === undefined) {
-      readers = this.#holds(reader) ? readersOf(this.#layout, this.#own, reader) : [];
-      this.#readers.set(key(reader), readers);
+  readers(reader: ParallelSizes): readonly number[] {
+    if (!isInstance(reader) || !this.#fits(reader)) return [];
+    const shape = this.#shape(reader);
+    shape.readers ??= this.#holds(reader) ? readersOf(this.#layout, this.#own, sizesOf(reader)) : [];
+    return shape.readers;
+  }
+
+  /** Opaque bytes move between equal instances only. */
+  #fits({ tpSize, ppSize, pipeline }: ParallelSizes): boolean {
+    const layout = this.#layout;
+    if (layout.groups === undefined) return true;
+    return instanceDifferences({ layout, ...this.#own }, { layout, tpSize, ppSize, pipeline }) === "";
+  }
+
+  #shape({ tpSize, ppSize, pipeline }: ParallelSizes): PeerShape {
+    const key = `${tpSize} ${ppSize} ${pipeline ?? ""}`;
+    let shape = this.#shapes.get(key);
+    if (shape === undefined) {
+      if (this.#shapes.size >= SHAPES_LIMIT) this.#shapes.clear();
+      shape = { read: new Map(), given: new Map() };
+      this.#shapes.set(key, shape);
     }
-    return readers;
+    return shape;
   }
 
   #holds(instance: ParallelSizes): boolean {
     try {
-      shareOf(this.#layout, { ...instance, tpRank: 0, ppRank: 0 });
+      shareOf(this.#layout, { ...sizesOf(instance), tpRank: 0, ppRank: 0 });
       return true;
     } catch {
       return false;
     }
   }
 }
+
+/** Of whatever names them, a frame or a state: these alone. */
+const sizesOf = ({ tpSize, ppSize, pipeline }: ParallelSizes): ParallelSizes => ({ tpSize, ppSize, pipeline });

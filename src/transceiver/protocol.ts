@@ -11,6 +11,7 @@ import {
   epochField,
   millisField,
   nonceField,
+  pipelineField,
   plainEntries,
   proofField,
   requestIdField,
@@ -50,7 +51,7 @@ const ids = z.array(transferIdField).max(IDS_LIMIT);
 const NAME_LIMIT = 64;
 const PATHS_LIMIT = 16;
 const pathField = withPlain(z.string().max(NAME_LIMIT), plainText(NAME_LIMIT));
-const readerShape = { rank: countField, tpSize: countField, ppSize: countField };
+const readerShape = { rank: countField, tpSize: countField, ppSize: countField, pipeline: pipelineField.optional() };
 
 /** Every frame and its fields (docs/protocol.md). `z.object` drops fields that it does not know. */
 export const frameFields = {

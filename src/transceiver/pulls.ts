@@ -6,7 +6,12 @@ import type { Dial, DialIdentity, DialTarget } from "./dial.ts";
 import type { SessionObserver } from "./observer.ts";
 import { PeerLink } from "./peer_link.ts";
 import { PullTurns, type TurnLimits } from "./pull_turns.ts";
-import { type ReceiverLimits, ReceiverSession, type WantedOffer } from "./receiver_session.ts";
+import {
+  type ReceiverLimits,
+  ReceiverSession,
+  type ReceiverSurroundings,
+  type WantedOffer,
+} from "./receiver_session.ts";
 import type { TransferCounts } from "./transfer_counts.ts";
 
 export interface PullsOptions {
@@ -15,7 +20,7 @@ export interface PullsOptions {
   readonly limits: ReceiverLimits;
   readonly leaseMs: number;
   readonly maxConcurrent: TurnLimits;
-  readonly reader: { readonly rank: number; readonly tpSize: number; readonly ppSize: number };
+  readonly reader: ReceiverSurroundings["reader"];
   readonly identity: DialIdentity;
   readonly dial: Dial;
   readonly counts: TransferCounts;

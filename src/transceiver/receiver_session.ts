@@ -10,7 +10,7 @@ import {
   type TransferId,
 } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
-import type { RankShare } from "../kv/ranks.ts";
+import type { RankPart } from "../kv/ranks.ts";
 import type { CancelOutcome, FirstTokens, TransferReport } from "./api.ts";
 import type { DataPlane, PlaneTimer, ReadEnd } from "./data_plane.ts";
 import { LeaseView } from "./lease_view.ts";
@@ -65,7 +65,7 @@ export interface ReceiverSurroundings {
   readonly limits: ReceiverLimits;
   readonly turns: PullTurns<ReceiverSession>;
   readonly sender: Epoch;
-  readonly reader: { readonly rank: number; readonly tpSize: number; readonly ppSize: number };
+  readonly reader: FrameOf<"PULL">["reader"];
   /** The link to the offer's sender, made when it is first wanted. */
   link(): PeerLink;
   readonly tokensPerBlock: number;
@@ -87,7 +87,7 @@ export interface WantedOffer {
   readonly skipTokens: number;
   readonly blocks: BlockHold;
   /** What of the sender's KV is read; default all. */
-  readonly part?: RankShare;
+  readonly part?: RankPart;
 }
 
 /** One pull: runs the receiver's table and carries out its effects. */
@@ -463,7 +463,16 @@ export class ReceiverSession implements LinkUser, PullWaiter {
       if (this.#pieces.running === 1) this.#progressMs = piece.postedMs;
       const toToken = piece.toToken;
       const target = Uint32Array.from(this.#blocks.ids as readonly BlockId[]);
-      const request = { peer, source: this.#source, target, fromToken, toToken, deadlineMs: this.#deadlineMs };
+      const request = {
+        peer,
+        source: this.#source,
+        target,
+        fromToken,
+        toToken,
+        sequenceTokens: this.offer.tokens,
+        replicated: this.offer.part?.replicated ?? true,
+        deadlineMs: this.#deadlineMs,
+      };
       const pieces = this.#pieces;
       piece.read = plane.read(request, {
         ended: (end) => {
@@ -544,7 +553,9 @@ export class ReceiverSession implements LinkUser, PullWaiter {
       comparison.takeOwn(digests);
       if (this.#state === "VERIFY" && this.#comparison === comparison) this.#dispatch("digests");
     };
-    plane.digest(Uint32Array.from(this.#blocks.ids), comparison.ranges, digested, this.offer.part);
+    const blocks = Uint32Array.from(this.#blocks.ids);
+    const { part, tokens: sequenceTokens } = this.offer;
+    plane.digest({ blocks, ranges: comparison.ranges, sequenceTokens, part }, digested);
   }
 
   #compareDigests(): void {

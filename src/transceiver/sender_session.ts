@@ -1,7 +1,7 @@
 import { KvError } from "../errors.ts";
 import { attemptOf, type CapabilityToken, type Epoch, type RequestId, type TransferId } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
-import type { RankShare } from "../kv/ranks.ts";
+import type { RankPart } from "../kv/ranks.ts";
 import type { CancelOutcome, FirstTokens, TransferReport } from "./api.ts";
 import type { DataPlane, PlaneLease, PlaneTimer } from "./data_plane.ts";
 import type { SessionObserver } from "./observer.ts";
@@ -55,7 +55,7 @@ export interface PullAsked {
   readonly to: number;
   readonly verify: VerifyMode;
   /** What of this rank's KV it reads; default all. */
-  readonly part?: RankShare | undefined;
+  readonly part?: RankPart | undefined;
   /** Ranks of another instance read this offer. */
   readonly taken?: boolean;
 }
@@ -82,7 +82,7 @@ export function refusalFrame(
 
 interface Reader extends Pick<PullAsked, "receiver" | "transferId" | "heard"> {
   readonly owed: OwedDigests;
-  readonly part: RankShare | undefined;
+  readonly part: RankPart | undefined;
 }
 
 export const sameTransfer = (left: TransferId, right: TransferId): boolean => left.slice(0, 32) === right.slice(0, 32);
@@ -390,7 +390,11 @@ export class SenderSession {
       this.#dispatch("digested");
       this.#digested = null;
     };
-    this.#around.plane.digest(Uint32Array.from(this.blocks.ids), due.ranges, digested, reader?.part);
+    const blocks = Uint32Array.from(this.blocks.ids);
+    this.#around.plane.digest(
+      { blocks, ranges: due.ranges, sequenceTokens: this.tokens, part: reader?.part },
+      digested,
+    );
   }
 
   #startOfferTimer(atMs: number): void {

@@ -1,7 +1,7 @@
 import type { Socket } from "node:net";
 import type { Epoch, RequestId } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
-import type { RankShare } from "../kv/ranks.ts";
+import type { RankPart } from "../kv/ranks.ts";
 import type { DataPlane, PlaneTimer } from "./data_plane.ts";
 import { type ChannelListener, FrameChannel } from "./frame_channel.ts";
 import type { Offers } from "./offers.ts";
@@ -34,7 +34,7 @@ export interface ServedContext {
   /** Which ranks of a reader's instance read this rank's KV. */
   readersOf(reader: FrameOf<"PULL">["reader"]): readonly number[];
   /** What of it such a rank reads; default all. */
-  partRead?(reader: FrameOf<"PULL">["reader"]): RankShare;
+  partRead?(reader: FrameOf<"PULL">["reader"]): RankPart;
   countDropped(what: string): void;
 }
 

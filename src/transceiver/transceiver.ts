@@ -1,8 +1,8 @@
 import { KvError } from "../errors.ts";
 import { type BlockId, type CapabilityToken, type Epoch, newEpoch, type RequestId } from "../ids.ts";
-import { blocksFor, headBytesOf, type Layout, planesOf } from "../kv/layout.ts";
+import { blocksFor, type Layout } from "../kv/layout.ts";
 import { BlockPool } from "../kv/pool.ts";
-import { layoutOfRank, type ParallelSizes, shareOf } from "../kv/ranks.ts";
+import type { ParallelSizes } from "../kv/ranks.ts";
 import { type InstanceLayout, instanceDifferences } from "../layout.ts";
 import type { NativePoolSpan } from "../native/binding.ts";
 import { loadNative } from "../native/loader.ts";
@@ -32,10 +32,11 @@ import { NativePlane } from "./native_plane.ts";
 import type { SessionObserver } from "./observer.ts";
 import type { Offer } from "./offer.ts";
 import { Offers } from "./offers.ts";
-import { decodeState, encodeState, type OpaqueState } from "./opaque_state.ts";
+import { decodeState, encodeState } from "./opaque_state.ts";
 import { type ResolvedOptions, resolveOptions } from "./open_options.ts";
 import { PeerRanks, RANKS_LIMIT } from "./peer_ranks.ts";
 import { layoutDigest } from "./proof.ts";
+import type { FrameOf } from "./protocol.ts";
 import { Pulls } from "./pulls.ts";
 import type { WantedOffer } from "./receiver_session.ts";
 import { Receivers } from "./receivers.ts";
@@ -106,19 +107,9 @@ export class KvTransceiver implements Transceiver {
   static async open(options: OpenOptions, hooks: TransceiverHooks = {}): Promise<KvTransceiver> {
     const resolved = resolveOptions(options);
     const epoch = newEpoch();
-    const { check, parallel } = resolved;
-    const layout = layoutOfRank(resolved.layout, parallel);
-    const { layers, heads } = shareOf(resolved.layout, parallel);
+    const { check } = resolved;
     const plane = await NativePlane.open(loadNative(), {
-      layout: {
-        layers: layout.layers,
-        planes: planesOf(layout),
-        heads: layout.kvHeads,
-        tokensPerBlock: layout.tokensPerBlock,
-        headBytes: headBytesOf(layout),
-        firstLayer: layers.from,
-        firstHead: heads.from,
-      },
+      layout: resolved.native,
       blocks: resolved.blocks,
       socketDir: resolved.socketDir,
       epoch,
@@ -167,9 +158,9 @@ export class KvTransceiver implements Transceiver {
     const offer = this.#offers.add({ requestId, tokens, blocks, ready });
     const { tcp, unix } = this.endpoints;
     const rank = { rank: this.#options.rank, epoch: this.epoch, tcp, unix, token: offer.token };
-    const { tpSize, ppSize } = this.#options.parallel;
+    const { tpSize, ppSize, pipeline } = this.#options.parallel;
     const { instance, layout } = this;
-    const state = encodeState({ instance, layout, tpSize, ppSize, requestId, tokens, ranks: [rank] });
+    const state = encodeState({ instance, layout, tpSize, ppSize, pipeline, requestId, tokens, ranks: [rank] });
     return {
       requestId,
       state,
@@ -190,7 +181,7 @@ export class KvTransceiver implements Transceiver {
     this.#mustTakeWork();
     if ("peer" in options) return this.#receiveFrom(options);
     const offer = decodeState(options.state);
-    this.#checkLayout(offer);
+    this.#checkLayout(offer.instance, offer);
     this.#checkBlocks(options.blocks, offer.tokens);
     const { skipTokens = 0 } = options;
     this.#checkSkip(skipTokens, offer.tokens);
@@ -209,6 +200,7 @@ export class KvTransceiver implements Transceiver {
     if (sizes === undefined || sizes.tpSize * sizes.ppSize > RANKS_LIMIT) {
       throw new KvError("BAD_STATE", { why: `there are ${endpoints.length} endpoints of ${peer.instance}` });
     }
+    this.#checkLayout(peer.instance, { layout: this.layout, ...sizes });
     const sources = endpoints.map(({ rank, target }) => ({ rank, target, token: null }));
     return this.#pull(sources, sizes, { peer: peer.instance, requestId, tokens, skipTokens, blocks }, signal);
   }
@@ -351,7 +343,7 @@ export class KvTransceiver implements Transceiver {
     const { needed, unneeded } = this.#peerRanks.sources(sizes);
     const found = needed.map((rank) => sourceOf(sources, rank));
     const [first, ...rest] = found.map(({ rank, token, target }) =>
-      this.#start({ ...offer, token, part: this.#peerRanks.common(rank, sizes) }, target, signal),
+      this.#start({ ...offer, token, part: this.#peerRanks.partFrom(rank, sizes) }, target, signal),
     );
     if (first === undefined) throw new KvError("INTERNAL", { where: "receive", why: "no rank holds a part" });
     const receiving = joinReceives([first, ...rest]);
@@ -383,13 +375,14 @@ export class KvTransceiver implements Transceiver {
     if (this.#phase === "draining") throw new KvError("DRAINING", { what });
   }
 
-  #checkLayout({ instance: peer, layout, tpSize, ppSize }: OpaqueState): void {
+  #checkLayout(peer: string, { layout, tpSize, ppSize, pipeline }: InstanceLayout): void {
+    const last = this.#fitting;
     // The states of one sender come with one layout object.
-    if (layout === this.#fitting?.layout && tpSize === this.#fitting.tpSize && ppSize === this.#fitting.ppSize) return;
-    const { parallel } = this.#options;
-    const fields = instanceDifferences({ layout: this.layout, ...parallel }, { layout, tpSize, ppSize });
+    if (layout === last?.layout && tpSize === last.tpSize && ppSize === last.ppSize && pipeline === undefined) return;
+    const theirs = { layout, tpSize, ppSize, pipeline };
+    const fields = instanceDifferences({ layout: this.layout, ...this.#options.parallel }, theirs);
     if (fields !== "") throw new KvError("LAYOUT_MISMATCH", { peer, fields });
-    this.#fitting = { layout, tpSize, ppSize };
+    this.#fitting = pipeline === undefined ? theirs : null;
   }
 
   #checkSkip(skipTokens: number, tokens: number): void {
@@ -440,6 +433,11 @@ function checkedFirst(first: FirstTokens): FirstTokens {
 /** Offers of requests with one prefix share blocks: each counts once. */
 const pinnedBy = (offers: readonly Offer[]): ReadonlySet<BlockId> => new Set(offers.flatMap(({ pinned }) => pinned));
 
+function readerOf({ rank, parallel }: ResolvedOptions): FrameOf<"PULL">["reader"] {
+  const { tpSize, ppSize, pipeline } = parallel;
+  return { rank, tpSize, ppSize, ...(pipeline === undefined ? {} : { pipeline: [...pipeline] }) };
+}
+
 interface Parts {
   readonly options: ResolvedOptions;
   readonly epoch: Epoch;
@@ -489,7 +487,7 @@ async function connectParts(
     limits: { queueMs, transferMs, stallMs, strict: options.strict, verify: options.verify },
     leaseMs,
     maxConcurrent: { total: options.maxConcurrentPulls, perPeer: options.maxConcurrentPullsPerPeer },
-    reader: { rank: options.rank, tpSize: options.parallel.tpSize, ppSize: options.parallel.ppSize },
+    reader: readerOf(options),
     identity: {
       epoch,
       instance,
@@ -514,7 +512,7 @@ async function connectParts(
     offers,
     receivers,
     readersOf: (reader: ParallelSizes) => peerRanks.readers(reader),
-    partRead: (reader: ParallelSizes & { readonly rank: number }) => peerRanks.common(reader.rank, reader),
+    partRead: (reader: ParallelSizes & { readonly rank: number }) => peerRanks.partFor(reader.rank, reader),
     countDropped,
   };
   const { host, port, tls } = options.listen;
@@ -543,7 +541,8 @@ async function connectParts(
 /** The ids of the blocks; with KVT_CHECK, the plane's memory is filled while they are free. */
 function openPool({ blocks, check }: ResolvedOptions, plane: NativePlane, shared: BlockPool | undefined): BlockPool {
   const pool = shared ?? new BlockPool({ blocks, blockBytes: plane.native.blockBytes });
-  if (!check) return pool;
+  // A pool whose blocks lie anywhere is its engine's to check.
+  if (!check || plane.native.blockBytes === 0) return pool;
   for (let from = 0; from < blocks; from += FILL_STEP) {
     plane.fillReleased(Array.from({ length: Math.min(FILL_STEP, blocks - from) }, (_, at) => (from + at) as BlockId));
   }

@@ -3,6 +3,7 @@ import type { BlockId, CapabilityToken, Epoch, RequestId, TransferId } from "../
 import {
   type PlainEntry,
   type PlainField,
+  plainArray,
   plainBytes,
   plainCount,
   plainHex,
@@ -106,5 +107,16 @@ export const countField = withPlain(z.int().min(0), plainCount);
 const MILLIS_LIMIT = 8_640_000_000;
 /** A duration that a peer claims; at most 100 days, so that no sum of times leaves the exact range. */
 export const millisField = withPlain(z.number().min(0).max(MILLIS_LIMIT), plainNumber(MILLIS_LIMIT));
+const stageLayers: PlainField = {
+  write: plainCount.write,
+  read: (from) => {
+    const layers = from.count();
+    return layers !== undefined && layers >= 1 && layers <= 4096 ? layers : undefined;
+  },
+};
+const STAGES_LIMIT = 1024;
+export const plainPipeline = plainArray(stageLayers, STAGES_LIMIT);
+/** Layers of each pipeline stage. */
+export const pipelineField = withPlain(z.array(z.int().min(1).max(4096)).max(STAGES_LIMIT), plainPipeline);
 const TEXT_LIMIT = 1024;
 export const textField = withPlain(z.string().max(TEXT_LIMIT), plainText(TEXT_LIMIT));

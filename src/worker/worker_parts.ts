@@ -2,7 +2,7 @@ import { freemem } from "node:os";
 import type { WorkerSettings } from "../config/settings.ts";
 import { KvError } from "../errors.ts";
 import { blockBytesOf, type Layout } from "../kv/layout.ts";
-import { layoutOfRank, type ParallelSizes, placeOf, ranksOf, shareOf } from "../kv/ranks.ts";
+import { type ParallelSizes, placeOf, ranksOf, shareOf } from "../kv/ranks.ts";
 import type { Logger } from "../observability/log.ts";
 import { KvInstance } from "../transceiver/instance.ts";
 import type { TransceiverHooks } from "../transceiver/transceiver.ts";
@@ -143,7 +143,7 @@ function poolBlocks(settings: WorkerSettings, geometry: EngineGeometry, maxSeqLe
   const layout = layoutOf(geometry);
   // Of all ranks together: what several keep is there several times.
   const blockBytes = ranksOf(sizes)
-    .map((rank) => blockBytesOf(layoutOfRank(layout, placeOf(rank, sizes))))
+    .map((rank) => blockBytesOf(layout, shareOf(layout, placeOf(rank, sizes))))
     .reduce((sum, bytes) => sum + bytes, 0);
   if (maxTokens !== null) return Math.ceil(maxTokens / tokensPerBlock);
   const useful = settings.maxBatchSize * Math.ceil(maxSeqLen / tokensPerBlock);

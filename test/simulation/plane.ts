@@ -1,6 +1,7 @@
 import type { BlockId } from "../../src/ids.ts";
 import type {
   DataPlane,
+  DigestRequest,
   PlaneLease,
   PlanePeer,
   PlaneRead,
@@ -188,7 +189,7 @@ export class SimPlane implements DataPlane {
     return peer;
   }
 
-  digest(blocks: Uint32Array, ranges: Uint32Array, done: (digests: Uint8Array) => void): void {
+  digest({ blocks, ranges }: DigestRequest, done: (digests: Uint8Array) => void): void {
     this.#command(() =>
       this.#process.later(this.#world.random.delay(this.#world.delays.copy), () => {
         const digests = this.#process.memory.digests(blocks, ranges);

@@ -2,10 +2,12 @@ import { closeSync, openSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { NativeDataPlane, NativeDataPlaneOptions } from "../../../src/native/binding.ts";
 import { loadNative } from "../../../src/native/loader.ts";
-import { layout } from "./peer.ts";
+import { nativeLayout as layout } from "./peer.ts";
 
 const good: NativeDataPlaneOptions = { layout, blocks: 8, epoch: "00000000000000aa", check: true };
 const open = (options: object) => loadNative().openDataPlane(options as NativeDataPlaneOptions, () => {});
+
+const changed = (fields: object) => ({ ...good, layout: { ...layout, groups: [{ ...layout.groups[0], ...fields }] } });
 
 /** Thrown at once, not a rejection: the call itself was wrong. */
 const typeError = (message: RegExp) =>
@@ -14,11 +16,22 @@ const typeError = (message: RegExp) =>
 describe("options that are not valid are refused by name", () => {
   const cases: readonly (readonly [string, object, RegExp])[] = [
     ["no layout", { ...good, layout: undefined }, /options\.layout must be an object/],
-    ["no heads", { ...good, layout: { ...layout, heads: 0 } }, /options\.layout\.heads must be an integer/],
+    ["no groups", { ...good, layout: { ...layout, groups: [] } }, /options\.layout.*1 to 16 groups/],
+    ["no heads", changed({ heads: 0 }), /options\.layout\.groups\[0\]\.heads must be an integer/],
+    ["layers without places", changed({ bases: Float64Array.of(0) }), /groups\[0\]\.bases must hold one offset/],
+    ["half an offset", changed({ bases: Float64Array.of(0, 0.5, 1) }), /groups\[0\]\.bases must hold offsets/],
+    ["layers that fall", changed({ layers: Uint32Array.of(0, 2, 1) }), /layers that don't rise/],
+    ["a place outside of the pool", changed({ blockStride: 1 << 20 }), /options\.layout.*outside the pool/],
+    ["two heads at one place", changed({ headStride: 0 }), /options\.layout.*overlap/],
+    [
+      "blocks that begin anywhere",
+      { ...good, layout: { ...layout, blockBytes: 40_001 } },
+      /blockBytes must be a multiple/,
+    ],
     ["half a block", { ...good, blocks: 1.5 }, /options\.blocks must be an integer/],
     [
       "a pool of petabytes",
-      { ...good, blocks: 4_294_967_295, layout: { ...layout, headBytes: 1 << 30 } },
+      { ...good, blocks: 4_294_967_295, layout: { ...layout, blockBytes: 2 ** 40 } },
       /options\.blocks/,
     ],
     ["a short epoch", { ...good, epoch: "aa" }, /options\.epoch must be 16 hex digits/],
@@ -36,7 +49,7 @@ describe("options that are not valid are refused by name", () => {
     [
       "memory that is too small",
       { ...good, adopt: { fd: 0, offset: 0, bytes: 64 } },
-      /options\.adopt\.bytes must hold/,
+      /options\.adopt doesn't hold its blocks.*outside the pool of 64 bytes/,
     ],
     ["an odd offset", { ...good, adopt: { fd: 0, offset: 64, bytes: 1 << 30 } }, /options\.adopt\.offset/],
   ];
@@ -53,7 +66,7 @@ describe("options that are not valid are refused by name", () => {
   });
 
   it("a pool that no memory holds", async () => {
-    const huge = { ...good, blocks: 1_000_000, layout: { ...layout, headBytes: 65_536 } };
+    const huge = { ...good, blocks: 1_000_000, layout: { ...layout, blockBytes: 2 ** 26 } };
     await expect(open(huge)).rejects.toMatchObject({
       code: "POOL_UNAVAILABLE",
       message: expect.stringMatching(/leaves/),
@@ -78,9 +91,9 @@ describe("a plane", () => {
       (method: keyof NativeDataPlane, ...args: readonly unknown[]) =>
       () =>
         (plane[method] as (...all: readonly unknown[]) => unknown).apply(plane, [...args]);
-    expect(call("post", -1, 1, table, table, 0, 1, 1)).toThrow(typeError(/job must be an integer/));
-    expect(call("post", 1, 1, [0], table, 0, 1, 1)).toThrow(typeError(/sourceBlocks must be a Uint32Array/));
-    expect(call("post", 1, 1, table, table, 0, 1, Number.NaN)).toThrow(typeError(/deadlineMs/));
+    expect(call("post", -1, 1, table, table, 0, 1, 1, true, 1)).toThrow(typeError(/job must be an integer/));
+    expect(call("post", 1, 1, [0], table, 0, 1, 1, true, 1)).toThrow(typeError(/sourceBlocks must be a Uint32Array/));
+    expect(call("post", 1, 1, table, table, 0, 1, 1, true, Number.NaN)).toThrow(typeError(/deadlineMs/));
     expect(call("reach", 1, "text", 5)).toThrow(typeError(/descriptor must be a Uint8Array/));
     expect(call("renew", 1, Float64Array.of(0.5))).toThrow(typeError(/leases/));
     expect(call("grant", 2 ** 53, 1)).toThrow(typeError(/lease must be an integer/));
@@ -89,8 +102,8 @@ describe("a plane", () => {
   });
 
   it("refuses a job id that is not quiet yet", () => {
-    plane.post(1, 9, table, table, 0, 1, Number.POSITIVE_INFINITY);
-    expect(() => plane.post(1, 9, table, table, 0, 1, 1)).toThrow(typeError(/job 1 is not quiet yet/));
+    plane.post(1, 9, table, table, 0, 1, 1, true, Number.POSITIVE_INFINITY);
+    expect(() => plane.post(1, 9, table, table, 0, 1, 1, true, 1)).toThrow(typeError(/job 1 is not quiet yet/));
   });
 
   it("is told from any other object, also one that holds its methods", () => {

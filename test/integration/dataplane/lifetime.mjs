@@ -1,5 +1,6 @@
 // Brings one data plane into a state, says so, and ends this process or thread in a given way: `lifetime.mjs STATE END DIRECTORY`.
 import { parentPort, workerData } from "node:worker_threads";
+import { packedLayout } from "./packed_layout.mjs";
 import { kind, native, openPlane } from "./plane.mjs";
 
 const [state, end, socketDir] = workerData ?? process.argv.slice(2);
@@ -19,7 +20,10 @@ const peerOf = async (one) => {
 /** Each leaves the plane in its state and answers what to keep. */
 const states = {
   opening: () =>
-    native.openDataPlane({ layout, blocks: 65_536, socketDir, epoch: "00000000000000aa", check: false }, () => {}),
+    native.openDataPlane(
+      { layout: packedLayout(layout), blocks: 65_536, socketDir, epoch: "00000000000000aa", check: false },
+      () => {},
+    ),
   idle: () => openPlane(options),
   async reaching() {
     const one = await openPlane(options);
@@ -38,7 +42,7 @@ const states = {
     const one = await openPlane(options);
     one.plane.ref();
     await peerOf(one);
-    for (let job = 0; job < 20; job++) one.plane.post(job, 1, table, table, 0, blocks * 32, never);
+    for (let job = 0; job < 20; job++) one.plane.post(job, 1, table, table, 0, blocks * 32, blocks * 32, true, never);
     one.plane.unref();
     return one;
   },

@@ -4,7 +4,7 @@ import { readdirSync } from "node:fs";
 import { Worker } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
 import { loadNative } from "../../../src/native/loader.ts";
-import { layout, SocketDirectory, script } from "./peer.ts";
+import { nativeLayout, SocketDirectory, script } from "./peer.ts";
 
 /** From the moment it is asked to, nothing in flight may hold up the end for longer. */
 const END_MS_MAX = 1_000;
@@ -89,7 +89,7 @@ describe("a worker thread ends within a second and the process goes on", { retry
 
   it("and the addon still works in the main thread", async () => {
     const plane = await loadNative().openDataPlane(
-      { layout, blocks: 2, epoch: "00000000000000aa", check: false },
+      { layout: nativeLayout, blocks: 2, epoch: "00000000000000aa", check: false },
       () => {},
     );
     expect(plane.stats().jobsPosted).toBe(0);

@@ -19,7 +19,7 @@ const calls = {
     return await opened.next(kind.REACHED, peer);
   },
   post: (job, peer, source, target, from, to, deadlineMs) =>
-    opened.plane.post(job, peer, Uint32Array.from(source), Uint32Array.from(target), from, to, deadlineMs),
+    opened.plane.post(job, peer, Uint32Array.from(source), Uint32Array.from(target), from, to, to, true, deadlineMs),
   next: (wantedKind, id) => opened.next(wantedKind, id),
   stats: () => opened.plane.stats(),
   poolMaps: () =>
@@ -50,6 +50,8 @@ const calls = {
         Uint32Array.of(1, 0),
         0,
         2 * options.layout.tokensPerBlock,
+        2 * options.layout.tokensPerBlock,
+        true,
         Number.POSITIVE_INFINITY,
       );
       await one.next(kind.JOB, 1);

@@ -4,12 +4,28 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { NativeLayout } from "../../../src/native/binding.ts";
+import { nativeLayoutOf } from "../../../src/kv/placement.ts";
 
 export type CompletionRecord = readonly [number, number, number, number, number, number, number, number];
 export type Piece = readonly [offset: number, bytes: number];
 
-export const layout: NativeLayout = { layers: 3, planes: 2, heads: 2, tokensPerBlock: 32, headBytes: 96 };
+/** What `packedLayout` of plane.mjs takes. */
+export interface PackedShape {
+  readonly layers: number;
+  readonly planes: number;
+  readonly heads: number;
+  readonly tokensPerBlock: number;
+  readonly headBytes: number;
+}
+
+export const layout: PackedShape = { layers: 3, planes: 2, heads: 2, tokensPerBlock: 32, headBytes: 96 };
+
+/** The same for the addon itself. */
+export const nativeLayout = nativeLayoutOf(
+  { layers: 3, kvHeads: 2, headDim: 24, dtype: "f32", tokensPerBlock: 32, attention: "gqa" },
+  { tpRank: 0, tpSize: 1, ppRank: 0, ppSize: 1 },
+  {},
+);
 
 export const script = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
 
@@ -49,7 +65,7 @@ export class Peer implements AsyncDisposable {
     });
   }
 
-  open(options: { readonly blocks: number; readonly socketDir: string; readonly layout?: NativeLayout }) {
+  open(options: { readonly blocks: number; readonly socketDir: string; readonly layout?: PackedShape }) {
     return this.call<{ descriptor: Uint8Array; blockBytes: number; poolBytes: number }>("open", {
       layout,
       ...options,
@@ -74,7 +90,7 @@ export class Peer implements AsyncDisposable {
 
 /** Where tokens [from, to) of a sequence lie in a pool, element by element from the definition of a block's bytes. */
 export function piecesOf(
-  of: NativeLayout,
+  of: PackedShape,
   blockBytes: number,
   table: readonly number[],
   from: number,

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
+import { packedLayout } from "./packed_layout.mjs";
 
 const root = fileURLToPath(new URL("../../..", import.meta.url));
 const require = createRequire(import.meta.url);
@@ -26,7 +27,10 @@ export async function openPlane({ layout, blocks, socketDir, epoch = "0000000000
     for (let at = 0; at < batch.length; at += 10) seen.push([...batch.subarray(at, at + 10)]);
     for (const look of [...waiting]) look();
   };
-  const plane = await native.openDataPlane({ layout, blocks, socketDir, epoch, check }, onCompletions);
+  const plane = await native.openDataPlane(
+    { layout: packedLayout(layout), blocks, socketDir, epoch, check },
+    onCompletions,
+  );
   /** The next completion [kind, id, status, bytes, queuedUs, movingUs, atMs, extra] of that kind and id; each is given out once. */
   const next = (wantedKind, id) =>
     new Promise((resolve) => {

@@ -1,9 +1,11 @@
 import { readFileSync } from "node:fs";
 import type { BlockId } from "../../../src/ids.ts";
+import { nativeLayoutOf } from "../../../src/kv/placement.ts";
 import type { NativeDataPlane } from "../../../src/native/binding.ts";
 import { loadNative } from "../../../src/native/loader.ts";
 import type { Sample, Sampling } from "../../../src/worker/engine.ts";
 import { ReferenceEngine, type ReferenceEngineOptions } from "../../../src/worker/reference_engine.ts";
+import { layoutOf } from "../../../src/worker/worker_parts.ts";
 
 export const TINY = "models/tiny.gguf";
 
@@ -31,16 +33,10 @@ export class OpenedEngine implements AsyncDisposable {
   static async open(file: string, options: ReferenceEngineOptions & { blocks?: number } = {}): Promise<OpenedEngine> {
     const { blocks = 64, ...engineOptions } = options;
     const engine = await ReferenceEngine.load(file, engineOptions);
-    const { layers, kvHeads, headDim, tokensPerBlock, dtype } = engine.geometry;
+    const place = { tpRank: 0, tpSize: 1, ppRank: 0, ppSize: 1 };
     const plane = await loadNative().openDataPlane(
       {
-        layout: {
-          layers,
-          planes: 2,
-          heads: kvHeads,
-          tokensPerBlock,
-          headBytes: headDim * (dtype === "f32" ? 4 : 2),
-        },
+        layout: nativeLayoutOf(layoutOf(engine.geometry), place, {}),
         blocks,
         epoch: "00000000000000aa",
         check: false,

@@ -1,5 +1,15 @@
 import { describe, expect, it } from "vitest";
-import { neededRanks, placeOf, rankOf, ranksOf, readersOf, shareOf, unneededRanks } from "../../../src/kv/ranks.ts";
+import {
+  neededRanks,
+  type ParallelSizes,
+  partOf,
+  placeOf,
+  rankOf,
+  ranksOf,
+  readersOf,
+  shareOf,
+  unneededRanks,
+} from "../../../src/kv/ranks.ts";
 
 const models = [
   { layers: 1, kvHeads: 1 },
@@ -11,17 +21,18 @@ const models = [
 ];
 const sizes = [1, 2, 3, 4, 8];
 
-/** All instances that can hold a model. */
-const instances = ({ layers, kvHeads }: (typeof models)[number]) =>
-  sizes
-    .filter((tpSize) => kvHeads % tpSize === 0 || tpSize % kvHeads === 0)
-    .flatMap((tpSize) => sizes.filter((ppSize) => ppSize <= layers).map((ppSize) => ({ tpSize, ppSize })));
+/** All instances that can hold a model, one with stages of its own among them. */
+const instances = ({ layers }: (typeof models)[number]): readonly ParallelSizes[] => [
+  ...sizes.flatMap((tpSize) => sizes.filter((ppSize) => ppSize <= layers).map((ppSize) => ({ tpSize, ppSize }))),
+  ...(layers < 3 ? [] : [{ tpSize: 2, ppSize: 2, pipeline: [layers - 1, 1] }]),
+];
 
 describe("the shares of an instance's ranks", () => {
   it("cover every layer and head, each as often as there are replicas, and number the ranks stage by stage", () => {
     for (const model of models) {
       for (const instance of instances(model)) {
         const copies = Math.max(1, instance.tpSize / model.kvHeads);
+        const counts = new Set([Math.floor(copies), Math.ceil(copies)]);
         const held = new Map<string, number>();
         for (const rank of ranksOf(instance)) {
           const place = placeOf(rank, instance);
@@ -34,7 +45,7 @@ describe("the shares of an instance's ranks", () => {
           }
         }
         expect(held.size).toBe(model.layers * model.kvHeads);
-        expect(new Set(held.values())).toEqual(new Set([copies]));
+        for (const count of held.values()) expect(counts).toContain(count);
       }
     }
   });
@@ -50,11 +61,35 @@ describe("the shares of an instance's ranks", () => {
     ]);
   });
 
-  it("are refused, with the sizes, where heads or layers can't be spread", () => {
-    const place = (tpSize: number, ppSize: number) => ({ tpRank: 0, tpSize, ppRank: 0, ppSize });
-    expect(() => shareOf({ layers: 4, kvHeads: 3 }, place(2, 1))).toThrow(/tpSize 2.*3 KV heads/);
-    expect(() => shareOf({ layers: 4, kvHeads: 4 }, place(6, 1))).toThrow(/tpSize 6/);
-    expect(() => shareOf({ layers: 4, kvHeads: 4 }, place(1, 5))).toThrow(/ppSize 5.*4 layers/);
+  it("give the first ranks the heads that are left over, and replicas of a head to neighbours", () => {
+    const heads = (kvHeads: number, tpSize: number) =>
+      Array.from({ length: tpSize }, (_, tpRank) => {
+        const { from, to } = shareOf({ layers: 1, kvHeads }, { tpRank, tpSize, ppRank: 0, ppSize: 1 }).heads;
+        return `${from}-${to - 1}`;
+      });
+    expect(heads(8, 3)).toEqual(["0-2", "3-5", "6-7"]);
+    expect(heads(2, 4)).toEqual(["0-0", "0-0", "1-1", "1-1"]);
+    expect(heads(2, 3)).toEqual(["0-0", "0-0", "1-1"]);
+  });
+
+  it("are the stages that the pipeline lists", () => {
+    const layers = [0, 1, 2].map(
+      (ppRank) =>
+        shareOf({ layers: 10, kvHeads: 1 }, { tpRank: 0, tpSize: 1, ppRank, ppSize: 3, pipeline: [5, 1, 4] }).layers,
+    );
+    expect(layers).toEqual([
+      { from: 0, to: 5 },
+      { from: 5, to: 6 },
+      { from: 6, to: 10 },
+    ]);
+  });
+
+  it("are refused, with the sizes, where layers can't be spread", () => {
+    const place = { tpRank: 0, tpSize: 1, ppRank: 0 };
+    expect(() => shareOf({ layers: 4, kvHeads: 4 }, { ...place, ppSize: 5 })).toThrow(/ppSize 5.*4 layers/);
+    for (const pipeline of [[4], [1, 2], [1, 1, 2]]) {
+      expect(() => shareOf({ layers: 4, kvHeads: 4 }, { ...place, ppSize: 2, pipeline })).toThrow(/pipeline \[/);
+    }
   });
 });
 
@@ -64,7 +99,7 @@ describe("the ranks that a reader pulls from", () => {
   );
 
   it("hold its share together, each head of each layer once, and none is asked in vain", () => {
-    expect(pairs.length).toBeGreaterThan(500);
+    expect(pairs.length).toBeGreaterThan(1500);
     const wrong: unknown[] = [];
     for (const { model, sender, reader } of pairs) {
       for (const rank of ranksOf(reader)) {
@@ -84,6 +119,47 @@ describe("the ranks that a reader pulls from", () => {
           const headsMeet = heads.from < wanted.heads.to && wanted.heads.from < heads.to;
           if (!layersMeet || !headsMeet) wrong.push({ model, sender, reader, rank, layers, heads });
         }
+      }
+    }
+    expect(wrong).toEqual([]);
+  });
+
+  it("give it groups without heads once for each of its layers", () => {
+    const wrong: unknown[] = [];
+    for (const { model, sender, reader } of pairs) {
+      for (const rank of ranksOf(reader)) {
+        const place = placeOf(rank, reader);
+        const givers = neededRanks(model, place, sender)
+          .map((other) => partOf(model, place, placeOf(other, sender)))
+          .filter(({ replicated }) => replicated);
+        const { layers } = shareOf(model, place);
+        const given = givers.flatMap((part) =>
+          Array.from({ length: part.layers.to - part.layers.from }, (_, at) => part.layers.from + at),
+        );
+        const wanted = Array.from({ length: layers.to - layers.from }, (_, at) => layers.from + at);
+        if (given.sort((left, right) => left - right).join() !== wanted.join())
+          wrong.push({ model, sender, reader, rank });
+      }
+    }
+    expect(wrong).toEqual([]);
+  });
+
+  it("are each asked by as many as the other replicas of their head, give or take one", () => {
+    const wrong: unknown[] = [];
+    for (const { model, sender, reader } of pairs) {
+      const asked = new Map<string, number[]>();
+      for (const rank of ranksOf(sender)) {
+        const place = placeOf(rank, sender);
+        const { layers, heads } = shareOf(model, place);
+        if (sender.tpSize <= model.kvHeads) continue;
+        const readers = ranksOf(reader).filter((one) =>
+          neededRanks(model, placeOf(one, reader), sender).includes(rank),
+        );
+        const key = `${layers.from} ${heads.from}`;
+        asked.set(key, [...(asked.get(key) ?? []), readers.length]);
+      }
+      for (const [key, counts] of asked) {
+        if (Math.max(...counts) - Math.min(...counts) > 1) wrong.push({ model, sender, reader, key, counts });
       }
     }
     expect(wrong).toEqual([]);

@@ -1,6 +1,7 @@
 import type { BlockId } from "../../../src/ids.ts";
 import type {
   DataPlane,
+  DigestRequest,
   PlaneLease,
   PlanePeer,
   PlaneRead,
@@ -85,7 +86,7 @@ export class VirtualPlane implements DataPlane {
   /** Answered by a test, in any order. */
   readonly digests: { readonly ranges: readonly number[]; readonly done: (digests: Uint8Array) => void }[] = [];
 
-  digest(_blocks: Uint32Array, ranges: Uint32Array, done: (digests: Uint8Array) => void): void {
+  digest({ ranges }: DigestRequest, done: (digests: Uint8Array) => void): void {
     this.digests.push({ ranges: [...ranges], done });
   }
 

@@ -273,7 +273,7 @@ TEST("what is submitted under a cork is served when it is drawn, all of it") {
 
 TEST("an owner that has worked polls for a while, serves what comes then, and sleeps after that") {
   const Directory directory;
-  Plane plane(directory.path, 64, {4, 2, 2, 32, 128}, Millis(20));
+  Plane plane(directory.path, 64, test::Hnd(4, 2, 2, 32, 128), Millis(20));
   for (uint64_t timer = 0; timer < 100; ++timer) {
     plane.Do(Command::Kind::kSetTimer, timer, 1);
     CHECK_EQ(plane.Next(CompletionKind::kTimer)[1], static_cast<double>(timer));

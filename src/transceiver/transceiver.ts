@@ -32,7 +32,7 @@ import { NativePlane } from "./native_plane.ts";
 import type { SessionObserver } from "./observer.ts";
 import type { Offer } from "./offer.ts";
 import { Offers } from "./offers.ts";
-import { decodeState, encodeState } from "./opaque_state.ts";
+import { decodeState, encodeState, type OpaqueState } from "./opaque_state.ts";
 import { type ResolvedOptions, resolveOptions } from "./open_options.ts";
 import { PeerRanks, RANKS_LIMIT } from "./peer_ranks.ts";
 import { layoutDigest } from "./proof.ts";

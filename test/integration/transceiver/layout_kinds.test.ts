@@ -1,0 +1,146 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { requestId } from "../../../src/ids.ts";
+import type { BlockOrder } from "../../../src/kv/placement.ts";
+import { Layout } from "../../../src/layout.ts";
+import { type InstanceOptions, KvInstance } from "../../../src/transceiver/instance.ts";
+import { findWrongPlaced, type PlacedKv, writePlaced } from "./placed_kv.ts";
+
+const BLOCKS = 40;
+let socketDir: string;
+beforeAll(() => {
+  socketDir = mkdtempSync(join(tmpdir(), "kvt-kinds-"));
+});
+afterAll(() => rmSync(socketDir, { recursive: true, force: true }));
+
+type Shape = readonly [tp: number, pp: number, tokensPerBlock: number, order: BlockOrder];
+
+class Placed implements PlacedKv, AsyncDisposable {
+  readonly kv: KvInstance;
+  readonly pool: InstanceOptions["pool"];
+
+  private constructor(kv: KvInstance, pool: InstanceOptions["pool"]) {
+    this.kv = kv;
+    this.pool = pool;
+  }
+
+  static async open(layout: object, [tpSize, ppSize, tokensPerBlock, order]: Shape): Promise<Placed> {
+    const pool = { memory: "host", blocks: BLOCKS, order } as const;
+    const whole = Layout.parse({ ...layout, tokensPerBlock });
+    return new Placed(await KvInstance.open({ layout: whole, tpSize, ppSize, pool, socketDir, verify: "full" }), pool);
+  }
+
+  blocks(tokens: number) {
+    return this.kv.pool.allocate(Math.ceil(tokens / this.kv.layout.tokensPerBlock));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.kv.close();
+  }
+}
+
+const plain = { layers: 6, kvHeads: 4, headDim: 8, dtype: "fp8_e5m2" };
+/** What a model may keep, and whether its blocks must have one size. */
+const kinds: Record<string, { readonly layout: object; readonly oneSize?: boolean }> = {
+  "K and V": { layout: plain },
+  "one latent for all heads": { layout: { ...plain, attention: "mla", kvHeads: 1, headDim: 36, dtype: "bf16" } },
+  "one latent and the keys of an indexer": {
+    layout: {
+      ...plain,
+      attention: "mla",
+      kvHeads: 1,
+      groups: [
+        { name: "latent", kind: "latent", bytesPerToken: 72 },
+        { name: "indexer", kind: "latent", layers: [1, 2, 5], bytesPerToken: 13 },
+      ],
+    },
+  },
+  "K and V with scales of each head and a latent beside them": {
+    layout: {
+      ...plain,
+      groups: [
+        { name: "kv", kind: "kv" },
+        { name: "scales", kind: "scales", bytesPerToken: 32 },
+        { name: "latent", kind: "latent", layers: [0, 5], bytesPerToken: 10 },
+      ],
+    },
+  },
+  "scales of a whole block": {
+    oneSize: true,
+    layout: {
+      ...plain,
+      groups: [
+        { name: "kv", kind: "kv" },
+        { name: "scales", kind: "scales", bytesPerBlock: 32 },
+      ],
+    },
+  },
+  "layers with a window among others": {
+    layout: {
+      ...plain,
+      groups: [
+        { name: "full", kind: "kv", layers: [0, 3] },
+        { name: "local", kind: "kv", layers: [1, 2, 4, 5], window: 20 },
+      ],
+    },
+  },
+};
+
+const shapes: readonly Shape[] = [
+  [1, 1, 8, "HND"],
+  [2, 2, 8, "NHD"],
+  [3, 1, 16, "HND"],
+  [8, 3, 4, "NHD"],
+];
+
+const requests: readonly (readonly [tokens: number, skipTokens: number])[] = [
+  [61, 0],
+  [64, 24],
+  [30, 13],
+];
+
+/** Moves some requests, the first of them while its prefill goes on. */
+async function moveAll(context: Placed, generation: Placed): Promise<void> {
+  for (const [number, [tokens, skipTokens]] of requests.entries()) {
+    const source = context.blocks(tokens);
+    const ready = number === 0 ? 21 : tokens;
+    writePlaced(context, number, source.ids, 0, ready);
+    const sending = context.kv.send({ requestId: requestId(number + 1), tokens, blocks: source, ready });
+    const target = generation.blocks(tokens);
+    writePlaced(generation, number, target.ids, 0, skipTokens);
+    const receiving = generation.kv.receive({ state: sending.state, blocks: target, skipTokens });
+    if (ready < tokens) {
+      for await (const arrived of receiving.progress) if (arrived >= ready) break;
+      writePlaced(context, number, source.ids, ready, tokens);
+      sending.ready(tokens);
+    }
+    source.release();
+    await Promise.all([receiving.done, sending.done]);
+    await receiving.released;
+    expect(findWrongPlaced(generation, number, target.ids, [0, tokens], tokens)).toBeNull();
+    target.release();
+  }
+  for (const { kv } of [context, generation]) {
+    expect(kv.pool.free).toBe(BLOCKS);
+    expect(kv.stats()).toMatchObject({
+      sends: { open: 0, failed: 0 },
+      receives: { open: 0, failed: 0 },
+      mismatches: 0,
+    });
+  }
+}
+
+describe.each(Object.entries(kinds))("%s", (_name, { layout, oneSize = false }) => {
+  it("arrives in every rank of instances of any shape and order", async () => {
+    const all = await Promise.all(
+      shapes.map(([tp, pp, size, order]) => Placed.open(layout, [tp, pp, oneSize ? 8 : size, order])),
+    );
+    try {
+      for (const context of all) for (const generation of all) await moveAll(context, generation);
+    } finally {
+      await Promise.all(all.map((one) => one[Symbol.asyncDispose]()));
+    }
+  });
+});

@@ -1,12 +1,14 @@
 import { expect, it } from "vitest";
 import { newEpoch } from "../../../src/ids.ts";
+import { nativeLayoutOf } from "../../../src/kv/placement.ts";
 import { loadNative } from "../../../src/native/loader.ts";
 import { NativePlane } from "../../../src/transceiver/native_plane.ts";
 
 const COUNT = 2_000;
 
 function open(): Promise<NativePlane> {
-  const layout = { layers: 1, planes: 2, heads: 1, tokensPerBlock: 4, headBytes: 64 };
+  const shape = { layers: 1, kvHeads: 1, headDim: 16, dtype: "f32", tokensPerBlock: 4, attention: "gqa" } as const;
+  const layout = nativeLayoutOf(shape, { tpRank: 0, tpSize: 1, ppRank: 0, ppSize: 1 }, {});
   return NativePlane.open(loadNative(), { layout, blocks: 16, epoch: newEpoch(), check: false });
 }
 

@@ -174,7 +174,10 @@ export class ServedConnection implements ChannelListener {
       return;
     }
     this.#number = hello.connection;
-    if (!context.receivers.welcome(hello.re, this)) {
+    // Meant for an earlier start of this side, it learns of this one by WELCOME. What it names says nothing about our offers, and the
+    // connection that leads to us stays the one that is used (I6).
+    const isForUs = hello.se === context.epoch;
+    if (isForUs && !context.receivers.welcome(hello.re, this)) {
       this.#channel.close("an older connection of this receiver");
       return;
     }
@@ -185,7 +188,7 @@ export class ServedConnection implements ChannelListener {
     this.#instance = hello.instance;
     this.#isMember = this.#local || hello.key === "secret";
     this.#sameLayout = hello.layoutDigest === context.layoutDigest;
-    context.offers.hello(hello.re, hello.live);
+    if (isForUs) context.offers.hello(hello.re, hello.live);
     this.send({
       type: "WELCOME",
       se: context.epoch,

@@ -31,7 +31,7 @@ import { refusedError } from "./refused_error.ts";
 import { Settled } from "./settled.ts";
 import { type TransferPhase, TransferTimes } from "./transfer_times.ts";
 import { cellOf } from "./transition.ts";
-import { blockAt, DigestComparison, rangesToVerify, type VerifyMode } from "./verification.ts";
+import { DigestComparison, rangesToVerify, type VerifyMode } from "./verification.ts";
 
 const ATTEMPTS = 3;
 
@@ -568,14 +568,14 @@ export class ReceiverSession implements LinkUser, PullWaiter {
     this.#around.countMismatches(1 + more.length);
     const repeatable = !this.#differed && !this.#senderGone;
     this.#differed = true;
-    const { tokens } = this.offer;
-    const theirs = this.#mustLink().tokensPerBlock;
+    const index = Math.floor(first.from / this.#mustLink().tokensPerBlock);
+    const block = this.#blocks.ids[Math.floor(first.from / this.#around.tokensPerBlock)] ?? "?";
     const error = new KvError("DIGEST_MISMATCH", {
       transfer: this.#transferId,
       peer: this.offer.peer,
-      index: Math.floor(first.from / theirs),
-      block: blockAt(this.#blocks.ids, first.from, tokens, this.#around.tokensPerBlock) ?? "?",
-      source: blockAt(this.#source, first.from, tokens, theirs) ?? "?",
+      index,
+      block,
+      source: this.#source[Math.floor(first.from / this.#mustLink().tokensPerBlock)] ?? "?",
       from: first.from,
       to: first.to,
       more: more.length,

@@ -1,4 +1,5 @@
 import type { BlockId } from "../../src/ids.ts";
+import type { RankShare } from "../../src/kv/ranks.ts";
 
 /** Part of a block: `[from, to)` are places in the block, `block` is the index in the block table. */
 export interface Piece {
@@ -14,6 +15,8 @@ export class SimMemory {
   readonly #generations: Uint32Array;
   readonly #broken: (what: string) => void;
   #garbage = 0;
+  /** Rises with every change. */
+  version = 0;
 
   constructor(blocks: number, tokensPerBlock: number, broken: (what: string) => void) {
     this.tokensPerBlock = tokensPerBlock;
@@ -27,22 +30,30 @@ export class SimMemory {
   }
 
   freed(ids: readonly BlockId[]): void {
+    this.version++;
     for (const id of ids) {
       this.#generations[id] = this.generationOf(id) + 1;
       this.#content.fill(--this.#garbage, id * this.tokensPerBlock, (id + 1) * this.tokensPerBlock);
     }
   }
 
+  /** Given to somebody else as a whole. */
+  spoil(): void {
+    this.version++;
+    this.#content.fill(--this.#garbage);
+  }
+
   write(table: readonly BlockId[], token: number, value: number): void {
+    this.version++;
     this.#content[this.#place(table, token)] = value;
   }
 
-  read(table: readonly BlockId[], token: number): number {
+  read(table: ArrayLike<number>, token: number): number {
     return this.#content[this.#place(table, token)] ?? 0;
   }
 
-  #place(table: readonly BlockId[], token: number): number {
-    const block = table[Math.floor(token / this.tokensPerBlock)] as BlockId;
+  #place(table: ArrayLike<number>, token: number): number {
+    const block = table[Math.floor(token / this.tokensPerBlock)] ?? 0;
     return block * this.tokensPerBlock + (token % this.tokensPerBlock);
   }
 
@@ -59,17 +70,18 @@ export class SimMemory {
 
   /** One token of a block is not what was read. */
   flip(block: BlockId, place: number): void {
+    this.version++;
     const at = block * this.tokensPerBlock + place;
     this.#content[at] = (this.#content[at] ?? 0) ^ 1;
   }
 
   /** Of each pair of tokens in `ranges`, 8 bytes, as the data plane gives them. */
-  digests(table: Uint32Array, ranges: Uint32Array): Uint8Array {
+  digests(table: Uint32Array, ranges: Uint32Array, part: RankShare | undefined): Uint8Array {
     const digests = new DataView(new ArrayBuffer(4 * ranges.length));
     for (let at = 0; at < ranges.length; at += 2) {
-      let hash = 1;
+      let hash = 1 + (part?.heads.from ?? 0) * 16 + (part?.heads.to ?? 0);
       for (let token = ranges[at] ?? 0; token < (ranges[at + 1] ?? 0); token++) {
-        hash = Math.imul(hash ^ this.read([...table] as BlockId[], token), 0x9e3779b1);
+        hash = Math.imul(hash ^ this.read(table, token), 0x9e3779b1);
       }
       digests.setInt32(4 * at, hash);
     }
@@ -81,6 +93,7 @@ export class SimMemory {
     if (this.generationOf(target) !== generation) {
       this.#broken(`I3: a read wrote block ${target} after it was given back`);
     }
+    this.version++;
     const start = source * this.tokensPerBlock;
     this.#content.set(
       from.#content.subarray(start + piece.from, start + piece.to),

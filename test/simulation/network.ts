@@ -1,7 +1,7 @@
 import { EventEmitter } from "node:events";
 import type { Socket } from "node:net";
 import type { SimProcess } from "./process.ts";
-import type { Random } from "./random.ts";
+import type { Noise } from "./random.ts";
 import type { VirtualTime } from "./virtual_time.ts";
 
 /** One end of a simulated connection: what FrameChannel uses of a socket, with bytes that take their time. */
@@ -9,7 +9,7 @@ export class SimSocket extends EventEmitter {
   readonly connection: Connection;
   readonly owner: SimProcess;
   writableLength = 0;
-  #destroyed = false;
+  destroyed = false;
   #ended = false;
 
   constructor(connection: Connection, owner: SimProcess) {
@@ -30,29 +30,37 @@ export class SimSocket extends EventEmitter {
     return this;
   }
 
+  pause(): this {
+    return this;
+  }
+
+  resume(): this {
+    return this;
+  }
+
   write(bytes: Uint8Array): boolean {
-    if (!this.#destroyed && !this.#ended) this.connection.carry(this, { bytes: Uint8Array.from(bytes) });
+    if (!this.destroyed && !this.#ended) this.connection.carry(this, { bytes: Uint8Array.from(bytes) });
     return true;
   }
 
   end(done?: () => void): void {
-    if (this.#ended || this.#destroyed) return;
+    if (this.#ended || this.destroyed) return;
     this.#ended = true;
     this.connection.carry(this, { end: true });
     done?.();
   }
 
   destroy(): void {
-    if (this.#destroyed) return;
-    this.#destroyed = true;
+    if (this.destroyed) return;
+    this.destroyed = true;
     this.connection.carry(this, { end: true });
   }
 
   /** What arrived is read when the process gets to it. */
   arrive(parcel: Parcel): void {
     this.owner.soon(() => {
-      if (this.#destroyed) return;
-      if (parcel.bytes !== undefined) this.emit("data", parcel.bytes);
+      if (this.destroyed) return;
+      if (parcel.bytes !== undefined) this.connection.reading(this, () => this.emit("data", parcel.bytes));
       else this.emit("close");
     });
   }
@@ -63,59 +71,124 @@ interface Parcel {
   readonly end?: boolean;
 }
 
-/** Two ends, in order each way. A cut loses what is under way, and each side learns of it when it likes. */
+interface Way {
+  /** Under way, in order. */
+  readonly parcels: { readonly at: number; readonly parcel: Parcel }[];
+  arrivalMs: number;
+  stalledUntilMs: number;
+  /** Parcels that will arrive twice. */
+  doubled: number;
+}
+
+const newWay = (): Way => ({ parcels: [], arrivalMs: 0, stalledUntilMs: 0, doubled: 0 });
+
+export interface ConnectionOptions {
+  readonly time: VirtualTime;
+  readonly noise: Noise;
+  readonly latencyMs: number;
+  readonly left: SimProcess;
+  readonly right: SimProcess;
+  /** Around the reading of each parcel from the other end. */
+  reading?(at: SimSocket, read: () => void): void;
+}
+
+/** Two ends, in order each way. */
 export class Connection {
-  readonly #time: VirtualTime;
-  readonly #random: Random;
-  readonly #latencyMs: number;
+  readonly #options: ConnectionOptions;
   readonly left: SimSocket;
   readonly right: SimSocket;
-  readonly #arrival = new Map<SimSocket, number>();
-  readonly #stalledUntil = new Map<SimSocket, number>();
+  readonly #ways: ReadonlyMap<SimSocket, Way>;
   #cut = false;
+  #silent = false;
 
-  constructor(time: VirtualTime, random: Random, latencyMs: number, left: SimProcess, right: SimProcess) {
-    this.#time = time;
-    this.#random = random;
-    this.#latencyMs = latencyMs;
-    this.left = new SimSocket(this, left);
-    this.right = new SimSocket(this, right);
+  constructor(options: ConnectionOptions) {
+    this.#options = options;
+    this.left = new SimSocket(this, options.left);
+    this.right = new SimSocket(this, options.right);
+    this.#ways = new Map([
+      [this.left, newWay()],
+      [this.right, newWay()],
+    ]);
   }
 
   get over(): boolean {
     return this.#cut;
   }
 
-  carry(from: SimSocket, parcel: Parcel): void {
-    if (this.#cut) return;
-    const to = from === this.left ? this.right : this.left;
-    const earliest = Math.max(this.#arrival.get(to) ?? 0, this.#stalledUntil.get(from) ?? 0);
-    const at = Math.max(earliest, this.#time.now + this.#random.delay(this.#latencyMs));
-    this.#arrival.set(to, at);
-    this.#time.at(at, () => {
-      // Later than it was sent: a stall that began meanwhile holds it up too.
-      const stalled = this.#stalledUntil.get(from) ?? 0;
-      if (this.#cut && parcel.end !== true) return;
-      if (stalled > this.#time.now) this.#time.at(stalled, () => this.#deliver(to, parcel));
-      else this.#deliver(to, parcel);
+  endOf(process: SimProcess): SimSocket {
+    return this.left.owner === process ? this.left : this.right;
+  }
+
+  otherEnd(end: SimSocket): SimSocket {
+    return end === this.left ? this.right : this.left;
+  }
+
+  /** From each side, the first parcel that has not arrived. */
+  underWay(): [SimSocket, Uint8Array][] {
+    return [this.left, this.right].flatMap((side): [SimSocket, Uint8Array][] => {
+      const bytes = this.#wayFrom(side).parcels.find(({ parcel }) => parcel.bytes !== undefined)?.parcel.bytes;
+      return bytes === undefined ? [] : [[side, bytes]];
     });
   }
 
-  #deliver(to: SimSocket, parcel: Parcel): void {
-    if (this.#cut && parcel.end !== true) return;
-    to.arrive(parcel);
+  reading(at: SimSocket, read: () => void): void {
+    if (this.#options.reading === undefined) read();
+    else this.#options.reading(at, read);
+  }
+
+  #wayFrom(side: SimSocket): Way {
+    return this.#ways.get(side) as Way;
+  }
+
+  carry(from: SimSocket, parcel: Parcel): void {
+    if (this.#cut || this.#silent) return;
+    const { time, noise, latencyMs } = this.#options;
+    const to = this.otherEnd(from);
+    const way = this.#wayFrom(from);
+    const at = Math.max(way.arrivalMs, way.stalledUntilMs, time.now + noise.delay(latencyMs));
+    way.arrivalMs = at;
+    const times = way.doubled > 0 && parcel.bytes !== undefined ? 2 : 1;
+    way.doubled -= times - 1;
+    for (let turn = 0; turn < times; turn++) way.parcels.push({ at, parcel });
+    time.at(at, () => this.#deliver(way, to));
+  }
+
+  /** All that is due, unless a stall holds it up that began after it was sent. */
+  #deliver(way: Way, to: SimSocket): void {
+    const { time } = this.#options;
+    const first = way.parcels[0];
+    if (first === undefined || first.at > time.now) return;
+    if (way.stalledUntilMs > time.now) {
+      time.at(way.stalledUntilMs, () => this.#deliver(way, to));
+      return;
+    }
+    way.parcels.shift();
+    if (!this.#silent && (!this.#cut || first.parcel.end === true)) to.arrive(first.parcel);
+    this.#deliver(way, to);
   }
 
   /** Bytes from `side` on are held until then. */
   stall(side: SimSocket, untilMs: number): void {
-    this.#stalledUntil.set(side, untilMs);
+    this.#wayFrom(side).stalledUntilMs = untilMs;
   }
 
+  /** What `side` writes next arrives twice: no TCP does this, but a broken peer may. */
+  double(side: SimSocket, parcels: number): void {
+    this.#wayFrom(side).doubled = parcels;
+  }
+
+  /** Half open: nothing arrives any more, and nobody is told. */
+  silence(): void {
+    this.#silent = true;
+  }
+
+  /** What is under way is lost, and each side learns of it when it likes. */
   cut(): void {
     if (this.#cut) return;
     this.#cut = true;
+    const { time, noise, latencyMs } = this.#options;
     for (const end of [this.left, this.right]) {
-      this.#time.after(this.#random.delay(this.#latencyMs * 50), () => end.arrive({ end: true }));
+      time.after(noise.delay(latencyMs * 50), () => end.arrive({ end: true }));
     }
   }
 }

@@ -27,6 +27,24 @@ interface SimPeer extends PlanePeer {
   released: boolean;
 }
 
+/** A read whose bytes may still move. */
+interface RunningRead {
+  readonly target: Uint32Array;
+  readonly fromToken: number;
+  readonly toToken: number;
+  /** Its session has heard how it ended; the bytes may still move, after a cancel. */
+  told: boolean;
+}
+
+/** What the next reads of a process suffer: how many of each. */
+export interface ReadFaults {
+  hang: number;
+  fail: number;
+  flip: number;
+  slow: number;
+  digest: number;
+}
+
 /**
  * The data plane in virtual time, as native/dataplane behaves: commands reach an owner thread after a while, in order; what it decides
  * reaches JavaScript after a while, in order; bytes move block by block at moments of their own, and may move late or never.
@@ -35,11 +53,14 @@ export class SimPlane implements DataPlane {
   readonly #world: World;
   readonly #process: SimProcess;
   readonly descriptor: Uint8Array;
+  readonly faults: ReadFaults = { hang: 0, fail: 0, flip: 0, slow: 0, digest: 0 };
   readonly #commands: (() => void)[] = [];
   readonly #completions: (() => void)[] = [];
+  readonly #running = new Set<RunningRead>();
+  #starvedUntil = 0;
   #leasesHeld = 0;
+  #timers = 0;
   #holds = 0;
-  unquietReads = 0;
 
   constructor(world: World, process: SimProcess) {
     this.#world = world;
@@ -55,17 +76,32 @@ export class SimPlane implements DataPlane {
     return this.#leasesHeld;
   }
 
-  nowMs(): number {
-    return this.#process.clock();
+  /** Neither fired nor cleared. */
+  get timers(): number {
+    return this.#timers;
   }
 
-  /** To the owner thread, in the order of the calls. Now and then it gets no CPU for so long that a whole lease could have passed. */
+  /** Reads that may still touch their blocks. */
+  get running(): ReadonlySet<RunningRead> {
+    return this.#running;
+  }
+
+  nowMs(): number {
+    return this.#process.clock.nowMs();
+  }
+
+  /** The owner thread gets no CPU until then: so long that a whole lease may pass. */
+  starve(untilMs: number): void {
+    this.#starvedUntil = untilMs;
+  }
+
+  /** To the owner thread, in the order of the calls. */
   #command(run: () => void): void {
     this.#commands.push(run);
     if (this.#commands.length > 1) return;
-    const { random, delays, faults, limits } = this.#world;
-    const starved = faults.chance("starvedOwner") ? random.between(0, limits.leaseMs * 2) : 0;
-    this.#process.later(random.delay(delays.command) + starved, () => {
+    const { time, delays } = this.#world;
+    const starved = Math.max(0, this.#starvedUntil - time.now);
+    this.#process.later(this.#process.noise.delay(delays.owner) + starved, () => {
       for (const command of this.#commands.splice(0)) command();
     });
   }
@@ -74,7 +110,7 @@ export class SimPlane implements DataPlane {
   #complete(run: () => void): void {
     this.#completions.push(run);
     if (this.#completions.length > 1) return;
-    this.#process.later(this.#world.random.delay(this.#world.delays.completion), () => {
+    this.#process.later(this.#process.noise.delay(this.#world.delays.owner * 4), () => {
       for (const completion of this.#completions.splice(0)) completion();
     });
   }
@@ -135,24 +171,27 @@ export class SimPlane implements DataPlane {
   }
 
   timer(atMs: number, fire: () => void): PlaneTimer {
-    let cleared = false;
+    let over = false;
+    this.#timers++;
+    const clear = (): void => {
+      if (!over) this.#timers--;
+      over = true;
+    };
     this.#process.atClock(atMs, () => {
-      if (cleared) return;
+      if (over) return;
       this.#complete(() => {
-        if (cleared) return;
-        cleared = true;
+        if (over) return;
+        clear();
         fire();
       });
     });
-    return {
-      clear: () => {
-        cleared = true;
-      },
-    };
+    return { clear };
   }
 
   reach(descriptor: Uint8Array, timeoutMs: number, listener: ReachListener): PlanePeer {
     const target = this.#world.processOf(new TextDecoder().decode(descriptor));
+    const { noise } = this.#process;
+    const { network } = this.#world.delays;
     const peer: SimPeer = {
       target,
       released: false,
@@ -175,10 +214,11 @@ export class SimPlane implements DataPlane {
         tell("its socket for the exchange of memory is gone");
         return;
       }
-      target.later(this.#world.random.delay(this.#world.delays.network), () => {
+      target.later(noise.delay(network), () => {
         this.#process.soon(() => tell(null));
+        if (!this.#world.deathsAreSeen) return;
         target.onDeath(() => {
-          this.#process.later(this.#world.random.delay(this.#world.delays.network * 20), () =>
+          this.#process.later(noise.delay(network * 20), () =>
             this.#complete(() => {
               if (!peer.released && told) listener.dead();
             }),
@@ -189,10 +229,11 @@ export class SimPlane implements DataPlane {
     return peer;
   }
 
-  digest({ blocks, ranges }: DigestRequest, done: (digests: Uint8Array) => void): void {
+  digest({ blocks, ranges, part }: DigestRequest, done: (digests: Uint8Array) => void): void {
+    const slow = this.#suffers("digest") ? 1 + 60 * this.#process.noise.unit() : 1;
     this.#command(() =>
-      this.#process.later(this.#world.random.delay(this.#world.delays.copy), () => {
-        const digests = this.#process.memory.digests(blocks, ranges);
+      this.#process.later(this.#process.noise.delay(this.#world.delays.copy * slow), () => {
+        const digests = this.#process.memory.digests(blocks, ranges, part);
         this.#complete(() => done(digests));
       }),
     );
@@ -200,35 +241,48 @@ export class SimPlane implements DataPlane {
 
   expectRead(): void {}
 
+  #suffers(kind: keyof ReadFaults): boolean {
+    if (this.faults[kind] === 0) return false;
+    this.faults[kind]--;
+    return true;
+  }
+
   read(request: ReadRequest, listener: ReadListener): PlaneRead {
-    const { random, delays, faults } = this.#world;
+    const { delays, limits } = this.#world;
+    const { noise, memory } = this.#process;
     const source = (request.peer as SimPeer).target;
+    const { target: into, fromToken, toToken } = request;
+    const running: RunningRead = { target: into, fromToken, toToken, told: false };
+    this.#world.oracle.readPosted(this.#process, running);
+    this.#running.add(running);
     let ended = false;
     let stopped = false;
+    let movedMs = this.nowMs();
     const end = (status: ReadStatus, bytes: number): void => {
       if (ended) return;
       ended = true;
-      // The owner reads its clock after the poll that saw the end.
-      const atMs = this.nowMs();
-      this.#complete(() =>
-        listener.ended({ status, bytes, movingMs: 1, atMs, path: "shared_memory", runs: 1, pieces: 1 }),
-      );
+      if (status === "ok" && source !== null) this.#world.oracle.readSeen(this.#process, running, source);
+      const atMs = this.#world.defects.has("clock before poll") ? movedMs : this.nowMs();
+      this.#complete(() => {
+        running.told = true;
+        listener.ended({ status, bytes, movingMs: 1, atMs, path: "shared_memory", runs: 1, pieces: 1 });
+      });
     };
-    this.unquietReads++;
     const quiet = (): void =>
       this.#complete(() => {
-        this.unquietReads--;
+        this.#running.delete(running);
         listener.quiet();
       });
     const generations = new Map<number, number>();
-    for (const id of request.target) generations.set(id, this.#process.memory.generationOf(id as BlockId));
+    for (const id of request.target) generations.set(id, memory.generationOf(id as BlockId));
 
-    const hangs = faults.chance("hangingRead");
-    const fails = faults.chance("failingRead");
-    const pieces = this.#process.memory.piecesOf(request.fromToken, request.toToken);
+    const hangs = this.#suffers("hang");
+    const fails = this.#suffers("fail");
+    const flips = this.#suffers("flip");
+    const pieces = memory.piecesOf(request.fromToken, request.toToken);
     // Slow, but never slower than the run has time to see it end.
-    const slow = faults.chance("slowRead") ? random.between(1, 60) : 1;
-    const pause = (): number => Math.min(random.delay(delays.copy * slow), 3 * this.#world.limits.leaseMs);
+    const slow = this.#suffers("slow") ? 1 + 60 * noise.unit() : 1;
+    const pause = (): number => Math.min(noise.delay(delays.copy * slow), 3 * limits.leaseMs);
     const moveNext = (index: number): void => {
       if (stopped) {
         quiet();
@@ -237,26 +291,19 @@ export class SimPlane implements DataPlane {
       const piece = pieces[index];
       if (piece === undefined || (fails && index === pieces.length - 1)) {
         // A poll of the owner, a while after the last byte.
-        this.#process.later(random.delay(delays.command), () => {
-          const tokens = request.toToken - request.fromToken;
-          end(fails ? "failed" : "ok", tokens * 4);
+        this.#process.later(noise.delay(delays.owner), () => {
+          end(fails ? "failed" : "ok", (request.toToken - request.fromToken) * 4);
           quiet();
         });
         return;
       }
-      if (hangs && index === 0) {
-        return;
-      }
+      if (hangs && index === 0) return;
+      movedMs = this.nowMs();
       if (source !== null) {
         const target = request.target[piece.block] as BlockId;
-        this.#process.memory.copy(
-          source.memory,
-          request.source[piece.block] as BlockId,
-          target,
-          piece,
-          generations.get(target) ?? 0,
-        );
-        if (faults.chance("flippedByte")) this.#process.memory.flip(target, piece.from);
+        const from = request.source[piece.block] as BlockId;
+        memory.copy(source.memory, from, target, piece, generations.get(target) ?? 0);
+        if (flips && index === 0) this.#world.flipped(this.#process, target, piece.from);
       }
       this.#process.later(pause(), () => moveNext(index + 1));
     };

@@ -1,13 +1,17 @@
-/** Seeded randomness (xorshift128, Marsaglia 2003): the same seed replays the same run. */
-export class Random {
+/** Small delays (xorshift128, Marsaglia 2003): the same seed and name give the same ones. Seed 0 is silence: nothing is random. */
+export class Noise {
+  readonly #silent: boolean;
   #a: number;
   #b: number;
   #c: number;
   #d: number;
 
-  constructor(seed: number) {
-    this.#a = seed >>> 0;
-    this.#b = 0x9e3779b9;
+  constructor(seed: number, name: string) {
+    this.#silent = seed === 0;
+    let hash = seed | 0;
+    for (let at = 0; at < name.length; at++) hash = Math.imul(hash ^ name.charCodeAt(at), 0x01000193);
+    this.#a = hash >>> 0;
+    this.#b = 0x9e3779b9 ^ seed;
     this.#c = 0x243f6a88;
     this.#d = 0xb7e15162;
     for (let turn = 0; turn < 16; turn++) this.#next();
@@ -25,31 +29,12 @@ export class Random {
 
   /** In [0, 1). */
   unit(): number {
-    return this.#next() / 0x1_0000_0000;
+    return this.#silent ? 0.5 : this.#next() / 0x1_0000_0000;
   }
 
-  /** In [low, high). */
-  between(low: number, high: number): number {
-    return low + this.unit() * (high - low);
-  }
-
-  /** In [low, high], whole. */
-  int(low: number, high: number): number {
-    return low + Math.floor(this.unit() * (high - low + 1));
-  }
-
-  chance(probability: number): boolean {
-    return this.unit() < probability;
-  }
-
-  pick<T>(items: readonly T[]): T {
-    const item = items[this.int(0, items.length - 1)];
-    if (item === undefined) throw new Error("nothing to pick from");
-    return item;
-  }
-
-  /** Mostly near `typical`, now and then many times as long: what networks and schedulers do. */
+  /** Mostly near `typical`, one in twenty up to 20 times as long: what networks and schedulers do. */
   delay(typical: number): number {
-    return this.chance(0.05) ? this.between(typical, typical * 20) : this.between(0, typical);
+    const unit = this.unit();
+    return unit < 0.05 ? typical * (1 + this.unit() * 19) : this.unit() * typical;
   }
 }

@@ -1,0 +1,135 @@
+import type { FaultDecision, FaultKind, Place } from "./plan.ts";
+import type { SimProcess } from "./process.ts";
+import type { World } from "./world.ts";
+
+interface Struck {
+  readonly world: World;
+  readonly process: SimProcess;
+  /** What the trigger was about. */
+  readonly request: string | null;
+  /** In [0, 1]. */
+  readonly size: number;
+  /** Most that lasts ends when calm comes. */
+  lasting(leases: number): number;
+}
+
+/** Of the `items`, the one that the size picks. */
+const picked = <T>(items: readonly T[], size: number): T | undefined =>
+  items[Math.min(items.length - 1, Math.floor(size * items.length))];
+
+/** How each kind of fault is carried out. Those of reads are set at once, so that they meet the read that the trigger is about to post. */
+const strikes: Readonly<Record<FaultKind, (struck: Struck) => void>> = {
+  cut: ({ process, size }) => {
+    const { connections } = process;
+    if (size < 0.7) for (const connection of connections) connection.cut();
+    else picked(connections, (size - 0.7) / 0.3)?.cut();
+  },
+  "half open": ({ process, size }) => {
+    picked(process.connections, size)?.silence();
+  },
+  // Stalled one way.
+  mute: ({ process, size, lasting }) => {
+    for (const connection of process.connections) connection.stall(connection.endOf(process), lasting(3 * size));
+  },
+  deaf: ({ process, size, lasting }) => {
+    for (const connection of process.connections) {
+      connection.stall(connection.otherEnd(connection.endOf(process)), lasting(3 * size));
+    }
+  },
+  // As the model has it: a cut loses all but one, which arrives on the connection that follows.
+  "late frame": ({ world, process, size }) => {
+    for (const connection of process.connections) {
+      const late = connection.underWay();
+      connection.cut();
+      const { left, right } = connection;
+      for (const [side, bytes] of late) {
+        world.time.after(size * world.limits.leaseMs, () => {
+          const next = process.connections.find(
+            (one) => one.left.owner === left.owner && one.right.owner === right.owner,
+          );
+          if (next !== undefined) world.arriveLate(side === left ? next.right : next.left, bytes);
+        });
+      }
+    }
+  },
+  duplicate: ({ process, size }) => {
+    for (const { left, right } of process.connections) {
+      left.connection.double(left, 1 + Math.floor(4 * size));
+      right.connection.double(right, 1 + Math.floor(4 * size));
+    }
+  },
+  "refuse dial": ({ process, lasting, size }) => {
+    process.refusedUntil = lasting(2 * size);
+  },
+  stop: ({ world, process, lasting, size }) => {
+    if (process.dead || process.stopped) return;
+    // A guest that is paused, where clocks are that bad.
+    process.stop(world.plan.clocks === "bad" && size > 0.5);
+    world.time.at(lasting(2.5 * size), () => process.resume());
+  },
+  kill: ({ world, process, lasting, size }) => {
+    if (process.dead) return;
+    process.kill();
+    if (!world.deathsAreSeen || world.defects.has("memory of the dead is given away")) process.memory.spoil();
+    world.time.at(lasting(size), () => world.start(process.seat));
+  },
+  // A new process stands at its address while the old one is only stopped: it goes on later, with the leases that it was granted.
+  replace: ({ world, process, lasting, size }) => {
+    if (process.dead || process.stopped) return;
+    process.stop(false);
+    world.start(process.seat);
+    world.time.at(lasting(2.5 * size), () => process.resume());
+  },
+  "cancel send": ({ world, process, size, request }) => {
+    const open = world.transfers.all.flatMap(({ sendings }) => sendings).filter((one) => one.process === process);
+    const sending = open.find(({ transfer }) => transfer.request === request) ?? picked(open, size);
+    if (sending !== undefined) process.soon(() => sending.offer.cancel("by the simulation"));
+  },
+  "cancel receive": ({ world, process, size, request }) => {
+    const open = world.transfers.pulls.filter((one) => one.process === process);
+    const pull = open.find(({ transfer }) => transfer.request === request) ?? picked(open, size);
+    if (pull !== undefined) process.soon(() => pull.session.cancel("by the simulation"));
+  },
+  // As close() does: a transceiver that ends takes no PULL any more. It stays; a new one would follow at its address.
+  drain: ({ process }) => process.soon(() => process.offers.cancelAll("closing")),
+  "hang read": ({ process }) => {
+    process.plane.faults.hang = 1;
+  },
+  "fail read": ({ process }) => {
+    process.plane.faults.fail = 1;
+  },
+  "slow read": ({ process, size }) => {
+    process.plane.faults.slow = 1 + Math.floor(3 * size);
+  },
+  "slow digest": ({ process, size }) => {
+    process.plane.faults.digest = 1 + Math.floor(3 * size);
+  },
+  "flip byte": ({ process, size }) => {
+    process.plane.faults.flip = 1 + Math.floor(2 * size);
+  },
+  "starve owner": ({ process, lasting, size }) => {
+    process.plane.starve(lasting(2 * size));
+  },
+};
+
+const readFaults: ReadonlySet<FaultKind> = new Set(["hang read", "fail read", "slow read", "slow digest", "flip byte"]);
+
+export function strike(
+  world: World,
+  fault: FaultDecision,
+  request: string | null,
+  place: (where: Place) => SimProcess | undefined,
+): void {
+  const { time, limits } = world;
+  const lasting = (leases: number): number => Math.min(time.now + leases * limits.leaseMs, world.calmAt);
+  for (const { what, where, size } of fault.strikes) {
+    const run = (): void => {
+      const process = place(where);
+      if (world.isCalm || process === undefined) return;
+      world.trace(() => `fault: ${what} at ${process.name}`);
+      strikes[what]({ world, process, request, size: size / 1000, lasting });
+    };
+    if (readFaults.has(what)) run();
+    else time.after((fault.after / 1000) * limits.leaseMs, run);
+  }
+}

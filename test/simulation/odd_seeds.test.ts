@@ -1,0 +1,15 @@
+import { expect, test, vi } from "vitest";
+import { explore, seedsFrom } from "./explore.ts";
+
+vi.mock("../../src/ids.ts", async (original) =>
+  (await import("./seeded_ids.ts")).seeded(await original<typeof import("../../src/ids.ts")>()),
+);
+
+// Half of 5,000 seeds: vitest runs the two files on two cores.
+test("invariants I1 to I8 hold with hostile networks, clocks and processes: odd seeds", {
+  timeout: 600_000,
+}, async () => {
+  const { runs, steps } = await explore(seedsFrom(1, 2500, 2));
+  expect(runs).toBe(2500);
+  expect(steps).toBeGreaterThan(100 * runs);
+});

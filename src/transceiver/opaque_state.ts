@@ -1,25 +1,23 @@
 import { Decoder, encode } from "@msgpack/msgpack";
 import { z } from "zod";
 import { KvError } from "../errors.ts";
-import type { CapabilityToken, Epoch, RequestId } from "../ids.ts";
 import { Layout } from "../kv/layout.ts";
 import { RANKS_LIMIT } from "./peer_ranks.ts";
 import {
   type PlainField,
   plainArray,
   plainCount,
-  plainHex,
   plainMap,
   plainNullable,
   plainText,
   WireReader,
+  WireWriter,
 } from "./plain_wire.ts";
 import {
   countField,
   epochField,
   pipelineField,
   plainEntries,
-  plainPipeline,
   requestIdField,
   textField,
   tokenField,
@@ -29,8 +27,35 @@ import {
 const STATE_VERSION = 1;
 /** 2 KiB and 200 bytes a rank: more is no state of ours. */
 const STATE_LIMIT = 2048 + 200 * RANKS_LIMIT;
-
 const TEXT_LIMIT = 1024;
+/** A longer list of ranks goes the long way. */
+const PLAIN_RANKS = 15;
+
+/** Only values that the schema takes as well. */
+const plainCountIf = (isRight: (value: number) => boolean): PlainField => ({
+  write: plainCount.write,
+  read: (from) => {
+    const value = from.count();
+    return value !== undefined && isRight(value) ? value : undefined;
+  },
+});
+
+/** All states of one sender have the same layout: of the last one written, and of the last one that the schema has read, the bytes are kept. */
+let written: { readonly layout: Layout; readonly bytes: Uint8Array } | undefined;
+let read: typeof written;
+const plainLayout: PlainField = {
+  write: (to, layout: Layout) => {
+    if (written?.layout !== layout) written = { layout, bytes: encode(layout, { ignoreUndefined: true }) };
+    to.raw(written.bytes);
+  },
+  read: (from) => (read !== undefined && from.skip(read.bytes) ? read.layout : undefined),
+};
+
+const positiveField = withPlain(
+  countField.min(1),
+  plainCountIf((value) => value >= 1),
+);
+
 const rankShape = {
   rank: countField,
   epoch: epochField,
@@ -40,60 +65,51 @@ const rankShape = {
   unix: withPlain(z.string().max(TEXT_LIMIT).nullable(), plainNullable(plainText(TEXT_LIMIT))),
   token: tokenField,
 };
-
-/** Of the state before, as it came: the states of one sender all have the same. */
-let lastLayout: { readonly bytes: Uint8Array; readonly layout: Layout } | undefined;
-const lastLayoutAgain: PlainField = {
-  write: () => {},
-  read: (from) => (lastLayout !== undefined && from.skip(lastLayout.bytes) ? lastLayout.layout : undefined),
-};
+const rankField = z.object(rankShape);
 
 const stateShape = {
-  version: z.literal(STATE_VERSION),
+  version: withPlain(
+    z.literal(STATE_VERSION),
+    plainCountIf((value) => value === STATE_VERSION),
+  ),
   instance: textField,
-  layout: Layout,
-  tpSize: countField.min(1),
-  ppSize: countField.min(1),
+  /** Of the whole model. */
+  layout: withPlain(Layout, plainLayout),
+  /** Of the instance, all of whose ranks hold a part. */
+  tpSize: positiveField,
+  ppSize: positiveField,
   pipeline: pipelineField.optional(),
   requestId: requestIdField,
-  tokens: countField.min(1),
-  ranks: z.array(z.object(rankShape)).min(1).max(RANKS_LIMIT),
+  tokens: positiveField,
+  ranks: withPlain(
+    z.array(rankField).min(1).max(RANKS_LIMIT),
+    plainArray(plainMap(plainEntries(rankShape) ?? []), PLAIN_RANKS),
+  ),
 };
 
+const isInstance = ({ tpSize, ppSize }: { readonly tpSize: number; readonly ppSize: number }): boolean =>
+  tpSize * ppSize <= RANKS_LIMIT;
+
 /** The fields of a state, and the judge of every one. */
-export const State = z
-  .object(stateShape)
-  .refine(({ tpSize, ppSize }) => tpSize * ppSize <= RANKS_LIMIT, `an instance has at most ${RANKS_LIMIT} ranks`);
+export const State = z.object(stateShape).refine(isInstance, `an instance has at most ${RANKS_LIMIT} ranks`);
 
 /** One rank's part: where it listens and the right to fetch. */
-export interface RankState {
-  readonly rank: number;
-  readonly epoch: Epoch;
-  readonly tcp: string;
-  readonly unix: string | null;
-  readonly token: CapabilityToken;
-}
+export type RankState = Readonly<z.output<typeof rankField>>;
 
 /** What prefill hands to decode through the router (`encoded_opaque_state`): all that is needed to fetch, nothing else. */
-export interface OpaqueState {
-  readonly instance: string;
-  /** Of the whole model. */
-  readonly layout: Layout;
-  /** Of the instance, all of whose ranks hold a part. */
-  readonly tpSize: number;
-  readonly ppSize: number;
+export type OpaqueState = Readonly<Omit<z.output<typeof State>, "version" | "pipeline" | "ranks">> & {
   readonly pipeline?: readonly number[] | undefined;
-  readonly requestId: RequestId;
-  readonly tokens: number;
   readonly ranks: readonly RankState[];
-}
+};
+
+/** The short way between values and bytes (docs/decisions/033-plain-frames.md). */
+const plainState = plainMap(plainEntries(stateShape) ?? []);
+const writer = new WireWriter();
 
 /** Base64 of versioned msgpack, at most 2 KiB and 200 bytes a rank. */
 export function encodeState(state: OpaqueState): string {
-  const { pipeline, ...rest } = state;
-  const stages = pipeline === undefined ? {} : { pipeline: [...pipeline] };
-  const wire = z.encode(State, { version: STATE_VERSION, ...rest, ...stages, ranks: [...state.ranks] });
-  return Buffer.from(encode(wire)).toString("base64");
+  plainState.write(writer, { version: STATE_VERSION, ...state } as never);
+  return writer.take(0).toString("base64");
 }
 
 /**
@@ -114,27 +130,14 @@ export function joinStates(states: readonly string[]): string {
 }
 
 const decoder = new Decoder();
-const plainState = plainMap([
-  { name: "version", field: plainCount, optional: false },
-  { name: "instance", field: plainText(TEXT_LIMIT), optional: false },
-  { name: "layout", field: lastLayoutAgain, optional: false },
-  { name: "tpSize", field: plainCount, optional: false },
-  { name: "ppSize", field: plainCount, optional: false },
-  { name: "pipeline", field: plainPipeline, optional: true },
-  { name: "requestId", field: plainHex(8, false), optional: false },
-  { name: "tokens", field: plainCount, optional: false },
-  { name: "ranks", field: plainArray(plainMap(plainEntries(rankShape) ?? []), 15), optional: false },
-]);
 
 /** The short way: what the schema would give, or undefined where the schema has to decide. */
 function readPlain(raw: Buffer): OpaqueState | undefined {
   const reader = new WireReader(raw);
-  const value = plainState.read(reader) as (OpaqueState & { readonly version: number }) | undefined;
-  if (value === undefined || !reader.ended || value.version !== STATE_VERSION) return undefined;
+  const value = plainState.read(reader) as z.output<typeof State> | undefined;
+  if (value === undefined || !reader.ended || value.ranks.length === 0 || !isInstance(value)) return undefined;
   const { version: _version, ...state } = value;
-  const { tokens, tpSize, ppSize, ranks } = state;
-  const whole = tokens >= 1 && tpSize >= 1 && ppSize >= 1 && ranks.length >= 1;
-  return whole && tpSize * ppSize <= RANKS_LIMIT ? state : undefined;
+  return state;
 }
 
 /** @throws KvError BAD_STATE, which says what is wrong with it */
@@ -155,6 +158,6 @@ export function decodeState(text: string): OpaqueState {
     throw new KvError("BAD_STATE", { why: `${issue?.path.join(".") || "state"}: ${issue?.message ?? "not valid"}` });
   }
   const { version: _version, ...state } = parsed.data;
-  lastLayout = { bytes: encode((value as { readonly layout: unknown }).layout), layout: state.layout };
+  read = { layout: state.layout, bytes: encode((value as { readonly layout: unknown }).layout) };
   return state;
 }

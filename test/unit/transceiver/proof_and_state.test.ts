@@ -1,10 +1,18 @@
+import { encode } from "@msgpack/msgpack";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { z } from "zod";
 import { isKvError } from "../../../src/errors.ts";
 import { type Epoch, newEpoch, newToken, requestId } from "../../../src/ids.ts";
 import type { Layout } from "../../../src/kv/layout.ts";
 import { layoutDifferences } from "../../../src/layout.ts";
-import { decodeState, encodeState, joinStates, type OpaqueState } from "../../../src/transceiver/opaque_state.ts";
+import {
+  decodeState,
+  encodeState,
+  joinStates,
+  type OpaqueState,
+  State,
+} from "../../../src/transceiver/opaque_state.ts";
 import { equalBytes, layoutDigest, newNonce, proofOf } from "../../../src/transceiver/proof.ts";
 
 const layout: Layout = { layers: 30, kvHeads: 3, headDim: 64, dtype: "bf16", tokensPerBlock: 32, attention: "gqa" };
@@ -68,6 +76,15 @@ describe("the opaque state", () => {
     }
   });
 
+  it("is written as the schema and the library write it, bit for bit", () => {
+    for (const ranks of [1, 15, 16, 64]) {
+      const one = { ...state(ranks), layout: { ...layout } };
+      const pipeline = [ranks, 1];
+      const wire = z.encode(State, { version: 1, ...one, pipeline, ranks: [...one.ranks] });
+      expect(encodeState({ ...one, pipeline })).toBe(Buffer.from(encode(wire)).toString("base64"));
+    }
+  });
+
   it("joins the states of an instance's ranks, and no others", () => {
     const whole = state(4);
     const [first, ...rest] = whole.ranks.map((one) => encodeState({ ...whole, ranks: [one] })).reverse();
@@ -101,6 +118,6 @@ describe("the opaque state", () => {
       }),
     );
     const wrong = { ...state(1), ranks: [{ ...rank(0), epoch: "00" as Epoch }] };
-    expect(() => encodeState(wrong)).toThrow();
+    expect(() => decodeState(encodeState(wrong))).toThrow(/not one of ours/);
   });
 });

@@ -141,7 +141,7 @@ class Handshake implements ChannelListener {
     this.#timer = plane.timer(plane.nowMs() + timeoutMs, () =>
       this.#fail(unreachable(request.target, `it did not answer within ${timeoutMs} ms`)),
     );
-    this.#channel = new FrameChannel(socket, this);
+    this.#channel = new FrameChannel(socket, this, () => plane.nowMs());
   }
 
   frame(bytes: Uint8Array): void {

@@ -88,9 +88,11 @@ export class FrameChannel {
   #frameLimit: number;
   #byteLimit: number;
 
+  /** @param nowMs the clock of the turns in which frames are handled */
   constructor(
     socket: Socket,
     listener: ChannelListener,
+    nowMs: () => number,
     limits: { readonly frame: number; readonly bytes: number } = {
       frame: FRAME_LIMIT,
       bytes: Number.POSITIVE_INFINITY,
@@ -100,7 +102,7 @@ export class FrameChannel {
     this.#listener = listener;
     this.#frames = new BoundedTurns((frame) => {
       if (!this.#closed) this.#listener.frame(frame);
-    });
+    }, nowMs);
     this.#frameLimit = limits.frame;
     this.#byteLimit = limits.bytes;
     socket.setNoDelay(true);

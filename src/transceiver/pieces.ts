@@ -1,6 +1,6 @@
 import type { PlaneRead } from "./data_plane.ts";
 
-interface Piece {
+export interface Piece {
   readonly toToken: number;
   readonly postedMs: number;
   read: PlaneRead | null;

@@ -6,12 +6,8 @@ import type { Dial, DialIdentity, DialTarget } from "./dial.ts";
 import type { SessionObserver } from "./observer.ts";
 import { PeerLink } from "./peer_link.ts";
 import { PullTurns, type TurnLimits } from "./pull_turns.ts";
-import {
-  type ReceiverLimits,
-  ReceiverSession,
-  type ReceiverSurroundings,
-  type WantedOffer,
-} from "./receiver_session.ts";
+import type { ReceiverHouse, ReceiverLimits, WantedOffer } from "./receiver_house.ts";
+import { ReceiverSession } from "./receiver_session.ts";
 import type { TransferCounts } from "./transfer_counts.ts";
 
 export interface PullsOptions {
@@ -20,7 +16,7 @@ export interface PullsOptions {
   readonly limits: ReceiverLimits;
   readonly leaseMs: number;
   readonly maxConcurrent: TurnLimits;
-  readonly reader: ReceiverSurroundings["reader"];
+  readonly reader: ReceiverHouse["reader"];
   readonly identity: DialIdentity;
   readonly dial: Dial;
   readonly counts: TransferCounts;
@@ -36,6 +32,7 @@ interface KnownPeer {
 export class Pulls {
   readonly #options: PullsOptions;
   readonly #turns: PullTurns<ReceiverSession>;
+  readonly #house: ReceiverHouse;
   readonly #sessions = new Set<ReceiverSession>();
   readonly #peers = new Map<Epoch, KnownPeer>();
   readonly #whenEmpty = new Set<() => void>();
@@ -45,6 +42,25 @@ export class Pulls {
   constructor(options: PullsOptions) {
     this.#options = options;
     this.#turns = new PullTurns(options.maxConcurrent);
+    const { plane, limits, reader, observer, counts, layout } = options;
+    this.#house = {
+      plane,
+      limits,
+      reader,
+      observer,
+      turns: this.#turns,
+      tokensPerBlock: layout.tokensPerBlock,
+      link: (target) => this.#linkTo(target),
+      countMismatches: (blocks) => counts.mismatch(blocks),
+      settled: (sender, report, error) => {
+        counts.receiveEnded(report, error);
+        const peer = this.#peers.get(sender);
+        if (report !== null && peer !== undefined) peer.gbPerS = report.gbPerS;
+      },
+      released: (session) => {
+        if (this.#sessions.delete(session) && this.#sessions.size === 0) for (const tell of this.#whenEmpty) tell();
+      },
+    };
   }
 
   /** Of the open ones, those that wait for their turn. */
@@ -73,40 +89,9 @@ export class Pulls {
   }
 
   start(offer: WantedOffer, target: DialTarget, signal: AbortSignal | undefined): ReceiverSession {
-    const { plane, layout, limits, reader, observer, counts } = this.#options;
-    const aborted = (): void => {
-      session.cancel("its signal was aborted");
-    };
-    const session: ReceiverSession = new ReceiverSession(
-      {
-        plane,
-        limits,
-        reader,
-        observer,
-        tokensPerBlock: layout.tokensPerBlock,
-        countMismatches: (blocks) => counts.mismatch(blocks),
-        turns: this.#turns,
-        sender: target.epoch,
-        link: () => this.#linkTo(target),
-        settled: (_session, report, error) => {
-          signal?.removeEventListener("abort", aborted);
-          counts.receiveEnded(report, error);
-          const peer = this.#peers.get(target.epoch);
-          if (report !== null && peer !== undefined) peer.gbPerS = report.gbPerS;
-        },
-        released: (over) => {
-          this.#sessions.delete(over);
-          if (this.#sessions.size === 0) for (const tell of this.#whenEmpty) tell();
-        },
-      },
-      offer,
-    );
+    const session = new ReceiverSession(this.#house, target, offer, signal);
+    if (session.state !== "QUEUED") return session;
     this.#sessions.add(session);
-    if (signal?.aborted === true) {
-      aborted();
-      return session;
-    }
-    signal?.addEventListener("abort", aborted, { once: true });
     // What waits for a prefill moves nothing: with a turn it would keep back pulls that the sender's blocks wait for.
     if (offer.token === null) session.turn();
     else this.#turns.join(session);

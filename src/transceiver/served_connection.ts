@@ -63,7 +63,7 @@ export class ServedConnection implements ChannelListener {
     this.#local = local;
     this.#owner = owner;
     const bytes = local ? FRAME_LIMIT : UNPROVEN_BYTES;
-    this.#channel = new FrameChannel(socket, this, { frame: bytes, bytes });
+    this.#channel = new FrameChannel(socket, this, () => context.plane.nowMs(), { frame: bytes, bytes });
     this.#limit = context.plane.timer(context.plane.nowMs() + UNPROVEN_MS, () =>
       this.#channel.close(`no HELLO within ${UNPROVEN_MS} ms`),
     );

@@ -38,7 +38,7 @@ import { PeerRanks, RANKS_LIMIT } from "./peer_ranks.ts";
 import { layoutDigest } from "./proof.ts";
 import type { FrameOf } from "./protocol.ts";
 import { Pulls } from "./pulls.ts";
-import type { WantedOffer } from "./receiver_session.ts";
+import type { WantedOffer } from "./receiver_house.ts";
 import { Receivers } from "./receivers.ts";
 import { controlSocketPath } from "./socket_directory.ts";
 import { TransferCounts } from "./transfer_counts.ts";

@@ -21,7 +21,7 @@ async function pair(name: string) {
   const dialled = connect(path);
   await once(dialled, "connect");
   const [other] = await accepted;
-  return { channel: new FrameChannel(dialled, quiet), dialled, other, server };
+  return { channel: new FrameChannel(dialled, quiet, () => performance.now()), dialled, other, server };
 }
 
 it("the last frame of a side that closes is read by one that writes before it reads", async () => {

@@ -26,17 +26,18 @@ function open(ms: number) {
   const closed = new Promise<string>((resolve) => {
     told = resolve;
   });
-  const channel = new FrameChannel(socket as unknown as Socket, {
-    frame: (bytes) => {
+  const listener = {
+    frame: (bytes: Uint8Array) => {
       const end = performance.now() + ms;
       while (performance.now() < end);
       seen.push(bytes[0] ?? -1);
     },
-    closed: (why) => {
+    closed: (why: string) => {
       seen.push("closed");
       told(why);
     },
-  });
+  };
+  const channel = new FrameChannel(socket as unknown as Socket, listener, () => performance.now());
   return { socket, seen, closed, channel };
 }
 

@@ -72,14 +72,13 @@ class Verifying {
         plane: this.plane,
         limits: { queueMs: 5_000, transferMs: TRANSFER_MS, stallMs: STALL_MS, strict: false, verify },
         turns: new PullTurns({ total: 8, perPeer: 8 }),
-        sender,
         reader: { rank: 0, tpSize: 1, ppSize: 1 },
         link: () => this.link as unknown as PeerLink,
         tokensPerBlock: BLOCK_TOKENS,
         countMismatches: (count) => {
           this.mismatches += count;
         },
-        settled: (_session, report, error) => {
+        settled: (_sender, report, error) => {
           this.end = { report, error };
         },
         released: () => {},
@@ -87,6 +86,7 @@ class Verifying {
           if (from === "VERIFY") seen.add(event);
         },
       },
+      { name: "context", epoch: sender, tcp: "tcp://127.0.0.1:1", unix: null },
       { requestId: requestId(1), token: newToken(), peer: "context", tokens: TOKENS, skipTokens: 0, blocks },
     );
     blocks.release();

@@ -1,0 +1,113 @@
+import type { TransferId } from "../ids.ts";
+import type { DataPlane, PlanePeer, ReadEnd } from "./data_plane.ts";
+import { LeaseView } from "./lease_view.ts";
+import { type Piece, Pieces } from "./pieces.ts";
+import type { FrameOf } from "./protocol.ts";
+
+/** Where and until when an attempt reads. */
+export interface ReadPlace {
+  readonly peer: PlanePeer;
+  readonly target: Uint32Array;
+  /** Of what lies in several ranks, whether it is read from this one. */
+  readonly replicated: boolean;
+  readonly deadlineMs: number;
+}
+
+export interface AttemptReads {
+  readEnded(attempt: PullAttempt, piece: Piece, end: ReadEnd): void;
+  /** Also of an attempt that is void. */
+  readQuiet(): void;
+}
+
+/** One PULL of a session: what the sender has announced and granted, and what has been read of it. */
+export class PullAttempt {
+  readonly transferId: TransferId;
+  readonly pieces: Pieces;
+  readonly #tokens: number;
+  #announced: number;
+  #pulledMs = 0;
+  #view: LeaseView | null = null;
+  #source: readonly number[] = [];
+  #sourceTable = new Uint32Array(0);
+
+  constructor(transferId: TransferId, offer: { readonly tokens: number; readonly skipTokens: number }) {
+    this.transferId = transferId;
+    this.pieces = new Pieces(offer.skipTokens);
+    this.#tokens = offer.tokens;
+    this.#announced = offer.skipTokens;
+  }
+
+  /** Tokens [0, n) may be read. */
+  get announced(): number {
+    return this.#announced;
+  }
+
+  /** The clock before the PULL was written (I2). */
+  get pulledMs(): number {
+    return this.#pulledMs;
+  }
+
+  set pulledMs(writtenMs: number) {
+    this.#pulledMs = writtenMs;
+  }
+
+  /** Null until it is granted. */
+  get view(): LeaseView | null {
+    return this.#view;
+  }
+
+  /** All that there will be is asked for, and no read waits for a renewal to confirm it. */
+  get needsNoConnection(): boolean {
+    return this.pieces.posted === this.#tokens && this.pieces.late === 0;
+  }
+
+  /** All that was announced is here or asked for, and more will come. */
+  get waitsForMore(): boolean {
+    return this.pieces.posted === this.#announced && this.#announced < this.#tokens && this.pieces.running === 0;
+  }
+
+  get readAll(): boolean {
+    return this.pieces.accepted(this.#tokens);
+  }
+
+  /** @param renewalMs the clock before the RENEW that the GRANT names was written: it kept a PULL alive that waited long */
+  granted(grant: FrameOf<"GRANT">, strict: boolean, renewalMs: number | undefined): void {
+    this.#view = new LeaseView(grant.leaseMs, strict, renewalMs ?? this.#pulledMs);
+    this.#source = grant.blocks;
+    this.#sourceTable = Uint32Array.from(grant.blocks);
+    this.announce(grant.ready);
+  }
+
+  /** @returns whether it is more than before */
+  announce(tokens: number): boolean {
+    if (tokens <= this.#announced) return false;
+    this.#announced = Math.min(tokens, this.#tokens);
+    return true;
+  }
+
+  sourceBlock(index: number): number | undefined {
+    return this.#source[index];
+  }
+
+  /** Reads what is announced and not asked for yet, in one job. */
+  post(plane: DataPlane, place: ReadPlace, owner: AttemptReads): Piece {
+    const fromToken = this.pieces.posted;
+    const piece = this.pieces.post(this.#announced, plane.nowMs());
+    const { toToken } = piece;
+    const tokens = { fromToken, toToken, sequenceTokens: this.#tokens };
+    piece.read = plane.read(
+      { ...place, ...tokens, source: this.#sourceTable },
+      {
+        ended: (end) => {
+          this.pieces.ended(piece, end.atMs, end.bytes);
+          if (!this.pieces.void) owner.readEnded(this, piece, end);
+        },
+        quiet: () => {
+          this.pieces.quiet();
+          owner.readQuiet();
+        },
+      },
+    );
+    return piece;
+  }
+}

@@ -1,7 +1,7 @@
 // What runs of the fault matrix found: summed up over runs, printed as a table, put into docs/faults.md.
 
 /**
- * @typedef {{ cell: string, recoveredMs: number[], again: number }} Row hits of one cell, "fault, side, state", in order; requests asked again
+ * @typedef {{ cell: string, recoveredMs: number[], again?: number }} Row hits of one cell, "fault, side, state", in order; requests asked again
  * @typedef {{ cells: string[], rows: Row[] }} Results all cells of the matrix, and what those that ran found
  */
 
@@ -14,7 +14,7 @@ export function mergeResults(runs) {
     rows: cells.flatMap((cell) => {
       const found = rows.filter((row) => row.cell === cell);
       const recoveredMs = found.flatMap((row) => row.recoveredMs);
-      const again = found.reduce((sum, row) => sum + row.again, 0);
+      const again = found.reduce((sum, row) => sum + (row.again ?? 0), 0);
       return recoveredMs.length === 0 ? [] : [{ cell, recoveredMs, again }];
     }),
   };

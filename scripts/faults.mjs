@@ -1,4 +1,4 @@
-// The fault matrix by hand: npm run faults -- [--rounds N] [--jobs N] [--results FILE] [--table FILE] [--docs]. Each cell is hit N times, by
+// The fault matrix by hand: npm run faults -- [--level worker] [--rounds N] [--jobs N] [--results FILE] [--table FILE] [--docs]. Each cell is hit N times, by
 // as many processes side by side as there are jobs. `--merge FILE...` runs nothing and adds up the results of earlier runs.
 import { mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -8,9 +8,11 @@ import { mergeResults, missingHits, renderTable, withTable } from "./fault_table
 import { root } from "./prepare.mjs";
 import { main, run, seconds, Told } from "./steps.mjs";
 
-const levels = { transceiver: "matrix.test.ts" };
-/** Shares of the cells; more than jobs, so that no job is left alone with the slow ones. */
-const SHARDS = 50;
+/** `shards`: shares of the cells; more than jobs, so that no job is left alone with the slow ones. A share of workers starts its own. */
+const levels = {
+  transceiver: { file: "matrix.test.ts", shards: 50 },
+  worker: { file: "workers.test.ts", shards: 25 },
+};
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -43,7 +45,7 @@ async function runShard(shard, folder) {
       "run",
       "--project=integration",
       "--passWithNoTests",
-      `test/integration/faults/${levels[level]}`,
+      `test/integration/faults/${levels[level].file}`,
     ],
     {
       cwd: root,
@@ -52,7 +54,7 @@ async function runShard(shard, folder) {
         ...process.env,
         NO_COLOR: "1",
         KVT_FAULT_ROUNDS: String(rounds),
-        KVT_FAULT_SHARD: `${shard}/${SHARDS}`,
+        KVT_FAULT_SHARD: `${shard}/${levels[level].shards}`,
         KVT_FAULT_RESULTS: results,
       },
     },
@@ -75,7 +77,7 @@ async function runAll() {
   let failed = 0;
   let next = 0;
   const job = async () => {
-    while (next < SHARDS) {
+    while (next < levels[level].shards) {
       const { code, found } = await runShard(next++, folder);
       if (code !== 0) failed++;
       results = mergeResults([{ cells: found.cells, rows: [] }, results, found]);

@@ -1,47 +1,18 @@
 // One side of a transfer in a process of its own, driven over IPC by peer_process.ts. Runs dist/, as a user of the package would.
 import { readdirSync, readFileSync } from "node:fs";
 import { KvTransceiver, requestId } from "../../../dist/index.js";
+import { FaultHooks } from "./fault_hooks.mjs";
 
 const UNTOUCHED = 0xee;
 let kv;
-let fault = null;
 const sends = new Map();
 const receives = new Map();
 
-/** Called at every step of every session, before its effects run. */
-function observer(step) {
-  if (fault === null || fault.role !== step.role) return;
-  if (fault.to === "DONE_WRITTEN" && step.to === "DRAIN" && step.from !== "DRAIN") {
-    const { reader } = fault;
-    // Whoever would read the DONE stands still before it is written; the fault comes when it has left this process.
-    process.kill(reader, "SIGSTOP");
-    while (!/ [Tt] /.test(readFileSync(`/proc/${reader}/stat`, "utf8")));
-    process.nextTick(() => queueMicrotask(() => fire("DONE_WRITTEN")));
-  }
-  if (fault.to !== step.to || (fault.event !== undefined && fault.event !== step.event)) return;
-  fire(step.to);
-}
-
-function fire(state) {
-  const { pid = process.pid, act, say } = fault;
-  fault = null;
+const hooks = new FaultHooks(({ state }, { pid = process.pid, act, say }) => {
   if (say) process.send({ reached: state });
   if (act === "exit") process.exit(0);
   if (act !== undefined) process.kill(pid, act);
-}
-
-/** The data plane with a place for faults behind every read that was posted. */
-function planeWithFaults(plane) {
-  const read = (request, listener) => {
-    const posted = plane.read(request, listener);
-    if (fault?.to === "POSTED") fire("POSTED");
-    return posted;
-  };
-  return new Proxy(plane, {
-    get: (_, name) =>
-      name === "read" ? read : typeof plane[name] === "function" ? plane[name].bind(plane) : plane[name],
-  });
-}
+});
 
 /** Calls `visit(byteOffset, layer, head, token)` for the vector of each token of the sequence, as `[layer][k|v][head][token][headDim]`. */
 function eachVector(ids, visit) {
@@ -75,11 +46,11 @@ function resources() {
 
 const commands = {
   async open({ options, hooked = true }) {
-    kv = await KvTransceiver.open(options, hooked ? { observer, plane: planeWithFaults } : {});
+    kv = await KvTransceiver.open(options, hooked ? { observer: hooks.observer, plane: hooks.plane } : {});
     return { endpoints: kv.endpoints, infoEndpoints: kv.infoEndpoints, epoch: kv.epoch, pid: process.pid };
   },
   arm(spec) {
-    fault = spec;
+    hooks.armed = spec;
   },
   send({ request, tokens, ready, seed, blocks }) {
     const hold = kv.pool.allocate(blocks ?? Math.ceil(tokens / kv.layout.tokensPerBlock));

@@ -65,11 +65,27 @@ export function endsAtFirstToken({ role, maxTokens, minTokens, stopTokens }: Req
 }
 
 /**
- * Holds blocks until another worker has found some for its half: an offer until it is fetched, a receive that came before its prefill
- * until that is computed.
+ * Holds blocks until another worker has found some for its half: an offer until it is fetched (also one that is still computed, when nobody
+ * had asked for it), a receive that came before its prefill until that is computed.
  */
-export function dependsOnPeer({ role }: RequestSpec): boolean {
-  return role.kind === "context" ? !role.generationFirst : role.kind === "generation" && role.peer !== undefined;
+export function dependsOnPeer({ spec: { role }, startedEarly }: Pick<WorkerRequest, "spec" | "startedEarly">): boolean {
+  if (role.kind === "context") return !role.generationFirst || startedEarly;
+  return role.kind === "generation" && role.peer !== undefined;
+}
+
+/**
+ * Whether a generation-first prefill may begin before a generation worker has asked for it: when blocks are plentiful. All that began so
+ * hold at most a share of the pool, and leave room for the largest request there can be, so whoever has its reader finds blocks beside them.
+ */
+export function mayStartEarly(
+  request: WorkerRequest,
+  live: Iterable<WorkerRequest>,
+  limits: PoolLimits & { readonly earlyShare: number; readonly maxSeqLen: number },
+): boolean {
+  const { blocks, blocksFor, earlyShare, maxSeqLen } = limits;
+  let early = blocksFor(request.tokensReserved);
+  for (const { startedEarly, tokensReserved: tokens } of live) if (startedEarly) early += blocksFor(tokens);
+  return early <= earlyShare * blocks && early + blocksFor(maxSeqLen) <= blocks;
 }
 
 /**
@@ -87,9 +103,10 @@ export function leavesRoom(
   let held = 0;
   let receiving = 0;
   let largest = 0;
-  for (const { spec, admittedMs, receivedMs, tokensReserved: tokens } of live) {
+  for (const other of live) {
+    const { spec, admittedMs, receivedMs, tokensReserved: tokens } = other;
     largest = Math.max(largest, blocksFor(spec.prompt.length + spec.maxTokens - 1));
-    if (admittedMs === 0 || receivedMs > 0 || !dependsOnPeer(spec)) continue;
+    if (admittedMs === 0 || receivedMs > 0 || !dependsOnPeer(other)) continue;
     held += blocksFor(tokens);
     if (spec.role.kind === "generation") receiving++;
   }
@@ -111,9 +128,9 @@ function wouldKeepOut(
   { blocks, blocksFor }: PoolLimits,
 ): boolean {
   const taken = blocksFor(request.tokensReserved);
-  for (const { spec, tokensReserved } of waiting) {
-    const isHalf = spec.role.kind !== "aggregated" && !dependsOnPeer(spec);
-    if (isHalf && taken + blocksFor(tokensReserved) > blocks) return true;
+  for (const other of waiting) {
+    const isHalf = other.spec.role.kind !== "aggregated" && !dependsOnPeer(other);
+    if (isHalf && taken + blocksFor(other.tokensReserved) > blocks) return true;
   }
   return false;
 }

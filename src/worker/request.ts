@@ -135,6 +135,8 @@ export class WorkerRequest {
   /** An engine call touches `blocks`. */
   inStep = false;
   abortedWith: KvError | null = null;
+  /** Generation-first: took blocks before anybody had asked for its KV. */
+  startedEarly = false;
   admittedMs = 0;
   prefilledMs = 0;
   receivedMs = 0;

@@ -19,7 +19,7 @@ export const requestStates = [
 export type RequestState = (typeof requestStates)[number];
 
 /**
- * pulled: a generation worker waits for it · stream: its KV is offered while it is computed ·
+ * pulled: a generation worker waits for it · early: nobody does yet, but blocks are plentiful · stream: its KV is offered while it is computed ·
  * decode: has its KV and at least one token, rows go into decode batches · offer: prefilled and answered, blocks wait for the peer ·
  * delivered: the peer has them · receive: blocks reserved, the read runs · received: the KV is here · finish: the last token is out ·
  * abortInStep: its end is decided while an engine call still writes its blocks · quarantine: given up while a transport may still
@@ -27,6 +27,7 @@ export type RequestState = (typeof requestStates)[number];
  */
 export const requestEvents = [
   "pulled",
+  "early",
   "stream",
   "decode",
   "offer",
@@ -42,7 +43,7 @@ export type RequestEvent = (typeof requestEvents)[number];
 
 /** A missing cell is impossible and asserted; a test walks all pairs. */
 export const requestEdges: Readonly<Record<RequestState, Readonly<Partial<Record<RequestEvent, RequestState>>>>> = {
-  DISAGG_CONTEXT_WAIT_SCHEDULER: { pulled: "CONTEXT_INIT", fail: "DISAGG_TRANS_ERROR" },
+  DISAGG_CONTEXT_WAIT_SCHEDULER: { pulled: "CONTEXT_INIT", early: "CONTEXT_INIT", fail: "DISAGG_TRANS_ERROR" },
   CONTEXT_INIT: {
     stream: "DISAGG_CONTEXT_INIT_AND_TRANS",
     decode: "GENERATION_IN_PROGRESS",

@@ -1,7 +1,14 @@
 import { KvError } from "../errors.ts";
 import type { RequestId } from "../ids.ts";
 import type { CancelOutcome } from "../transceiver/api.ts";
-import { AdmissionQueue, checkServable, dependsOnPeer, endsAtFirstToken, leavesRoom } from "./admission.ts";
+import {
+  AdmissionQueue,
+  checkServable,
+  dependsOnPeer,
+  endsAtFirstToken,
+  leavesRoom,
+  mayStartEarly,
+} from "./admission.ts";
 import { BlockReservations } from "./block_reservations.ts";
 import { planPrefill } from "./chunk_plan.ts";
 import { type DeparturePhase, Departures } from "./departures.ts";
@@ -124,9 +131,26 @@ export class Scheduler {
       return request;
     }
     const { role } = spec;
-    if (role.kind === "context" && role.generationFirst) this.#handoffs.expectPull(request, role.contextId);
-    else this.#queue(request);
+    if (role.kind !== "context" || !role.generationFirst) this.#queue(request);
+    else if (!this.#startEarly(request)) this.#handoffs.expectPull(request, role.contextId);
     return request;
+  }
+
+  /** Gives a request blocks before its reader has come, if nobody can miss them: so prefill does not wait for another worker's first step. */
+  #startEarly(request: WorkerRequest): boolean {
+    const { maxBatchSize: batch, bothRoles, earlyShare, maxSeqLen } = this.#limits;
+    const { total: blocks, blocksFor } = this.#blocks;
+    const busy = this.#handoffs.receiving + this.#prefilling.length + this.#decoding.size;
+    if (this.#waiting.length + this.#handoffs.expecting > 0 || busy >= Math.ceil(batch / 2)) return false;
+    if (!mayStartEarly(request, this.#live, { blocks, blocksFor, earlyShare, maxSeqLen })) return false;
+    const others = { live: this.#live, waiting: this.#waiting };
+    if (bothRoles && !leavesRoom(request, others, { blocks, batch, blocksFor })) return false;
+    if (!this.#blocks.reserve(request)) return false;
+    request.startedEarly = true;
+    request.change("early");
+    this.#begin(request);
+    this.#wake();
+    return true;
   }
 
   #queue(request: WorkerRequest): void {
@@ -246,9 +270,8 @@ export class Scheduler {
     const { maxBatchSize: batch, bothRoles } = this.#limits;
     let roomIsShort = false;
     for (const request of this.#waiting) {
-      const { role } = request.spec;
       if (this.#handoffs.receiving + this.#prefilling.length + this.#decoding.size >= batch) break;
-      if (bothRoles && dependsOnPeer(request.spec)) {
+      if (bothRoles && dependsOnPeer(request)) {
         const { total: blocks, blocksFor } = this.#blocks;
         const others = { live: this.#live, waiting: this.#waiting };
         roomIsShort ||= !leavesRoom(request, others, { blocks, batch, blocksFor });
@@ -260,14 +283,20 @@ export class Scheduler {
         return;
       }
       this.#waiting.remove(request);
-      request.admittedMs = this.#options.nowMs();
-      this.#copyPart(request);
-      if (role.kind === "generation") this.#handoffs.receive(request, role);
-      else if (role.kind !== "context" || !role.generationFirst || this.#handoffs.stream(request, role.contextId)) {
-        this.#prefilling.push(request);
-      }
+      this.#begin(request);
     }
     this.#standoffs.blockedAt(null);
+  }
+
+  /** It has its blocks. */
+  #begin(request: WorkerRequest): void {
+    const { role } = request.spec;
+    request.admittedMs = this.#options.nowMs();
+    this.#copyPart(request);
+    if (role.kind === "generation") this.#handoffs.receive(request, role);
+    else if (role.kind !== "context" || !role.generationFirst || this.#handoffs.stream(request, role.contextId)) {
+      this.#prefilling.push(request);
+    }
   }
 
   /** Engine calls run in the order given: what is computed for the request from now on finds the copy done. */

@@ -19,6 +19,8 @@ export interface SchedulerLimits extends AdmissionLimits {
   readonly bothRoles: boolean;
   /** A request that waits for blocks of older ones that wait for other workers gives way after this time. */
   readonly giveWayMs: number;
+  /** Share of the pool for generation-first prefills that nobody has asked for yet; 0: they wait for that. */
+  readonly earlyShare: number;
   /** Context requests whose KV was not fetched yet, from their arrival on; more are refused. */
   readonly maxOffers: number;
   /** An engine step longer than this makes the worker unhealthy. */

@@ -64,8 +64,9 @@ export class Standoffs {
     const { live, blocks, blocksFor } = this.#options;
     const ids: RequestId[] = [];
     let held = 0;
-    for (const { spec, admittedMs, receivedMs, tokensReserved } of live) {
-      if (admittedMs === 0 || receivedMs > 0 || !dependsOnPeer(spec) || spec.role.kind === "aggregated") continue;
+    for (const request of live) {
+      const { spec, admittedMs, receivedMs, tokensReserved } = request;
+      if (admittedMs === 0 || receivedMs > 0 || !dependsOnPeer(request) || spec.role.kind === "aggregated") continue;
       held += blocksFor(tokensReserved);
       if (spec.role.contextId !== null) ids.push(spec.role.contextId);
     }

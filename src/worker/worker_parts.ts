@@ -35,6 +35,8 @@ type PartHooks = Pick<SchedulerOptions, "onChange" | "onFreed" | "onStep" | "onT
 const DEFAULT_POOL_BYTES_MAX = 1 << 30;
 /** See docs/decisions/019-prefill-in-small-steps.md. */
 const STEP_TOKENS_MAX = 256;
+/** See docs/decisions/030-generation-first.md. */
+const EARLY_SHARE = 0.25;
 const QUEUE_TIMEOUT_MS = 180_000;
 /** Long enough for a peer that is about to fetch, short beside any timeout. */
 const GIVE_WAY_MS = 1_000;
@@ -85,6 +87,7 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
         stepLimitMs: STEP_LIMIT_MS,
         maxOffers: settings.transfer.maxOffers,
         bothRoles: settings.role === null,
+        earlyShare: EARLY_SHARE,
         giveWayMs: GIVE_WAY_MS,
       },
       // Spoiled blocks must not be reused.

@@ -81,9 +81,9 @@ export class GenerationFirst implements UpstreamProtocol {
     call.trace.ctxRequestId = pair.id;
     await Promise.all([abandon.aborted(pair.context, call.id), abandon.aborted(pair.generation, call.id)]);
     const stop = new AbortController();
-    // Decode first: prefill begins when the generation worker has asked for it.
-    const decode = this.#decode(call, pair, stop.signal);
+    // Prefill takes longest, and begins at once where blocks are plentiful, else when the generation worker has asked for it.
     const prefill = this.#prefill(call, pair, stop.signal);
+    const decode = this.#decode(call, pair, stop.signal);
     // Whoever fails first ends the other; a stream that runs has its KV and needs the context worker no more.
     prefill.catch((error: unknown) => {
       if (!call.answer.started) stop.abort(error);

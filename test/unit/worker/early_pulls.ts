@@ -51,6 +51,8 @@ export class EarlyPulls {
   readonly #awaited = new Map<RequestId, () => void>();
   readonly #refused = new Set<RequestId>();
   readonly #cancels = new Map<RequestId, () => void>();
+  /** Offers that were made before anybody asked. */
+  readonly #standing = new Map<RequestId, (pull: EarlyPull) => void>();
 
   awaitPull(requestId: RequestId, signal: AbortSignal | undefined): Promise<void> {
     if (this.#pulls.has(requestId)) return Promise.resolve();
@@ -72,6 +74,7 @@ export class EarlyPulls {
     this.#pulls.set(requestId, pull);
     if (this.#refused.has(requestId)) this.refuse(requestId);
     this.#awaited.get(requestId)?.();
+    this.#standing.get(requestId)?.(pull);
     const done = pull.settled.promise;
     const cancel = () => {
       pull.end(new KvError("CANCELLED", { transfer: requestId, why: "receiver" }));
@@ -85,19 +88,19 @@ export class EarlyPulls {
     return { requestId, tokens, done, released, progress: (async function* () {})(), cancel };
   }
 
-  /** undefined: nobody waits for it. */
-  offer(
-    engine: TokenEngine,
-    { requestId, tokens, blocks: given, ready = tokens }: SendOptions,
-  ): SendTransfer | undefined {
-    const pull = this.#pulls.get(requestId);
-    if (pull === undefined) return undefined;
+  /** undefined: nobody waits for it, and it is no prefill that is offered while it is computed. */
+  offer(engine: TokenEngine, { requestId, tokens, blocks: given, ready }: SendOptions): SendTransfer | undefined {
+    let pull = this.#pulls.get(requestId);
+    if (pull === undefined && ready === undefined) return undefined;
     const blocks = given.share();
     const settled = new Settled<TransferReport>();
     let over = false;
+    let announced = ready ?? tokens;
+    let tokenZero: FirstTokens | undefined;
     const end = (error: KvError | null): void => {
       if (over) return;
       over = true;
+      this.#standing.delete(requestId);
       blocks.release();
       if (error === null) settled.resolve(report(requestId, tokens));
       else settled.reject(error);
@@ -106,31 +109,50 @@ export class EarlyPulls {
       end(new KvError("CANCELLED", { transfer: requestId, why: "the receiver cancelled it" })),
     );
     const take = (until: number): void => {
-      if (pull.over || over) return;
+      announced = until;
+      if (pull === undefined || pull.over || over) return;
       this.streamed.push(until);
       pull.copy(blocks, engine, until);
     };
-    if (pull.over) this.#cancels.get(requestId)?.();
-    take(ready);
+    /** The receiver's DONE comes later than the call. */
+    const deliver = (): void => {
+      if (tokenZero === undefined || pull === undefined) return;
+      const [reader, first] = [pull, tokenZero];
+      queueMicrotask(() => {
+        if (reader.over) return;
+        reader.end(null, tokens, first);
+        end(null);
+      });
+    };
+    if (pull === undefined) {
+      this.#standing.set(requestId, (late) => {
+        pull = late;
+        take(announced);
+        deliver();
+      });
+    } else if (pull.over) this.#cancels.get(requestId)?.();
+    take(announced);
     return {
       requestId,
       state: `offer-${requestId}`,
       ready: take,
       finish: (first) => {
         take(tokens);
-        // The receiver's DONE comes later than the call.
-        queueMicrotask(() => {
-          if (pull.over) return;
-          pull.end(null, tokens, first);
-          end(null);
-        });
+        tokenZero = first;
+        deliver();
       },
       done: settled.promise,
       cancel: (why = "cancelled") => {
         if (over) return "already_complete";
+        const granted = pull;
+        const error = new KvError("CANCELLED", { transfer: requestId, why });
+        if (granted === undefined) {
+          end(error);
+          return "cancelled";
+        }
         queueMicrotask(() => {
-          pull.end(new KvError("SENDER_ABORTED", { transfer: requestId, why }));
-          end(new KvError("CANCELLED", { transfer: requestId, why }));
+          granted.end(new KvError("SENDER_ABORTED", { transfer: requestId, why }));
+          end(error);
         });
         return "in_flight";
       },

@@ -40,7 +40,7 @@ const mayEnter = (role: string, blocks: number, others: readonly WorkerRequest[]
 
 describe("requests that hold blocks until a peer has found some", () => {
   it("are offers, and receives that came before their prefill", () => {
-    const dependent = Object.keys(roles).filter((role) => dependsOnPeer(request(role, 1).spec));
+    const dependent = Object.keys(roles).filter((role) => dependsOnPeer(request(role, 1)));
     expect(dependent).toEqual(["context", "early"]);
   });
 

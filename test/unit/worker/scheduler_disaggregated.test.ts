@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { KvError } from "../../../src/errors.ts";
 import { requestId } from "../../../src/ids.ts";
 import type { RequestOutcome, WorkerRequest } from "../../../src/worker/request.ts";
+import type { SchedulerLimits } from "../../../src/worker/scheduler_options.ts";
 import { LocalTransfers } from "./local_transfers.ts";
 import { type Rig, rig, spec, tokensOf } from "./scheduler_rig.ts";
 import { TokenEngine } from "./token_engine.ts";
@@ -13,9 +14,9 @@ interface Pair {
   readonly generation: Rig;
 }
 
-function pair(blocks = 32): Pair {
+function pair(blocks = 32, limits: Partial<SchedulerLimits> = {}): Pair {
   const transfers = new LocalTransfers();
-  const options = { blocks, transfers: transfers.port.bind(transfers) };
+  const options = { blocks, transfers: transfers.port.bind(transfers), limits };
   return { transfers, context: rig(options), generation: rig(options) };
 }
 
@@ -171,8 +172,13 @@ describe("scheduler, disaggregated", () => {
       fc.asyncProperty(
         fc.array(request, { minLength: 1, maxLength: 10 }),
         fc.integer({ min: 13, max: 40 }),
-        async (requests, blocks) => {
-          const { context, generation } = pair(blocks);
+        fc.constantFrom(
+          { earlyShare: 0 },
+          { earlyShare: 0.5, maxSeqLen: 50 },
+          { earlyShare: 1, bothRoles: false, maxSeqLen: 50 },
+        ),
+        async (requests, blocks, limits) => {
+          const { context, generation } = pair(blocks, limits);
           const later = async (side: Rig, target: WorkerRequest, turns: number | null): Promise<void> => {
             if (turns === null) return;
             for (let turn = 0; turn < turns; turn++) await Promise.resolve();

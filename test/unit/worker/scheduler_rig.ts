@@ -50,6 +50,7 @@ export function rig(
       stepLimitMs: 60_000,
       maxOffers: 100,
       bothRoles: true,
+      earlyShare: 0,
       giveWayMs: 1_000,
       ...options.limits,
     },

@@ -10,6 +10,7 @@ const suites = {
   engine: () => import("./engine/suite.mjs"),
   cancel: () => import("./cancel/suite.mjs"),
   ttft: () => import("./ttft/suite.mjs"),
+  plan: () => import("./plan/suite.mjs"),
 };
 
 const { values } = parseArgs({ options: { only: { type: "string" }, json: { type: "string" } } });

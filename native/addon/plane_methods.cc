@@ -104,14 +104,17 @@ Napi::Value PlaneObject::Digest(const Napi::CallbackInfo& info) {
                    "must be first layer, layers, first head, heads, and 1 with groups of no head, else 0");
   }
   request->sequence = sequence;
-  const uint64_t tokens = uint64_t{geometry.tokens_per_block} * blocks.size();
+  const uint64_t block_tokens = geometry.tokens_per_block;
+  const uint64_t first = Lacking(blocks.size(), sequence, block_tokens) * block_tokens;
+  const uint64_t last = first + blocks.size() * block_tokens;
+  const uint64_t live = geometry.LiveFrom(sequence);
   if (ranges.size() % 2 != 0) arguments.Fail("ranges", "must hold pairs of tokens");
   for (size_t at = 0; at + 1 < ranges.size(); at += 2) {
     const TokenRange range{ranges[at], ranges[at + 1]};
-    if (range.from >= range.to || range.to > tokens) {
+    if (range.from >= range.to || range.to > last || std::max(live, range.from) < std::min(first, range.to)) {
       arguments.Fail("ranges", "has tokens " + std::to_string(range.from) + " to " +
                                    std::to_string(range.to) + " of blocks that hold " +
-                                   std::to_string(tokens));
+                                   std::to_string(first) + " to " + std::to_string(last));
     }
     request->ranges.push_back(range);
   }

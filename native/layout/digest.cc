@@ -51,11 +51,11 @@ class Hasher {
 
 // What one head of one plane of one layer has of the tokens; `row` is its place in block 0.
 void AddRow(const std::byte* row, const Group& group, uint64_t block_tokens, std::span<const uint32_t> table,
-            uint64_t from, uint64_t to, Hasher* hasher) {
+            uint64_t lacking, uint64_t from, uint64_t to, Hasher* hasher) {
   for (uint64_t token = from; token < to;) {
     const uint64_t index = token / block_tokens;
     const uint64_t end = std::min(to, (index + 1) * block_tokens);
-    const std::byte* block = row + table[index] * group.block_stride;
+    const std::byte* block = row + table[index - lacking] * group.block_stride;
     if (group.per_block) {
       hasher->Add(block, group.element_bytes);
     } else if (group.token_stride == group.element_bytes) {
@@ -74,10 +74,11 @@ void AddRow(const std::byte* row, const Group& group, uint64_t block_tokens, std
 Digest DigestOf(const std::byte* pool, const Geometry& geometry, const Part& part,
                 std::span<const uint32_t> table, const Tokens& tokens) {
   Hasher hasher;
+  const uint64_t lacking = Lacking(table.size(), tokens.sequence, geometry.tokens_per_block);
   const uint64_t last_layer = uint64_t{part.first_layer} + part.layers;
   for (const Group& group : geometry.groups) {
     if (group.replicated && !part.replicated) continue;
-    const uint64_t from = std::max(tokens.from, LiveFrom(group.window, tokens.sequence));
+    const uint64_t from = std::max(tokens.from, WindowStart(group.window, tokens.sequence));
     if (from >= tokens.to) continue;
     const uint64_t first_head = group.replicated ? 0 : std::max(part.first_head, group.first_head);
     const uint64_t end_head = group.replicated ? group.heads
@@ -92,7 +93,7 @@ Digest DigestOf(const std::byte* pool, const Geometry& geometry, const Part& par
         for (uint64_t plane = 0; plane < group.planes; ++plane) {
           for (uint64_t head = first_head; head < end_head; ++head) {
             const std::byte* row = base + plane * group.plane_stride + (head - held_from) * group.head_stride;
-            AddRow(row, group, geometry.tokens_per_block, table, from, tokens.to, &hasher);
+            AddRow(row, group, geometry.tokens_per_block, table, lacking, from, tokens.to, &hasher);
           }
         }
       }

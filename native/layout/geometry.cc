@@ -151,6 +151,12 @@ uint64_t Geometry::TokenBytes() const {
   return bytes;
 }
 
+uint64_t Geometry::LiveFrom(uint64_t sequence) const {
+  uint64_t live = sequence;
+  for (const Group& group : groups) live = std::min(live, WindowStart(group.window, sequence));
+  return live;
+}
+
 std::string Geometry::OutOfBounds(uint32_t blocks, uint64_t pool_bytes) const {
   if (tokens_per_block == 0 || blocks == 0) return "blocks or their tokens are none";
   if (groups.empty() || groups.size() > kGroupsMax) return "there must be 1 to 16 groups";

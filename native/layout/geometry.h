@@ -61,6 +61,8 @@ struct Geometry {
   std::string OutOfBounds(uint32_t blocks, uint64_t pool_bytes) const;
   // Two elements at one place, or too entangled to tell; empty: none. For the own pool, which is written.
   std::string Overlap(uint32_t blocks) const;
+  // The first token of a sequence that any group's window leaves.
+  uint64_t LiveFrom(uint64_t sequence) const;
 
   bool operator==(const Geometry&) const = default;
 };
@@ -75,8 +77,14 @@ struct Part {
 };
 
 // The first token of a sequence of `sequence` tokens that a window leaves.
-inline uint64_t LiveFrom(uint32_t window, uint64_t sequence) {
+inline uint64_t WindowStart(uint32_t window, uint64_t sequence) {
   return window == 0 || sequence <= window ? 0 : sequence - window;
+}
+
+// Entries that a table of `entries` blocks lacks at its beginning.
+inline uint64_t Lacking(uint64_t entries, uint64_t sequence, uint64_t tokens_per_block) {
+  const uint64_t all = (sequence + tokens_per_block - 1) / tokens_per_block;
+  return all > entries ? all - entries : 0;
 }
 
 // Two types, so that a plan between unequal layouts can't take one side for the other.

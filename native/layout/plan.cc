@@ -77,13 +77,21 @@ bool GoesOn(const BandSide& side, uint32_t layers, uint64_t base) {
   return base > last && (layers == 1 || base - last == side.layer_stride);
 }
 
-std::string CheckTable(const char* side, std::span<const uint32_t> table, uint64_t first, uint64_t end,
-                       uint64_t pool_blocks) {
-  if (table.size() < end) {
-    return std::string("the ") + side + " table has " + std::to_string(table.size()) + " blocks, " +
-           std::to_string(end) + " are needed";
+uint64_t EndBlock(uint64_t to, uint64_t tokens_per_block) {
+  return (to + tokens_per_block - 1) / tokens_per_block;
+}
+
+std::string CheckTable(const char* side, std::span<const uint32_t> table, uint64_t tokens_per_block,
+                       const Tokens& tokens, uint64_t pool_blocks) {
+  const uint64_t lacking = Lacking(table.size(), tokens.sequence, tokens_per_block);
+  const uint64_t first = tokens.from / tokens_per_block;
+  const uint64_t end = EndBlock(tokens.to, tokens_per_block);
+  if (first < lacking || end > lacking + table.size()) {
+    return std::string("the ") + side + " table has " + std::to_string(table.size()) +
+           " blocks from number " + std::to_string(lacking) + " on, " + std::to_string(first) + " to " +
+           std::to_string(end - 1) + " are needed";
   }
-  for (uint64_t index = first; index < end; ++index) {
+  for (uint64_t index = first - lacking; index < end - lacking; ++index) {
     if (table[index] < pool_blocks) continue;
     return std::string("block ") + std::to_string(table[index]) + " at index " + std::to_string(index) +
            " of the " + side + " table is not one of the pool's " + std::to_string(pool_blocks);
@@ -92,11 +100,7 @@ std::string CheckTable(const char* side, std::span<const uint32_t> table, uint64
 }
 
 uint64_t FromOf(const Band& band, const Tokens& tokens) {
-  return std::max(tokens.from, LiveFrom(band.window, tokens.sequence));
-}
-
-uint64_t EndBlock(uint64_t to, uint64_t tokens_per_block) {
-  return (to + tokens_per_block - 1) / tokens_per_block;
+  return std::max(tokens.from, WindowStart(band.window, tokens.sequence));
 }
 
 }  // namespace
@@ -203,12 +207,9 @@ std::string Plan::Check(const Tokens& tokens, const BlockTables& tables, uint64_
   uint64_t from = tokens.to;
   for (const Band& band : bands_) from = std::min(from, FromOf(band, tokens));
   if (tokens.to <= from) return "";
-  std::string wrong = CheckTable("source", tables.source, from / source_tokens_,
-                                 EndBlock(tokens.to, source_tokens_), source_pool_blocks);
-  if (wrong.empty()) {
-    wrong = CheckTable("target", tables.target, from / target_tokens_, EndBlock(tokens.to, target_tokens_),
-                       target_pool_blocks);
-  }
+  const Tokens live{from, tokens.to, tokens.sequence};
+  std::string wrong = CheckTable("source", tables.source, source_tokens_, live, source_pool_blocks);
+  if (wrong.empty()) wrong = CheckTable("target", tables.target, target_tokens_, live, target_pool_blocks);
   return wrong;
 }
 

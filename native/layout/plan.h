@@ -23,8 +23,9 @@ struct Tokens {
   uint64_t sequence = 0;
 };
 
-// Block ids of a sequence in token order, from token 0 on: index = token / tokens_per_block of that side.
-// Those of blocks that no window reaches may be anything.
+// Block ids of a sequence in token order, one for each block of all its tokens; those of blocks that no
+// window reaches may be anything. A table that has fewer lacks the first ones: an engine whose windows have
+// moved on has given those back.
 struct BlockTables {
   std::span<const uint32_t> source;
   std::span<const uint32_t> target;

@@ -6,7 +6,12 @@ namespace kvt {
 
 RunCursor::RunCursor(const Plan& plan, const Tokens& tokens, const BlockTables& tables,
                      const UnitRange& units)
-    : plan_(plan), tokens_(tokens), tables_(tables), units_left_(units.last - units.first) {
+    : plan_(plan),
+      tokens_(tokens),
+      tables_(tables),
+      units_left_(units.last - units.first),
+      source_lacks_(Lacking(tables.source.size(), tokens.sequence, plan.source_tokens_per_block())),
+      target_lacks_(Lacking(tables.target.size(), tokens.sequence, plan.target_tokens_per_block())) {
   uint64_t skip = units.first;
   for (const Band& band : plan.bands()) {
     const Plan::Blocks blocks = plan.BlocksOf(band, tokens);
@@ -71,10 +76,11 @@ bool RunCursor::NextBox() {
   }
   const uint64_t block_tokens = plan_.target_tokens_per_block();
   const uint64_t from =
-      std::max({tokens_.from, LiveFrom(band.window, tokens_.sequence), first_block * block_tokens});
+      std::max({tokens_.from, WindowStart(band.window, tokens_.sequence), first_block * block_tokens});
   const uint64_t to = std::min(tokens_.to, (first_block + blocks) * block_tokens);
   const uint64_t source_tokens = plan_.source_tokens_per_block();
-  at_ = {from / source_tokens, from % source_tokens, from / block_tokens, from % block_tokens, to - from};
+  at_ = {from / source_tokens - source_lacks_, from % source_tokens, from / block_tokens - target_lacks_,
+         from % block_tokens, to - from};
   source_start_ = band.source.base + box_.first_layer * band.source.layer_stride +
                   box_.first_plane * band.source.plane_stride + box_.first_head * band.source.head_stride;
   target_start_ = band.target.base + box_.first_layer * band.target.layer_stride +

@@ -50,7 +50,9 @@ class RunCursor {
   uint64_t units_left_ = 0;
   size_t band_index_ = 0;
   const Band* band_ = nullptr;
-  uint64_t block_ = 0;  // index into the target table
+  const uint64_t source_lacks_;
+  const uint64_t target_lacks_;
+  uint64_t block_ = 0;  // of the sequence, as the target counts
   uint64_t block_end_ = 0;
   uint64_t row_ = 0;
   RowBox box_;

@@ -142,6 +142,10 @@ TEST(
   CHECK(digest(true, 3, 6) == bytes({{128, 132}, {16, 18}, {144, 146}, {38, 40}, {160, 164}}));
   CHECK(digest(false, 3, 6) == bytes({{128, 132}, {16, 18}, {144, 146}}));
   CHECK(digest(false, 0, 4) == bytes({{16, 18}}));
+  // Without its first block, as if windows had left it.
+  const std::vector<uint32_t> last{2};
+  CHECK(DigestOf(pool.data(), geometry, test::All(), last, {4, 6, 7}) ==
+        DigestOf(pool.data(), geometry, test::All(), table, {4, 6, 7}));
 }
 
 TEST("each byte of the tokens counts, and none beside them") {

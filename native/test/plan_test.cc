@@ -119,10 +119,13 @@ void Fill(Random& random, const Sample& sample, uint64_t tokens, Side* side) {
   side->table = SomeBlocks(random, side->blocks, count, random() % 2 == 0);
   for (const Kind& kind : sample.kinds) Place(random, kind, side);
   uint64_t live = tokens;
-  for (const Kind& kind : sample.kinds) live = std::min(live, LiveFrom(kind.window, tokens));
+  for (const Kind& kind : sample.kinds) live = std::min(live, WindowStart(kind.window, tokens));
   // Blocks that no window reaches are given back: whatever their entries say must not matter.
   const uint64_t dead = live / side->geometry.tokens_per_block;
   for (uint64_t block = 0; block < dead; ++block) side->table[block] = 0xffffffff;
+  if (dead > 0)
+    side->table.erase(side->table.begin(),
+                      side->table.begin() + static_cast<std::ptrdiff_t>(random() % (dead + 1)));
 }
 
 // A pair of ranks of one model: parts that overlap or not, blocks of any size, bytes in any place.
@@ -181,10 +184,12 @@ uint64_t BaseOf(const Group& group, uint32_t layer) {
 // Element by element, straight from what the groups are. Counts the bytes that it moves.
 std::vector<uint8_t> Oracle(const Sample& sample, bool replicated, const std::vector<uint8_t>& source,
                             std::vector<uint8_t> target, uint64_t* moved) {
-  const auto at = [](const Side& side, size_t index, uint32_t layer, uint32_t plane, uint32_t head,
-                     uint64_t token) {
+  const auto at = [&sample](const Side& side, size_t index, uint32_t layer, uint32_t plane, uint32_t head,
+                            uint64_t token) {
     const Group& group = side.geometry.groups[index];
-    const uint64_t block = side.table[token / side.geometry.tokens_per_block];
+    const uint64_t all =
+        (sample.tokens.sequence + side.geometry.tokens_per_block - 1) / side.geometry.tokens_per_block;
+    const uint64_t block = side.table[token / side.geometry.tokens_per_block + side.table.size() - all];
     const uint64_t in_block = group.per_block ? 0 : token % side.geometry.tokens_per_block;
     return BaseOf(group, layer) + block * group.block_stride + plane * group.plane_stride +
            (head - group.first_head) * group.head_stride + in_block * group.token_stride;
@@ -194,7 +199,7 @@ std::vector<uint8_t> Oracle(const Sample& sample, bool replicated, const std::ve
     if (kind.replicated && !replicated) continue;
     uint64_t last_block = UINT64_MAX;
     for (uint64_t token = sample.tokens.from; token < sample.tokens.to; ++token) {
-      if (token < LiveFrom(kind.window, sample.tokens.sequence)) continue;
+      if (token < WindowStart(kind.window, sample.tokens.sequence)) continue;
       const uint64_t block = token / sample.target.geometry.tokens_per_block;
       if (kind.per_block && block == last_block) continue;
       last_block = block;
@@ -423,6 +428,9 @@ TEST("tables that are short or name blocks outside a pool are refused") {
   CHECK(!plan.Check({5, 4, 8}, {two, two}, 2, 2).empty());
   CHECK(plan.Check({5, 5, 8}, {two, two}, 2, 2).empty());
   CHECK(!plan.Check({0, 8, 7}, {two, two}, 2, 2).empty());
+  // Of three blocks, the last two.
+  CHECK(plan.Check({4, 12, 12}, {two, two}, 2, 2).empty());
+  CHECK(!plan.Check({3, 12, 12}, {two, two}, 2, 2).empty());
 }
 
 TEST("places outside a pool are refused, however large the numbers of a hostile peer are") {

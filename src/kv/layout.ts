@@ -37,4 +37,14 @@ export function blockBytesOf(layout: Layout, share?: RankShare): number {
   return heldGroups(layout, share ?? whole).reduce((sum, held) => sum + groupBytesOf(held), 0);
 }
 
+/**
+ * The least blocks that a sequence needs, those of its last tokens: fewer than `blocksFor` where every group has a window, since what none
+ * of them reaches is not moved.
+ */
+export function liveBlocksFor(tokens: number, layout: Layout): number {
+  const windows = (layout.groups ?? []).map(({ window }) => window ?? Number.POSITIVE_INFINITY);
+  const widest = windows.length === 0 ? Number.POSITIVE_INFINITY : Math.max(...windows);
+  return blocksFor(tokens, layout) - Math.floor(Math.max(0, tokens - widest) / layout.tokensPerBlock);
+}
+
 export const blocksFor = (tokens: number, layout: Layout): number => Math.ceil(tokens / layout.tokensPerBlock);

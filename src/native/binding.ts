@@ -104,7 +104,8 @@ export interface NativeDataPlane {
 
   /**
    * Copies tokens [fromToken, toToken) of a sequence: source block table at the peer, target block table here. Tables cover the
-   * sequence from token 0 (index = token / tokensPerBlock); what they say of blocks that no window reaches means nothing. `sequenceTokens`: all
+   * sequence from token 0 (index = token / tokensPerBlock); what they say of blocks that no window reaches means nothing, and
+   * a table with fewer entries than the sequence has blocks lacks the first ones. `sequenceTokens`: all
    * that the sequence will have, from whose end windows reach back. Without `replicated` groups of no head axis are left out. Completion JOB. At `deadlineMs` the job ends TIMED_OUT at once and, as at
    * cancel, its copy may still run: completion JOB_QUIET follows when no thread touches its blocks any more (I3). JOB_QUIET comes for
    * every job, once, after or with JOB; only then may the id be used again. `deadlineMs` may be Infinity.

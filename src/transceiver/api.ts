@@ -107,7 +107,7 @@ export type CancelOutcome = "not_found" | "already_complete" | "cancelled" | "in
 
 export interface SendOptions {
   readonly requestId: RequestId;
-  /** Tokens of the sequence, all of which `blocks` must hold room for. */
+  /** Tokens of the sequence, all of which `blocks` must hold room for, or those that windows leave where every group of the layout has one. */
   readonly tokens: number;
   /** The session takes a share of its own: the caller may release its hold at once. */
   readonly blocks: BlockHold;
@@ -156,7 +156,7 @@ export interface ReceiveFromPeer {
 }
 
 export interface ReceiveBlocks {
-  /** Blocks of this pool in token order, covering the whole sequence. Shared by the session until no read can touch them. */
+  /** Blocks of this pool in token order, covering the whole sequence, or at its end what windows leave (as in `send`). Shared by the session until no read can touch them. */
   readonly blocks: BlockHold;
   /** Tokens already here (reused prefix); they are not fetched. */
   readonly skipTokens?: number;

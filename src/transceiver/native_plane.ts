@@ -315,6 +315,10 @@ function* recordsOf(batch: Float64Array): Iterable<Float64Array> {
 }
 
 function openError(error: unknown, options: NativeDataPlaneOptions): unknown {
+  // An argument that only the addon can judge: where a placement ends, and whether its elements overlap.
+  if (error instanceof TypeError) {
+    return new KvError("INVALID_ARGUMENT", { what: "options.pool", why: error.message }, { cause: error });
+  }
   if (!(error instanceof Error) || !("code" in error)) return error;
   const bytes = options.adopt?.bytes ?? options.layout.blockBytes * options.blocks;
   const why = error.message;

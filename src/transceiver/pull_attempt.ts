@@ -85,8 +85,9 @@ export class PullAttempt {
     return true;
   }
 
-  sourceBlock(index: number): number | undefined {
-    return this.#source[index];
+  /** Ids of the sender's blocks, in token order. */
+  get source(): readonly number[] {
+    return this.#source;
   }
 
   /** Reads what is announced and not asked for yet, in one job. */

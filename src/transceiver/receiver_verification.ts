@@ -4,7 +4,7 @@ import type { RankPart } from "../kv/ranks.ts";
 import type { DataPlane } from "./data_plane.ts";
 import type { FrameOf } from "./protocol.ts";
 import type { PullAttempt } from "./pull_attempt.ts";
-import { DigestComparison, rangesToVerify, type VerifyMode } from "./verification.ts";
+import { blockAt, DigestComparison, rangesToVerify, type VerifyMode } from "./verification.ts";
 
 /** Of both sides' blocks. */
 export interface BlockSizes {
@@ -22,6 +22,8 @@ export interface Verified {
   readonly peer: string;
   readonly blocks: readonly BlockId[];
   readonly attempt: PullAttempt;
+  /** Of the sequence. */
+  readonly tokens: number;
   readonly sizes: BlockSizes;
 }
 
@@ -88,19 +90,18 @@ export class ReceiverVerification {
   }
 
   /** @returns undefined while digests are missing on either side, null when all are equal */
-  compare({ peer, blocks, attempt, sizes }: Verified): Mismatch | null | undefined {
+  compare({ peer, blocks, attempt, tokens, sizes }: Verified): Mismatch | null | undefined {
     if (!this.#comparison.isComplete) return undefined;
     const [first, ...more] = this.#comparison.differences();
     if (first === undefined) return null;
     const repeatable = !this.#differed && !this.#senderGone;
     this.#differed = true;
-    const index = Math.floor(first.from / sizes.sender);
     const error = new KvError("DIGEST_MISMATCH", {
       transfer: attempt.transferId,
       peer,
-      index,
-      block: blocks[Math.floor(first.from / sizes.own)] ?? "?",
-      source: attempt.sourceBlock(index) ?? "?",
+      index: Math.floor(first.from / sizes.sender),
+      block: blockAt(blocks, first.from, tokens, sizes.own) ?? "?",
+      source: blockAt(attempt.source, first.from, tokens, sizes.sender) ?? "?",
       from: first.from,
       to: first.to,
       more: more.length,

@@ -218,8 +218,8 @@ export class ReceiverWork implements Readonly<Record<ReceiverEffect, () => void>
   }
 
   compareDigests(): void {
-    const { peer } = this.#offer;
-    const read = { peer, blocks: this.blocks.ids, attempt: this.attempt, sizes: this.#sizes };
+    const { peer, tokens } = this.#offer;
+    const read = { peer, blocks: this.blocks.ids, attempt: this.attempt, tokens, sizes: this.#sizes };
     const mismatch = this.verification.compare(read);
     if (mismatch === undefined) return;
     if (mismatch === null) {

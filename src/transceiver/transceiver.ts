@@ -1,6 +1,6 @@
 import { KvError } from "../errors.ts";
 import { type BlockId, type CapabilityToken, type Epoch, newEpoch, type RequestId } from "../ids.ts";
-import { blocksFor, type Layout } from "../kv/layout.ts";
+import { type Layout, liveBlocksFor } from "../kv/layout.ts";
 import { BlockPool } from "../kv/pool.ts";
 import type { ParallelSizes } from "../kv/ranks.ts";
 import { type InstanceLayout, instanceDifferences } from "../layout.ts";
@@ -397,7 +397,7 @@ export class KvTransceiver implements Transceiver {
     if (blocks.pool !== this.pool) {
       throw new KvError("INVALID_ARGUMENT", { what: "blocks", why: "they belong to another pool" });
     }
-    const needed = blocksFor(tokens, this.layout);
+    const needed = liveBlocksFor(tokens, this.layout);
     if (blocks.ids.length < needed) {
       const why = `${tokens} tokens need ${needed} blocks of ${this.layout.tokensPerBlock}`;
       throw new KvError("INVALID_ARGUMENT", { what: `a hold of ${blocks.ids.length} blocks`, why });

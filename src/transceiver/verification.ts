@@ -45,6 +45,15 @@ export function rangesToVerify(mode: VerifyMode, transferId: TransferId, pulled:
   return Uint32Array.from(ranges);
 }
 
+/** The block that holds a token. A table that is shorter than its sequence lacks the first blocks, which no window reaches. */
+export const blockAt = (
+  table: ArrayLike<number>,
+  token: number,
+  tokens: number,
+  tokensPerBlock: number,
+): number | undefined =>
+  table[Math.floor(token / tokensPerBlock) - Math.max(0, Math.ceil(tokens / tokensPerBlock) - table.length)];
+
 /** A stretch of a pull's digests: `first` is the place of the first one in the order of the ranges. */
 export interface Digests {
   readonly first: number;

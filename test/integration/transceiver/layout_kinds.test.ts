@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { requestId } from "../../../src/ids.ts";
 import type { BlockOrder } from "../../../src/kv/placement.ts";
+import type { BlockHold } from "../../../src/kv/pool.ts";
 import { Layout } from "../../../src/layout.ts";
 import { type InstanceOptions, KvInstance } from "../../../src/transceiver/instance.ts";
 import { findWrongPlaced, type PlacedKv, writePlaced } from "./placed_kv.ts";
@@ -42,8 +43,8 @@ class Placed implements PlacedKv, AsyncDisposable {
 }
 
 const plain = { layers: 6, kvHeads: 4, headDim: 8, dtype: "fp8_e5m2" };
-/** What a model may keep, and whether its blocks must have one size. */
-const kinds: Record<string, { readonly layout: object; readonly oneSize?: boolean }> = {
+/** What a model may keep, whether its blocks must have one size, and after how many tokens it needs none that are older. */
+const kinds: Record<string, { readonly layout: object; readonly oneSize?: boolean; readonly keeps?: number }> = {
   "K and V": { layout: plain },
   "one latent for all heads": { layout: { ...plain, attention: "mla", kvHeads: 1, headDim: 36, dtype: "bf16" } },
   "one latent and the keys of an indexer": {
@@ -77,6 +78,16 @@ const kinds: Record<string, { readonly layout: object; readonly oneSize?: boolea
       ],
     },
   },
+  "layers that all have windows, of which the older blocks were given back": {
+    layout: {
+      ...plain,
+      groups: [
+        { name: "near", kind: "kv", layers: [0, 2, 4], window: 7 },
+        { name: "far", kind: "kv", layers: [1, 3, 5], window: 20 },
+      ],
+    },
+    keeps: 20,
+  },
   "layers with a window among others": {
     layout: {
       ...plain,
@@ -95,6 +106,11 @@ const shapes: readonly Shape[] = [
   [8, 3, 4, "NHD"],
 ];
 
+/** The blocks that hold the last `keeps` tokens. */
+function liveOf(blocks: BlockHold, { kv }: Placed, tokens: number, keeps: number): BlockHold {
+  return blocks.share(Math.floor(Math.max(0, tokens - keeps) / kv.layout.tokensPerBlock));
+}
+
 const requests: readonly (readonly [tokens: number, skipTokens: number])[] = [
   [61, 0],
   [64, 24],
@@ -102,24 +118,28 @@ const requests: readonly (readonly [tokens: number, skipTokens: number])[] = [
 ];
 
 /** Moves some requests, the first of them while its prefill goes on. */
-async function moveAll(context: Placed, generation: Placed): Promise<void> {
+async function moveAll(context: Placed, generation: Placed, keeps: number): Promise<void> {
   for (const [number, [tokens, skipTokens]] of requests.entries()) {
     const source = context.blocks(tokens);
     const ready = number === 0 ? 21 : tokens;
     writePlaced(context, number, source.ids, 0, ready);
-    const sending = context.kv.send({ requestId: requestId(number + 1), tokens, blocks: source, ready });
+    using offered = liveOf(source, context, tokens, keeps);
+    const sending = context.kv.send({ requestId: requestId(number + 1), tokens, blocks: offered, ready });
     const target = generation.blocks(tokens);
     writePlaced(generation, number, target.ids, 0, skipTokens);
-    const receiving = generation.kv.receive({ state: sending.state, blocks: target, skipTokens });
+    using wanted = liveOf(target, generation, tokens, keeps);
+    const receiving = generation.kv.receive({ state: sending.state, blocks: wanted, skipTokens });
     if (ready < tokens) {
       for await (const arrived of receiving.progress) if (arrived >= ready) break;
       writePlaced(context, number, source.ids, ready, tokens);
       sending.ready(tokens);
     }
+    offered.release();
     source.release();
     await Promise.all([receiving.done, sending.done]);
     await receiving.released;
     expect(findWrongPlaced(generation, number, target.ids, [0, tokens], tokens)).toBeNull();
+    wanted.release();
     target.release();
   }
   for (const { kv } of [context, generation]) {
@@ -132,15 +152,24 @@ async function moveAll(context: Placed, generation: Placed): Promise<void> {
   }
 }
 
-describe.each(Object.entries(kinds))("%s", (_name, { layout, oneSize = false }) => {
+describe.each(Object.entries(kinds))("%s", (_name, { layout, oneSize = false, keeps = Number.POSITIVE_INFINITY }) => {
   it("arrives in every rank of instances of any shape and order", async () => {
     const all = await Promise.all(
       shapes.map(([tp, pp, size, order]) => Placed.open(layout, [tp, pp, oneSize ? 8 : size, order])),
     );
     try {
-      for (const context of all) for (const generation of all) await moveAll(context, generation);
+      for (const context of all) for (const generation of all) await moveAll(context, generation, keeps);
     } finally {
       await Promise.all(all.map((one) => one[Symbol.asyncDispose]()));
     }
   });
+});
+
+it("a hold that lacks blocks which a window reaches is refused", async () => {
+  const kind = kinds["layers that all have windows, of which the older blocks were given back"];
+  await using one = await Placed.open(kind?.layout ?? {}, [1, 1, 8, "HND"]);
+  using blocks = one.blocks(64);
+  using short = blocks.share(6);
+  // Tokens 44 to 63 are live: three blocks.
+  expect(() => one.kv.send({ requestId: requestId(1), tokens: 64, blocks: short })).toThrow(/2 blocks.*need 3/);
 });

@@ -8,7 +8,7 @@ import type { KvInstance } from "../../../src/transceiver/instance.ts";
 
 /** An instance and where its ranks' KV lies. */
 export interface PlacedKv {
-  readonly kv: KvInstance;
+  readonly kv: Pick<KvInstance, "layout" | "sizes" | "ranks">;
   readonly pool: OpenOptions["pool"];
 }
 

@@ -67,6 +67,11 @@ interface Call {
   readonly reply: FastifyReply;
   /** Fires when the client has gone. */
   readonly gone: AbortSignal;
+  /**
+   * Rejects when the client has gone. One that left before its request was read has been served before the loop sees the end of its
+   * connection: the answer would count as sent, and what it offers be known to nobody.
+   */
+  confirm(): Promise<void>;
   params?: GenerationParams;
   spec?: RequestSpec;
   outcome?: RequestOutcome;
@@ -110,6 +115,12 @@ export class Completions {
       serverArrivalMs: performance.now(),
       reply,
       gone: gone.signal,
+      confirm: async () => {
+        // The end of this turn of the loop, then a whole one, in which every socket is looked at.
+        for (let turn = 0; turn < 2; turn++) await new Promise((resolve) => setImmediate(resolve));
+        if (request.raw.socket.readableEnded) onClose();
+        gone.signal.throwIfAborted();
+      },
     };
     try {
       await this.#serve(call, request.body);
@@ -153,6 +164,7 @@ export class Completions {
     call.gone.addEventListener("abort", leave, { once: true });
     try {
       const outcome = await request.done;
+      if (outcome.offer !== null) await call.confirm();
       call.outcome = outcome;
       const total = usage(prompt.length, outcome.outputTokens, cachedTokens(params, outcome));
       if (stream !== null) stream.end(total);

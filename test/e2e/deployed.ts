@@ -8,6 +8,8 @@ import { createLogger } from "../../src/observability/log.ts";
 import { defaultProbeTimes } from "../../src/router/prober.ts";
 import { type RouterHooks, type RouterServer, startRouter } from "../../src/router/server.ts";
 import { buildKvt, type KvtProcess, startKvt } from "../integration/cli/kvt_process.ts";
+import { type Fresh, smallPool, type Watched } from "../integration/worker/no_leak.ts";
+import { Workers } from "../integration/worker/worker_process.ts";
 
 export const modelPath: string = fileURLToPath(new URL("../../models/tiny.gguf", import.meta.url));
 
@@ -25,7 +27,7 @@ export const goldens: readonly Golden[] = (
   JSON.parse(readFileSync(new URL("../../models/golden.json", import.meta.url), "utf8")) as { prompts: Golden[] }
 ).prompts;
 
-export interface DeployedWorker {
+export interface DeployedWorker extends Watched {
   readonly url: string;
   readonly process: KvtProcess;
   /** Blocks that nobody holds or pins, and transfers under way, as GET /kv/peers has them. */
@@ -45,6 +47,8 @@ export interface Deployed extends AsyncDisposable {
   readonly generation: readonly DeployedWorker[];
   readonly log: readonly Readonly<Record<string, unknown>>[];
   post(path: string, body: object, init?: RequestInit): Promise<Response>;
+  /** A worker beside them that the router does not know, with the smallest pool. */
+  startFresh(): Promise<Fresh>;
 }
 
 export interface DeployOptions {
@@ -74,14 +78,17 @@ export async function deploy(options: DeployOptions): Promise<Deployed> {
   const workers = ports.map((port, index): DeployedWorker => {
     const url = `http://localhost:${port}`;
     const flags = options.flags?.[index < options.context ? "context" : "generation"] ?? [];
+    const process = startKvt(["serve", modelPath, "--port", String(port), "--config", config, ...flags], {
+      KVT_SOCKET_DIR: sockets,
+      KVT_CHECK: "1",
+      KVT_LOG_LEVEL: "info",
+      ...options.env,
+    });
     return {
       url,
-      process: startKvt(["serve", modelPath, "--port", String(port), "--config", config, ...flags], {
-        KVT_SOCKET_DIR: sockets,
-        KVT_CHECK: "1",
-        KVT_LOG_LEVEL: "info",
-        ...options.env,
-      }),
+      process,
+      child: process.child,
+      log: process.output,
       stats: async () => (await (await fetch(`${url}/kv/peers`)).json()) as WorkerStats,
     };
   });
@@ -89,13 +96,14 @@ export async function deploy(options: DeployOptions): Promise<Deployed> {
     ({ servers: list.map(({ url }) => ({ url, origin: url })), policy: "round_robin" }) as const;
   const context = workers.slice(0, options.context);
   const generation = workers.slice(options.context);
+  const beside = new Workers(sockets);
   const log: Readonly<Record<string, unknown>>[] = [];
   const end = async (): Promise<void> => {
     for (const { process } of workers) {
       process.child.kill("SIGCONT");
       process.child.kill("SIGKILL");
     }
-    await Promise.all(workers.map(({ process }) => process.ended));
+    await Promise.all([...workers.map(({ process }) => process.ended), beside[Symbol.asyncDispose]()]);
     rmSync(folder, { recursive: true, force: true });
   };
   try {
@@ -143,6 +151,7 @@ export async function deploy(options: DeployOptions): Promise<Deployed> {
           body: JSON.stringify(body),
           ...init,
         }),
+      startFresh: () => beside.start(smallPool),
       [Symbol.asyncDispose]: async () => {
         await router.close({ drainMs: 0 });
         await end();

@@ -3,10 +3,11 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ask, type Body, Refused } from "../integration/worker/client.ts";
 import { type Golden, goldens } from "../integration/worker/golden.ts";
 import { expectGolden, tokenizer } from "../integration/worker/golden_check.ts";
+import { LeakWatch, POOL_TOKENS } from "../integration/worker/no_leak.ts";
 import { type Deployed, type DeployedWorker, deploy, eventually } from "./deployed.ts";
 
-const POOL_TOKENS = 4096;
 let deployed: Deployed;
+let leaks: LeakWatch;
 beforeAll(async () => {
   deployed = await deploy({
     context: 2,
@@ -14,6 +15,7 @@ beforeAll(async () => {
     poolTokens: POOL_TOKENS,
     settings: { scheduleStyle: "generation_first" },
   });
+  leaks = await LeakWatch.begin(deployed.context, deployed.generation);
   // It may have to compile src/ first.
 }, 180_000);
 afterAll(async () => {
@@ -196,9 +198,7 @@ describe("what goes wrong in generation-first", () => {
     );
     expect(right).toBeGreaterThan(130);
     await settled();
-    for (const { process } of [...deployed.context, ...deployed.generation]) {
-      expect(process.output()).not.toMatch(/UnhandledPromiseRejection|internal defect/);
-    }
+    await leaks.expectNone([...deployed.context, ...deployed.generation], await deployed.startFresh());
   });
 
   // Last: they take workers away.
@@ -211,7 +211,9 @@ describe("what goes wrong in generation-first", () => {
       Array.from({ length: 6 }, (_, index) => alone("completion", long(1000 + index))),
     );
     for (const [index, reply] of (await Promise.all(answers)).entries()) expect(reply.text).toBe(expected[index]?.text);
-    await settled([other, ...deployed.generation]);
+    const survivors = [other, ...deployed.generation];
+    await settled(survivors);
+    await leaks.expectNone(survivors, await deployed.startFresh());
   });
 
   it("a generation worker that is killed while it waits is replaced by the other one", async () => {
@@ -225,5 +227,6 @@ describe("what goes wrong in generation-first", () => {
     );
     for (const [index, reply] of (await Promise.all(answers)).entries()) expect(reply.text).toBe(expected[index]?.text);
     await settled([context, other]);
+    await leaks.expectNone([context, other], await deployed.startFresh());
   });
 });

@@ -1,7 +1,6 @@
-import { readdirSync, readlinkSync } from "node:fs";
 import { expect } from "vitest";
 import { ask, askPair, type Body } from "./client.ts";
-import { blocksOf, type Resources, resourcesOf } from "./inspect.ts";
+import { blocksOf, descriptorsOf, type Resources, resourcesOf } from "./inspect.ts";
 import { type Overrides, withPool } from "./worker_process.ts";
 
 /** Tokens of a pool of which one request of the embedded model can need every block: as many as its context. */
@@ -17,10 +16,11 @@ export const EVERY_BLOCK: Body = {
   ignore_eos: true,
   temperature: 0,
 };
+/** Over 4 KiB: starts the thread that tokenises such prompts. */
+const LONG_TEXT: Body = { prompt: "the ".repeat(1100), max_tokens: 1 };
 /** What V8 may keep of the requests of one test; blocks and bodies that leak are more. */
 const RSS_GROWTH_KIB = 48 * 1024;
-/** Connections of the test's own HTTP client end when they have been idle for some seconds. */
-const SETTLE_MS = 30_000;
+const SETTLE_MS = 10_000;
 
 export interface Watched {
   readonly url: string;
@@ -42,14 +42,16 @@ export class LeakWatch {
   private constructor() {}
 
   /** Counts what each worker holds, once everything is loaded that is loaded once: connections, pools, the code of every route. */
-  static async begin(contexts: readonly Watched[], generations: readonly Watched[] = contexts): Promise<LeakWatch> {
-    for (const [index, context] of contexts.entries()) {
-      const generation = generations[index % generations.length] as Watched;
-      await askPair({ context, generation }, "completion", EVERY_BLOCK);
-      for (const { url } of [context, generation]) await ask(url, "completion", EVERY_BLOCK);
+  static async begin(contexts: readonly Watched[], generations: readonly Watched[]): Promise<LeakWatch> {
+    for (const context of contexts) {
+      for (const generation of generations) await askPair({ context, generation }, "completion", EVERY_BLOCK);
     }
     const watch = new LeakWatch();
-    for (const worker of new Set([...contexts, ...generations])) watch.#before.set(worker, resourcesOf(worker));
+    for (const worker of [...contexts, ...generations]) {
+      await ask(worker.url, "completion", EVERY_BLOCK);
+      await ask(worker.url, "completion", LONG_TEXT);
+      watch.#before.set(worker, resourcesOf(worker));
+    }
     return watch;
   }
 
@@ -80,7 +82,7 @@ export class LeakWatch {
         now = resourcesOf(worker);
         return now.descriptors <= before.descriptors && now.pools <= before.pools;
       },
-      () => `${JSON.stringify(before)} at the start, now ${JSON.stringify(now)}: ${descriptorsOf(worker)}`,
+      () => `${JSON.stringify(before)} at the start, now ${JSON.stringify(now)}: ${openFilesOf(worker)}`,
     );
     expect(now.rssAnonKib - before.rssAnonKib).toBeLessThan(RSS_GROWTH_KIB);
     expect(worker.log()).not.toMatch(/UNHANDLED|UnhandledPromiseRejection|internal defect/);
@@ -102,14 +104,11 @@ async function within(what: string, isSo: () => Promise<boolean>, found = () => 
 }
 
 /** Open files by what they are, for the message. */
-function descriptorsOf({ child }: Watched): string {
+function openFilesOf(worker: Watched): string {
   const counts = new Map<string, number>();
-  for (const fd of readdirSync(`/proc/${child.pid}/fd`)) {
-    let name = "gone";
-    try {
-      name = readlinkSync(`/proc/${child.pid}/fd/${fd}`).replace(/:?\[\d+\]$/, "");
-    } catch {}
-    counts.set(name, (counts.get(name) ?? 0) + 1);
+  for (const file of descriptorsOf(worker)) {
+    const kind = file.replace(/:?\[\d+\]$/, "");
+    counts.set(kind, (counts.get(kind) ?? 0) + 1);
   }
-  return [...counts].map(([name, count]) => `${count} ${name}`).join(", ");
+  return [...counts].map(([kind, count]) => `${count} ${kind}`).join(", ");
 }

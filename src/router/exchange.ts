@@ -182,12 +182,18 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
   }
 }
 
+/** Of OpenSSL's verification and of Node's own check of the host name. */
+const CERTIFICATE_CODE = /CERT|VERIFY_LEAF_SIGNATURE/;
+
 const codeOf = (error: Error): string => ("code" in error && typeof error.code === "string" ? error.code : "");
 
 /** `ECONNREFUSED`-like words say more than the texts around them; several addresses of a name fail as one AggregateError. */
 function reasonOf(error: Error): string {
   const code = codeOf(error);
   const text = error.message === "" ? error.name : error.message;
+  if (CERTIFICATE_CODE.test(code)) {
+    return `its certificate is not accepted (${code}: ${text}); name its authority in NODE_EXTRA_CA_CERTS`;
+  }
   return code === "" || code.startsWith("UND_") || text.includes(code) ? text : `${code} ${text}`;
 }
 

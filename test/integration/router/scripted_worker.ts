@@ -1,4 +1,5 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo, Socket } from "node:net";
 import { parseBody } from "../../../src/openai/index.ts";
 
@@ -62,6 +63,7 @@ export const beginStream = (request: Received): ServerResponse =>
 /** An HTTP server on a real socket that behaves like a trtllm-serve worker, and badly where a test says so. */
 export class ScriptedWorker {
   readonly #server: Server;
+  readonly #isSecure: boolean;
   readonly #sockets = new Set<Socket>();
   readonly #waiting: { enough: () => boolean; resolve: () => void }[] = [];
   #host = "";
@@ -101,8 +103,11 @@ export class ScriptedWorker {
   };
   aggregated: Script = (request) => this.generation(request);
 
-  constructor() {
-    this.#server = createServer((request, response) => void this.#handle(request, response));
+  /** With `tls` (PEM) it speaks https only. */
+  constructor(tls?: { readonly key: string; readonly cert: string }) {
+    const handle = (request: IncomingMessage, response: ServerResponse): void => void this.#handle(request, response);
+    this.#isSecure = tls !== undefined;
+    this.#server = tls === undefined ? createServer(handle) : createTlsServer(tls, handle);
     this.#server.on("connection", (socket) => {
       this.#sockets.add(socket);
       socket.on("close", () => this.#sockets.delete(socket));
@@ -120,7 +125,10 @@ export class ScriptedWorker {
   }
 
   get address() {
-    return { url: `${this.#host}:${this.port}`, origin: `http://${this.#host}:${this.port}` };
+    const place = `${this.#host}:${this.port}`;
+    return this.#isSecure
+      ? { url: `https://${place}`, origin: `https://${place}` }
+      : { url: place, origin: `http://${place}` };
   }
 
   /** Resolves once this is true; looked at after each thing that the worker hears. */

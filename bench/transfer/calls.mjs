@@ -186,11 +186,16 @@ async function openLoop(pair, add, say) {
   addLatencies(add, "open-loop", us);
 }
 
-export async function runCalls(add, say, socketDir) {
+export const callCases = {
+  "receive-one-block": receiveOneBlock,
+  "eight-receives": eightReceives,
+  "loop-delay": loopDelay,
+  "open-loop": openLoop,
+};
+
+/** One after the other, between the same two processes. */
+export async function runCalls(add, say, socketDir, cases = Object.keys(callCases)) {
   const pair = await Pair.open(socketDir);
-  await receiveOneBlock(pair, add, say);
-  await eightReceives(pair, add);
-  await loopDelay(pair, add);
-  await openLoop(pair, add, say);
+  for (const name of cases) await callCases[name](pair, add, say);
   await pair.close();
 }

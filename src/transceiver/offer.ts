@@ -1,9 +1,10 @@
 import { KvError } from "../errors.ts";
-import { type CapabilityToken, newToken, type RequestId } from "../ids.ts";
+import { type CapabilityToken, newToken, type RequestId, type TransferId } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
 import type { CancelOutcome, FirstTokens, TransferReport } from "./api.ts";
 import { joinReports } from "./joined_reports.ts";
-import { type PullAsked, SenderSession, type SenderSurroundings } from "./sender_session.ts";
+import type { PullAsked, SenderHouse, SessionOwner } from "./sender_house.ts";
+import { SenderSession } from "./sender_session.ts";
 import { Settled } from "./settled.ts";
 
 export interface OfferedKv {
@@ -23,23 +24,24 @@ export interface ReaderAsked extends PullAsked {
   readonly instance: string;
 }
 
-export interface OfferSurroundings extends Omit<SenderSurroundings, "bound" | "ended"> {
-  readonly bound: SenderSurroundings["bound"];
+/** What all offers of one transceiver share. */
+export interface OfferHouse extends SenderHouse {
+  bound: SessionOwner["bound"];
   /** A session is over; others of the offer may go on. */
   sessionEnded(session: SenderSession): void;
   /** Once, when all sessions are over. */
-  ended(offer: Offer, report: TransferReport | null, error: KvError | null): void;
+  offerEnded(offer: Offer, report: TransferReport | null, error: KvError | null): void;
 }
 
 /**
  * The KV of one request that this rank holds, with a session for each rank that reads it: each has a lease of its own and pins the
  * blocks. How many there are is known from the first PULL; one that never pulls is bounded by the offer timer.
  */
-export class Offer {
+export class Offer implements SessionOwner {
   readonly requestId: RequestId;
   readonly tokens: number;
   readonly token: CapabilityToken = newToken();
-  readonly #around: OfferSurroundings;
+  readonly #house: OfferHouse;
   readonly #settled = new Settled<TransferReport>();
   readonly #main: SenderSession;
   readonly #sessions: SenderSession[] = [];
@@ -54,8 +56,8 @@ export class Offer {
   readonly #reports: TransferReport[] = [];
   #error: KvError | null = null;
 
-  constructor(around: OfferSurroundings, offered: OfferedKv) {
-    this.#around = around;
+  constructor(house: OfferHouse, offered: OfferedKv) {
+    this.#house = house;
     this.requestId = offered.requestId;
     this.tokens = offered.tokens;
     this.#ready = offered.ready;
@@ -124,24 +126,14 @@ export class Offer {
 
   #start(blocks: BlockHold): SenderSession {
     this.#open++;
-    const { requestId, tokens, token } = this;
-    const session: SenderSession = new SenderSession(
-      {
-        ...this.#around,
-        bound: (bound, before, now) => {
-          this.#around.bound(bound, before, now);
-          this.#know();
-        },
-        ended: (over, report, error) => this.#sessionEnded(over, report, error),
-      },
-      { requestId, tokens, token, blocks, ready: this.#ready, first: this.#first },
-    );
+    const session = new SenderSession(this.#house, this, { blocks, ready: this.#ready, first: this.#first });
     this.#sessions.push(session);
     return session;
   }
 
-  /** The first PULL that is right says who reads. Its own session stands already. */
-  #know(): void {
+  /** @internal Of its sessions. The first PULL that is right says who reads; its own session stands already. */
+  bound(session: SenderSession, before: TransferId | null, now: TransferId): void {
+    this.#house.bound(session, before, now);
     const asking = this.#asking;
     if (asking === null) return;
     this.#instance = asking.instance;
@@ -152,11 +144,12 @@ export class Offer {
     }
   }
 
-  #sessionEnded(over: SenderSession, report: TransferReport | null, error: KvError | null): void {
+  /** @internal Of its sessions. */
+  ended(over: SenderSession, report: TransferReport | null, error: KvError | null): void {
     this.#open--;
     if (report !== null) this.#reports.push(report);
     this.#error ??= error;
-    this.#around.sessionEnded(over);
+    this.#house.sessionEnded(over);
     if (this.#open > 0) {
       // Its side can't use a part of the KV. After LEASE_EXPIRED it may have it all: only its last word was lost.
       if (error === null || error.code === "LEASE_EXPIRED") return;
@@ -167,6 +160,6 @@ export class Offer {
     const joined = this.#error === null && first !== undefined ? joinReports([first, ...rest]) : null;
     if (joined !== null) this.#settled.resolve(joined);
     else if (this.#error !== null) this.#settled.reject(this.#error);
-    this.#around.ended(this, joined, this.#error);
+    this.#house.offerEnded(this, joined, this.#error);
   }
 }

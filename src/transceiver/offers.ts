@@ -2,12 +2,12 @@ import { KvError } from "../errors.ts";
 import type { CapabilityToken, Epoch, RequestId, TransferId } from "../ids.ts";
 import type { RankPart } from "../kv/ranks.ts";
 import type { CancelOutcome, TransferReport } from "./api.ts";
-import type { DataPlane, PlaneLease } from "./data_plane.ts";
-import type { SessionObserver } from "./observer.ts";
-import { Offer, type OfferedKv, type ReaderAsked } from "./offer.ts";
+import type { PlaneLease } from "./data_plane.ts";
+import { Offer, type OfferedKv, type OfferHouse, type ReaderAsked } from "./offer.ts";
 import { equalTokens } from "./proof.ts";
-import type { FrameOf, SenderFrame } from "./protocol.ts";
-import { refusalFrame, type SenderLimits, type SenderSession } from "./sender_session.ts";
+import type { FrameOf } from "./protocol.ts";
+import { refusalFrame, type SenderHouse } from "./sender_house.ts";
+import type { SenderSession } from "./sender_session.ts";
 import { type Refusal, type SenderEffect, type SenderEvent, type SenderState, senderTable } from "./sender_table.ts";
 import { cellOf } from "./transition.ts";
 import { WaitingPulls } from "./waiting_pulls.ts";
@@ -15,16 +15,9 @@ import { WaitingPulls } from "./waiting_pulls.ts";
 /** Ended offers that are remembered, so that a late PULL hears GONE and a late cancel `already_complete`. */
 const REMEMBERED = 1024;
 
-export interface OffersOptions {
-  readonly plane: DataPlane;
-  readonly epoch: Epoch;
-  readonly limits: SenderLimits;
-  readonly tokensPerBlock: number;
+export interface OffersOptions extends SenderHouse {
   readonly maxOpen: number;
-  readonly write: (receiver: Epoch, frame: SenderFrame) => boolean;
-  readonly countDropped: (what: string) => void;
   readonly ended: (offer: Offer, report: TransferReport | null, error: KvError | null) => void;
-  readonly observer: SessionObserver | undefined;
 }
 
 /** What a connection knows of the receiver at its other end. */
@@ -43,6 +36,7 @@ export interface ReaderSide {
 /** All offers of this side: finds the session that a frame of a proven receiver is about. */
 export class Offers {
   readonly #options: OffersOptions;
+  readonly #house: OfferHouse;
   readonly #live = new Map<RequestId, Offer>();
   readonly #remembered = new Map<RequestId, Offer>();
   readonly #byTransfer = new Map<TransferId, SenderSession>();
@@ -53,6 +47,21 @@ export class Offers {
 
   constructor(options: OffersOptions) {
     this.#options = options;
+    this.#house = {
+      ...options,
+      bound: (session, before, now) => {
+        if (before !== null) this.#byTransfer.delete(before);
+        this.#byTransfer.set(now, session);
+      },
+      sessionEnded: ({ transferId }) => {
+        if (transferId !== null) this.#byTransfer.delete(transferId);
+      },
+      offerEnded: (over, report, error) => {
+        this.#forget(over);
+        options.ended(over, report, error);
+        if (this.#live.size === 0) for (const tell of this.#whenEmpty) tell();
+      },
+    };
     this.waiting = new WaitingPulls({ ...options, queueMs: options.limits.offerMs });
   }
 
@@ -70,27 +79,10 @@ export class Offers {
       const why = "an offer with this id is open already";
       throw new KvError("INVALID_ARGUMENT", { what: `request ${offered.requestId}`, why });
     }
-    const { ended, maxOpen, ...options } = this.#options;
+    const { maxOpen } = this.#options;
     if (this.#live.size >= maxOpen) throw new KvError("OFFERS_FULL", { open: this.#live.size, limit: maxOpen });
     this.#remembered.delete(offered.requestId);
-    const offer = new Offer(
-      {
-        ...options,
-        bound: (bound, before, now) => {
-          if (before !== null) this.#byTransfer.delete(before);
-          this.#byTransfer.set(now, bound);
-        },
-        sessionEnded: ({ transferId }) => {
-          if (transferId !== null) this.#byTransfer.delete(transferId);
-        },
-        ended: (over, report, error) => {
-          this.#forget(over);
-          ended(over, report, error);
-          if (this.#live.size === 0) for (const tell of this.#whenEmpty) tell();
-        },
-      },
-      offered,
-    );
+    const offer = new Offer(this.#house, offered);
     this.#live.set(offered.requestId, offer);
     for (const asked of this.waiting.take(offered.requestId)) offer.pull(asked);
     return offer;

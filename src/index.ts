@@ -7,9 +7,17 @@ export {
   requestId,
   requestIdToBigInt,
 } from "./ids.ts";
-export { blockBytesOf, blocksFor, type Layout } from "./kv/layout.ts";
+export { blockBytesOf, blocksFor, liveBlocksFor } from "./kv/layout.ts";
+export type { BlockOrder, GroupPlacement, Placement } from "./kv/placement.ts";
 export type { BlockHold, BlockPool } from "./kv/pool.ts";
 export type { Parallel, ParallelSizes } from "./kv/ranks.ts";
+export {
+  type InstanceLayout,
+  instanceDifferences,
+  type Layout,
+  type LayoutGroup,
+  layoutDifferences,
+} from "./layout.ts";
 export type {
   CancelOutcome,
   EndedSend,

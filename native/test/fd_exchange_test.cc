@@ -210,8 +210,44 @@ TEST("descriptors of another host, of nobody, and cut or changed ones are told a
     changed[at] ^= 0xff;
     // Whatever it asks for now, it must not map memory that the answer does not hold.
     const Reached reached = ReachPool(changed, "", kRunOn, In(1'000));
-    if (reached.status == ReachStatus::kOk) CHECK(reached.pool->mapping.bytes() <= (size_t{4} << 20));
+    if (reached.status != ReachStatus::kOk) continue;
+    const PoolDescriptor& taken = reached.pool->descriptor;
+    CHECK(reached.pool->mapping.bytes() <= (size_t{4} << 20));
+    CHECK_EQ(taken.geometry.OutOfBounds(taken.blocks, reached.pool->mapping.bytes()), "");
   }
+}
+
+TEST("a descriptor comes back as it was, and one whose places lie outside its pool is not understood") {
+  PoolDescriptor descriptor;
+  descriptor.geometry = test::Nhd(3, 2, 2, 16, 64, 1, 4);
+  descriptor.geometry.groups.push_back(test::Hnd(1, 1, 1, 16, 8).groups[0]);
+  Group& scales = descriptor.geometry.groups[1];
+  scales.layers.clear();
+  for (const uint32_t layer : {0U, 2U, 4U, 5U})
+    AddLayer(&scales.layers, layer, 300'000 + layer * layer * 2'000);
+  scales.per_block = true;
+  scales.replicated = true;
+  scales.window = 77;
+  descriptor.blocks = 7;
+  descriptor.bytes = 400'000;
+  descriptor.socket = "a.sock";
+  const auto bytes = EncodeDescriptor(descriptor);
+  CHECK(bytes.has_value());
+  const auto decoded = DecodeDescriptor(*bytes);
+  CHECK(decoded.has_value());
+  descriptor.geometry.block_bytes = 0;  // how a pool allocates is its own affair
+  CHECK(decoded->geometry == descriptor.geometry);
+  CHECK_EQ(decoded->bytes, descriptor.bytes);
+  for (const uint64_t stride : {uint64_t{400'000}, UINT64_MAX, UINT64_MAX / 6, uint64_t{1} << 60}) {
+    PoolDescriptor hostile = descriptor;
+    hostile.geometry.groups[0].block_stride = stride;
+    CHECK(!DecodeDescriptor(*EncodeDescriptor(hostile)).has_value());
+    hostile = descriptor;
+    hostile.geometry.groups[1].layers[0].base = stride;
+    CHECK(!DecodeDescriptor(*EncodeDescriptor(hostile)).has_value());
+  }
+  descriptor.bytes = UINT64_MAX;
+  CHECK(!DecodeDescriptor(*EncodeDescriptor(descriptor)).has_value());
 }
 
 TEST("a peer looks in its own directory first: containers mount the same one elsewhere") {

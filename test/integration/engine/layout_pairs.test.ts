@@ -3,14 +3,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type BlockId, requestId } from "../../../src/ids.ts";
-import { placeOf, shareOf } from "../../../src/kv/ranks.ts";
+import type { BlockHold } from "../../../src/kv/pool.ts";
+import { type ParallelSizes, placeOf, shareOf } from "../../../src/kv/ranks.ts";
 import { KvInstance } from "../../../src/transceiver/instance.ts";
 import { ReferenceEngine } from "../../../src/worker/reference_engine.ts";
 import { layoutOf, rankPools } from "../../../src/worker/worker_parts.ts";
 import { type RandomLlama, uniform, writeRandomLlama } from "./gguf_writer.ts";
 
-/** tp, pp and tokens per block of an instance. */
-type Shape = readonly [tp: number, pp: number, tokensPerBlock: number];
+/** tp, pp (or the layers of each stage) and tokens per block of an instance. */
+type Shape = readonly [tp: number, pp: number | readonly number[], tokensPerBlock: number];
+
+const sizesOf = ([tpSize, pp]: Shape): ParallelSizes =>
+  typeof pp === "number" ? { tpSize, ppSize: pp } : { tpSize, ppSize: pp.length, pipeline: pp };
 
 const models: Record<
   string,
@@ -27,6 +31,29 @@ const models: Record<
       [8, 1, 32],
       [2, 2, 64],
       [8, 3, 32],
+    ],
+  },
+  "8 KV heads for 16, 7 layers": {
+    model: { seed: 34, layers: 7, heads: 16, kvHeads: 8, headDim: 16, feedForward: 64 },
+    kv: "f32",
+    shapes: [
+      [1, 1, 32],
+      [2, [6, 1], 32],
+      [3, 1, 16],
+      [4, [2, 4, 1], 32],
+      [8, 1, 64],
+      [3, [1, 1, 5], 32],
+    ],
+  },
+  "2 KV heads for 6, 3 layers": {
+    model: { seed: 35, layers: 3, heads: 6, kvHeads: 2, headDim: 16, feedForward: 64 },
+    kv: "f32",
+    shapes: [
+      [1, 1, 32],
+      [3, 1, 32],
+      [4, [1, 2], 16],
+      [8, 1, 32],
+      [3, 3, 32],
     ],
   },
   "3 KV heads for 6, 4 layers, bf16": {
@@ -55,6 +82,8 @@ const models: Record<
 
 const PROMPT = 150;
 const STEPS = 3;
+/** Tokens that a generation side has already, the last of them inside a block. */
+const REUSED = 37;
 let folder: string;
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "kvt-pairs-"));
@@ -73,14 +102,14 @@ class Spread implements AsyncDisposable {
     this.kv = kv;
   }
 
-  static async open(file: string, kv: "f32" | "bf16", [tpSize, ppSize, tokensPerBlock]: Shape): Promise<Spread> {
+  static async open(file: string, kv: "f32" | "bf16", shape: Shape): Promise<Spread> {
+    const tokensPerBlock = shape[2];
     const engine = await ReferenceEngine.load(file, { kv, tokensPerBlock });
     const blocks = 64;
     const layout = layoutOf(engine.geometry);
     const instance = await KvInstance.open({
       layout,
-      tpSize,
-      ppSize,
+      ...sizesOf(shape),
       pool: { memory: "host", blocks },
       socketDir: join(folder, "sockets"),
     });
@@ -129,6 +158,35 @@ class Spread implements AsyncDisposable {
   }
 }
 
+interface Move {
+  readonly context: Spread;
+  readonly generation: Spread;
+  readonly prompt: Uint32Array;
+  readonly source: BlockHold;
+  readonly target: BlockHold;
+  readonly reused: number;
+  readonly id: number;
+}
+
+/** Without a reused prefix all at once, after prefill; with one, chunk by chunk while it goes on. */
+async function move({ context, generation, prompt, source, target, reused, id }: Move): Promise<void> {
+  const tokens = prompt.length;
+  const prefill = (from: number, to: number) =>
+    context.engine.prefill({ tokens: prompt.slice(from, to), startPos: from, blockTable: source.ids });
+  if (reused === 0) await prefill(0, tokens);
+  else await generation.engine.prefill({ tokens: prompt.slice(0, reused), startPos: 0, blockTable: target.ids });
+  const ready = reused === 0 ? tokens : 0;
+  const sending = context.kv.send({ requestId: requestId(id), tokens, blocks: source, ready });
+  source.release();
+  const receiving = generation.kv.receive({ state: sending.state, blocks: target, skipTokens: reused });
+  for (let from = ready; from < tokens; from += 53) {
+    const to = Math.min(tokens, from + 53);
+    await prefill(from, to);
+    sending.ready(to);
+  }
+  await Promise.all([receiving.done, sending.done]);
+}
+
 describe.each(Object.entries(models))("%s", (_name, { model, kv, shapes }) => {
   it("has the KV bytes and logits bits of the unspread run in every rank that KV was moved to, from any shape", async () => {
     const file = join(folder, `${model.seed}.gguf`);
@@ -152,19 +210,19 @@ describe.each(Object.entries(models))("%s", (_name, { model, kv, shapes }) => {
         for (const [to, generation] of instances.entries()) {
           if (from === to) continue;
           const pair = `${shapes[from]} to ${shapes[to]}`;
-          const source = context.allocate(PROMPT);
-          await context.engine.prefill({ tokens: prompt, startPos: 0, blockTable: source.ids });
-          const sending = context.kv.send({ requestId: requestId(++id), tokens: PROMPT, blocks: source });
-          source.release();
-          using target = generation.allocate(PROMPT + STEPS);
-          await Promise.all([generation.kv.receive({ state: sending.state, blocks: target }).done, sending.done]);
-          let seen = 0;
-          for (const [key, bytes] of generation.vectors(target.ids, PROMPT)) {
-            seen++;
-            if (wanted.get(key)?.equals(bytes) !== true) throw new Error(`${pair}: ${key} differs`);
+          for (const reused of [0, REUSED]) {
+            const source = context.allocate(PROMPT);
+            const target = generation.allocate(PROMPT + STEPS);
+            await move({ context, generation, prompt, source, target, reused, id: ++id });
+            let seen = 0;
+            for (const [key, bytes] of generation.vectors(target.ids, PROMPT)) {
+              seen++;
+              if (wanted.get(key)?.equals(bytes) !== true) throw new Error(`${pair}: ${key} differs`);
+            }
+            expect(seen).toBeGreaterThanOrEqual(wanted.size);
+            expect(await generation.steps(next, PROMPT, target.ids), pair).toEqual(wantedLogits);
+            target.release();
           }
-          expect(seen).toBeGreaterThanOrEqual(wanted.size);
-          expect(await generation.steps(next, PROMPT, target.ids), pair).toEqual(wantedLogits);
         }
       }
       for (const { kv: instance } of instances) expect(instance.pool.free).toBe(instance.pool.total);

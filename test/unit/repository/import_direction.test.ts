@@ -18,7 +18,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   router: ["cluster", ...leafRooms],
   doctor: ["transceiver", "nixl", "native", ...leafRooms],
   cli: ["worker", "router", "doctor", "nixl", ...leafRooms],
-  index: ["transceiver", "kv", "worker", "router", "native", "openai", "errors", "ids", "clock"],
+  index: ["transceiver", "kv", "worker", "router", "native", "openai", "errors", "ids", "clock", "layout"],
 };
 
 /** `dataplane → paths → {nixl, memory} → layout`, `engine → {memory, layout}`; the addon alone sees all of them. */

@@ -21,7 +21,6 @@ export const foreignLlmArguments: ReadonlySet<string> = new Set([
   "moe_expert_parallel_size",
   "enable_attention_dp",
   "enable_lm_head_tp_in_adp",
-  "pp_partition",
   "cp_config",
   "load_format",
   "enable_lora",

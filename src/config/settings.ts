@@ -58,6 +58,8 @@ export interface WorkerSettings {
   /** Ranks that the KV cache is spread over: heads (TP) and layers (PP). */
   readonly tensorParallelSize: number;
   readonly pipelineParallelSize: number;
+  /** Layers of each stage; null: as even as can be. */
+  readonly ppPartition: readonly number[] | null;
   readonly maxBatchSize: number;
   /** Tokens computed in one step; also the longest prompt that is admitted unless prefill is chunked. */
   readonly maxNumTokens: number;

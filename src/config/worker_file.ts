@@ -45,6 +45,7 @@ export const workerKeys = {
   disable_overlap_scheduler: z.boolean().nullish(),
   tensor_parallel_size: positiveInt.nullish(),
   pipeline_parallel_size: positiveInt.nullish(),
+  pp_partition: z.array(positiveInt).min(1).nullish(),
   context_parallel_size: positiveInt.nullish(),
   max_batch_size: positiveInt.nullish(),
   max_num_tokens: positiveInt.nullish(),

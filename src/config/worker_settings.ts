@@ -90,6 +90,7 @@ export function resolveWorker(sources: WorkerSources): Resolved<WorkerSettings> 
     kvCache,
     tensorParallelSize: ranks("tensor_parallel_size"),
     pipelineParallelSize: ranks("pipeline_parallel_size"),
+    ppPartition: ppPartition(file, ranks("pipeline_parallel_size"), chosen, problems),
     maxBatchSize: limit("max_batch_size", 64),
     maxNumTokens: limit("max_num_tokens", 8192),
     maxSeqLen: limit("max_seq_len", null),
@@ -176,6 +177,21 @@ function kvCacheSettings(
     }),
     maxTokens: chosen.pick<number | null>(name("max_tokens"), null, { file: section.value("max_tokens") }),
   };
+}
+
+/** The model's layers are counted when it has been read. */
+function ppPartition(
+  file: FileSection<WorkerFile>,
+  stages: number,
+  chosen: Chosen,
+  problems: Problems,
+): readonly number[] | null {
+  const partition = chosen.pick<readonly number[] | null>("pp_partition", null, { file: file.value("pp_partition") });
+  if (partition !== null && partition.length !== stages) {
+    const text = `it names the layers of ${partition.length} stages; pipeline_parallel_size is ${stages}`;
+    file.report(problems, "error", "pp_partition", text);
+  }
+  return partition;
 }
 
 /** Known, right, and not there yet: each gets a sentence (never silence). */

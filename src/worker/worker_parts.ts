@@ -154,9 +154,10 @@ function poolBlocks(settings: WorkerSettings, geometry: EngineGeometry, maxSeqLe
   return Math.max(1, Math.min(useful, Math.floor(bytes / blockBytes)));
 }
 
-const sizesOf = ({ tensorParallelSize, pipelineParallelSize }: WorkerSettings): ParallelSizes => ({
+const sizesOf = ({ tensorParallelSize, pipelineParallelSize, ppPartition }: WorkerSettings): ParallelSizes => ({
   tpSize: tensorParallelSize,
   ppSize: pipelineParallelSize,
+  ...(ppPartition === null ? {} : { pipeline: ppPartition }),
 });
 
 /** Each rank's pool with the part of the KV that the engine keeps there. */

@@ -11,12 +11,12 @@ import { expectGolden } from "./golden_check.ts";
 import { blocksOf, transfersOf, until } from "./inspect.ts";
 import { type Overrides, tinyModel, type WorkerProcess, Workers } from "./worker_process.ts";
 
-/** tp, pp and tokens per block of a worker. */
-type Shape = readonly [tp: number, pp: number, tokensPerBlock: number];
+/** tp, pp (or the layers of each stage) and tokens per block of a worker. */
+type Shape = readonly [tp: number, pp: number | readonly number[], tokensPerBlock: number];
 
 /** The first is not spread at all: what it answers alone is what every pair must answer. */
 const shapesOf = {
-  /** Two KV heads and five layers: up to four ranks keep the same head, stages are uneven. */
+  /** Two KV heads and five layers: up to four ranks keep the same head, of three one has one for itself; stages are uneven. */
   tiny: [
     [1, 1, 32],
     [2, 1, 32],
@@ -24,7 +24,8 @@ const shapesOf = {
     [8, 1, 64],
     [1, 2, 32],
     [1, 5, 16],
-    [2, 3, 64],
+    [2, [1, 3, 1], 64],
+    [3, 1, 32],
     [4, 2, 32],
   ],
   /** Twenty-four KV heads and five layers. */
@@ -34,7 +35,8 @@ const shapesOf = {
     [3, 1, 32],
     [4, 1, 16],
     [8, 1, 32],
-    [3, 2, 64],
+    [3, [4, 1], 64],
+    [5, 1, 32],
     [8, 3, 32],
   ],
 } as const satisfies Record<string, readonly Shape[]>;
@@ -58,7 +60,8 @@ function overrides(model: string, [tp, pp, tokensPerBlock]: Shape, enableBlockRe
     servedModelName: "m",
     logLevel: "warn",
     tensorParallelSize: tp,
-    pipelineParallelSize: pp,
+    pipelineParallelSize: typeof pp === "number" ? pp : pp.length,
+    ppPartition: typeof pp === "number" ? null : pp,
     kvCache: { ...kvCache, enableBlockReuse, tokensPerBlock, maxTokens: 8192 },
   };
 }

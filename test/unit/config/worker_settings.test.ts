@@ -210,6 +210,17 @@ describe("the worker file", () => {
     expect([flagged.tensorParallelSize, flagged.pipelineParallelSize]).toEqual([2, 3]);
   });
 
+  it("takes the layers of each stage from pp_partition, one number for each stage", () => {
+    const right = resolve("pipeline_parallel_size: 3\npp_partition: [5, 1, 4]");
+    expect(right.problems.fatal).toEqual([]);
+    expect(right.settings.ppPartition).toEqual([5, 1, 4]);
+    const { fatal } = resolve("pipeline_parallel_size: 2\npp_partition: [5, 1, 4]").problems;
+    expect(fatal).toMatchObject([{ kind: "error", place: { line: 2 } }]);
+    expect(fatal[0]?.text).toMatch(/3 stages; pipeline_parallel_size is 2/);
+    expect(resolve("pp_partition: [0]").problems.fatal).toHaveLength(1);
+    expect(resolve("").settings.ppPartition).toBeNull();
+  });
+
   it("accepts all of these at their defaults", () => {
     const yaml = `tensor_parallel_size: 1
 max_beam_width: 1

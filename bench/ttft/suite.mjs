@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import { Pool } from "undici";
 import { smolLm2 } from "../../scripts/smollm2.mjs";
 import { median, quantile } from "../statistics.mjs";
+import { addParts } from "./parts.mjs";
 
 const here = (name) => fileURLToPath(new URL(name, import.meta.url));
 const ROUNDS = 20;
@@ -38,7 +39,10 @@ export async function run(add, say) {
       "context-first": await start("../router/router.mjs", context, generation),
       "generation-first": await start("../router/router.mjs", context, generation, "generation_first"),
     };
-    for (const tokens of [1000, 1900]) await measure(add, say, routers, tokens);
+    for (const tokens of [1000, 1900]) {
+      const times = await measure(add, say, routers, tokens);
+      await addParts(add, `prompt-${tokens}`, times, { context, generation, both });
+    }
   } finally {
     for (const child of children) child.kill("SIGKILL");
     rmSync(socketDir, { recursive: true, force: true });
@@ -58,12 +62,16 @@ async function measure(add, say, routers, tokens) {
     new Pool(`http://127.0.0.1:${port}`, { connections: 1 }),
   ]);
   const times = Object.fromEntries(pools.map(([way]) => [way, []]));
+  const byRequest = new Map();
   for (let round = -WARM_UP; round < ROUNDS; round++) {
     // Whoever comes first after a pause has it harder, so the order turns.
     for (let i = 0; i < pools.length; i++) {
       const [way, pool] = pools[(round + WARM_UP + i) % pools.length];
-      const ms = await firstToken(pool, tokens, round + WARM_UP);
-      if (round >= 0) times[way].push(ms);
+      const id = `${way}-${tokens}-${round}`;
+      const ms = await firstToken(pool, tokens, round + WARM_UP, id);
+      if (round < 0) continue;
+      times[way].push(ms);
+      byRequest.set(id, ms);
     }
   }
   for (const [, pool] of pools) await pool.close();
@@ -71,22 +79,23 @@ async function measure(add, say, routers, tokens) {
   for (const [way, all] of Object.entries(times)) {
     const spread = [0, 0.25, 0.5, 0.75, 1].map((share) => quantile(all, share).toFixed(1));
     say(`${name} ${way}: ${spread.join(" ")} ms (least, quartiles, most)`);
-    add(`${name}`, `ttft_ms ${way}`, median(all), "ms");
+    add(name, `ttft_ms ${way}`, median(all), "ms");
   }
   for (const way of ["context-first", "generation-first"]) {
-    add(`${name}`, `ttft_ratio ${way}`, median(times[way]) / median(times.aggregated), "");
+    add(name, `ttft_ratio ${way}`, median(times[way]) / median(times.aggregated), "");
   }
+  return byRequest;
 }
 
 /** Milliseconds from the request to the first event of its stream. */
-async function firstToken(pool, tokens, salt) {
+async function firstToken(pool, tokens, salt, id) {
   const prompt = Array.from({ length: tokens }, (_, at) => 300 + ((at * 7 + salt * 13) % 200));
   const body = JSON.stringify({ prompt, stream: true, max_tokens: 2, temperature: 0, ignore_eos: true });
   const began = performance.now();
   const answer = await pool.request({
     method: "POST",
     path: "/v1/completions",
-    headers: { "content-type": "application/json" },
+    headers: { "content-type": "application/json", "x-request-id": id },
     body,
   });
   let ms;

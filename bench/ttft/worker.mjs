@@ -1,4 +1,4 @@
-// One worker as its own process, without prefix reuse: every prompt is computed. Arguments: model file, directory of the unix sockets.
+// One worker as its own process, without prefix reuse: every prompt is computed. It keeps records of its requests. Arguments: model file, directory of the unix sockets.
 import { defaultWorkerSettings } from "../../dist/config/worker_settings.js";
 import { startWorker } from "../../dist/worker/server.js";
 
@@ -11,6 +11,7 @@ const server = await startWorker({
   logLevel: "warn",
   socketDir,
   enableChunkedPrefill: true,
+  perfMetricsMaxRequests: 1000,
   kvCache: { ...defaults.kvCache, enableBlockReuse: false, maxTokens: 8192 },
   transceiver: {
     backend: "DEFAULT",

@@ -32,6 +32,7 @@ export type {
   TransceiverStats,
   TransferReport,
 } from "./transceiver/api.ts";
+export { type AttentionDpOptions, KvAttentionDp } from "./transceiver/attention_dp.ts";
 export { type InstanceOptions, KvInstance } from "./transceiver/instance.ts";
 export { joinStates } from "./transceiver/opaque_state.ts";
 export { KvTransceiver } from "./transceiver/transceiver.ts";

@@ -7,6 +7,8 @@ export interface ParallelSizes {
   readonly ppSize: number;
   /** Layers of each stage, in their order; default: as even as can be, the first stages have those that are left over. */
   readonly pipeline?: readonly number[] | undefined;
+  /** Under attention DP each group of ranks counts as an instance; this is its number among those of its worker. Default 0. */
+  readonly dpRank?: number | undefined;
 }
 
 /** One rank's place in its instance. */
@@ -107,12 +109,13 @@ const overlap = (left: Range, right: Range): boolean => left.from < right.to && 
 
 /**
  * The TP rank of a sender's instance that gives a reader one head. Of several that keep it each serves as many readers as the others, give or
- * take one: readers are counted stage by stage. Between equal instances that is the rank with the reader's own number.
+ * take one: readers are counted stage by stage, and DP group by DP group. Between equal instances that is the rank with the reader's own number.
  */
 function giverOf({ kvHeads }: Model, head: number, reader: Parallel, sender: ParallelSizes): number {
   const here = holdersOf(kvHeads, reader.tpSize, head);
   const there = holdersOf(kvHeads, sender.tpSize, head);
-  const number = reader.tpRank - here.from + reader.ppRank * (here.to - here.from);
+  const before = reader.ppRank + (reader.dpRank ?? 0) * reader.ppSize;
+  const number = reader.tpRank - here.from + before * (here.to - here.from);
   return there.from + (number % (there.to - there.from));
 }
 
@@ -139,7 +142,7 @@ export function partOf(model: Model, reader: Parallel, sender: Parallel): RankPa
   const [wanted, held] = [shareOf(model, reader), shareOf(model, sender)];
   const givers = giversOf(model, reader, sender);
   // In turns, so that not all readers take from the first.
-  const giver = givers[(reader.tpRank + reader.ppRank) % givers.length];
+  const giver = givers[(reader.tpRank + reader.ppRank + (reader.dpRank ?? 0)) % givers.length];
   return {
     layers: both(wanted.layers, held.layers),
     heads: both(wanted.heads, held.heads),

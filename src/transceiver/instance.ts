@@ -54,8 +54,8 @@ export class KvInstance implements Transceiver {
    * @throws KvError as KvTransceiver.open; INVALID_ARGUMENT when the model can't be spread over so many ranks
    */
   static async open(options: InstanceOptions, hooks: TransceiverHooks = {}): Promise<KvInstance> {
-    const { tpSize, ppSize, pipeline, listen, ...common } = options;
-    const sizes = { tpSize, ppSize, pipeline };
+    const { tpSize, ppSize, pipeline, dpRank, listen, ...common } = options;
+    const sizes = { tpSize, ppSize, pipeline, dpRank };
     const opened: KvTransceiver[] = [];
     try {
       for (const rank of ranksOf({ tpSize, ppSize })) {

@@ -54,6 +54,7 @@ const Options = z.strictObject({
       tpSize: index.min(1),
       ppRank: index,
       ppSize: index.min(1),
+      dpRank: index.optional(),
       pipeline: z.array(z.int().min(1).max(4096)).max(1024).optional(),
       cpSize: z
         .literal(1, "must be 1: context parallelism, which spreads the tokens of a sequence, is not supported")

@@ -100,8 +100,8 @@ export class PeerRanks {
     return instanceDifferences({ layout, ...this.#own }, { layout, tpSize, ppSize, pipeline }) === "";
   }
 
-  #shape({ tpSize, ppSize, pipeline }: ParallelSizes): PeerShape {
-    const key = `${tpSize} ${ppSize} ${pipeline ?? ""}`;
+  #shape({ tpSize, ppSize, pipeline, dpRank }: ParallelSizes): PeerShape {
+    const key = `${tpSize} ${ppSize} ${dpRank ?? 0} ${pipeline ?? ""}`;
     let shape = this.#shapes.get(key);
     if (shape === undefined) {
       if (this.#shapes.size >= SHAPES_LIMIT) this.#shapes.clear();
@@ -122,4 +122,9 @@ export class PeerRanks {
 }
 
 /** Of whatever names them, a frame or a state: these alone. */
-const sizesOf = ({ tpSize, ppSize, pipeline }: ParallelSizes): ParallelSizes => ({ tpSize, ppSize, pipeline });
+const sizesOf = ({ tpSize, ppSize, pipeline, dpRank }: ParallelSizes): ParallelSizes => ({
+  tpSize,
+  ppSize,
+  pipeline,
+  dpRank,
+});

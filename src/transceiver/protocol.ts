@@ -51,7 +51,13 @@ const ids = z.array(transferIdField).max(IDS_LIMIT);
 const NAME_LIMIT = 64;
 const PATHS_LIMIT = 16;
 const pathField = withPlain(z.string().max(NAME_LIMIT), plainText(NAME_LIMIT));
-const readerShape = { rank: countField, tpSize: countField, ppSize: countField, pipeline: pipelineField.optional() };
+const readerShape = {
+  rank: countField,
+  tpSize: countField,
+  ppSize: countField,
+  pipeline: pipelineField.optional(),
+  dpRank: countField.optional(),
+};
 
 /** Every frame and its fields (docs/protocol.md). `z.object` drops fields that it does not know. */
 export const frameFields = {

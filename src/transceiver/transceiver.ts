@@ -434,8 +434,14 @@ function checkedFirst(first: FirstTokens): FirstTokens {
 const pinnedBy = (offers: readonly Offer[]): ReadonlySet<BlockId> => new Set(offers.flatMap(({ pinned }) => pinned));
 
 function readerOf({ rank, parallel }: ResolvedOptions): FrameOf<"PULL">["reader"] {
-  const { tpSize, ppSize, pipeline } = parallel;
-  return { rank, tpSize, ppSize, ...(pipeline === undefined ? {} : { pipeline: [...pipeline] }) };
+  const { tpSize, ppSize, pipeline, dpRank } = parallel;
+  return {
+    rank,
+    tpSize,
+    ppSize,
+    ...(pipeline === undefined ? {} : { pipeline: [...pipeline] }),
+    ...(dpRank === undefined ? {} : { dpRank }),
+  };
 }
 
 interface Parts {

@@ -19,7 +19,8 @@ import type {
 import { EndedSends } from "./ended_sends.ts";
 import { joinOutcomes, joinReceives, joinSends } from "./joined_transfers.ts";
 import { DEFAULT_SENDER_FUTURE_MS } from "./open_options.ts";
-import { KvTransceiver, type TransceiverHooks } from "./transceiver.ts";
+import { KvTransceiver } from "./transceiver.ts";
+import type { TransceiverHooks } from "./transceiver_parts.ts";
 
 export interface InstanceOptions extends Omit<OpenOptions, "parallel" | "pool">, ParallelSizes {
   /** Blocks of each rank's pool: a block id names a block in every one of them. */

@@ -1,16 +1,13 @@
 import { KvError } from "../errors.ts";
-import { type BlockId, type CapabilityToken, type Epoch, newEpoch, type RequestId } from "../ids.ts";
-import { type Layout, liveBlocksFor } from "../kv/layout.ts";
-import { BlockPool } from "../kv/pool.ts";
-import type { ParallelSizes } from "../kv/ranks.ts";
+import { type BlockId, type Epoch, newEpoch, type RequestId } from "../ids.ts";
+import type { Layout } from "../kv/layout.ts";
+import type { BlockPool } from "../kv/pool.ts";
 import { type InstanceLayout, instanceDifferences } from "../layout.ts";
 import type { NativePoolSpan } from "../native/binding.ts";
 import { loadNative } from "../native/loader.ts";
-import { createLogger } from "../observability/log.ts";
 import type {
   CancelOutcome,
   EndedSend,
-  FirstTokens,
   OpenOptions,
   ReceiveBlocks,
   ReceiveFromPeer,
@@ -22,40 +19,24 @@ import type {
   TransceiverHealth,
   TransceiverStats,
 } from "./api.ts";
-import { ControlServer, isLoopback } from "./control_server.ts";
+import type { ControlServer } from "./control_server.ts";
 import type { DataPlane } from "./data_plane.ts";
-import { type DialTarget, dial } from "./dial.ts";
-import { EndedSends } from "./ended_sends.ts";
+import type { EndedSends } from "./ended_sends.ts";
 import { infoEndpoint, parseInfoEndpoint } from "./info_endpoint.ts";
-import { joinReceives } from "./joined_transfers.ts";
 import { NativePlane } from "./native_plane.ts";
-import type { SessionObserver } from "./observer.ts";
 import type { Offer } from "./offer.ts";
-import { Offers } from "./offers.ts";
-import { decodeState, encodeState, type OpaqueState } from "./opaque_state.ts";
+import type { Offers } from "./offers.ts";
+import { decodeState, encodeState } from "./opaque_state.ts";
 import { type ResolvedOptions, resolveOptions } from "./open_options.ts";
-import { PeerRanks, RANKS_LIMIT } from "./peer_ranks.ts";
-import { layoutDigest } from "./proof.ts";
-import type { FrameOf } from "./protocol.ts";
-import { Pulls } from "./pulls.ts";
-import type { WantedOffer } from "./receiver_house.ts";
-import { Receivers } from "./receivers.ts";
-import { controlSocketPath } from "./socket_directory.ts";
-import { TransferCounts } from "./transfer_counts.ts";
-
-/** @internal For tests, and for the ranks of one instance. */
-export interface TransceiverHooks {
-  readonly observer?: SessionObserver;
-  /** Puts a fault decorator around the data plane, as the sessions see it. */
-  readonly plane?: (real: DataPlane) => DataPlane;
-  /** Of another rank of this instance: a block id names a block in the pool of each. */
-  readonly pool?: BlockPool;
-}
+import { RANKS_LIMIT } from "./peer_ranks.ts";
+import type { Pulls } from "./pulls.ts";
+import { type RankedPulls, sourcesOf } from "./ranked_pulls.ts";
+import { checkBlocks, checkedFirst, checkSkip } from "./request_checks.ts";
+import { connectParts, type Parts, type TransceiverHooks } from "./transceiver_parts.ts";
+import type { TransferCounts } from "./transfer_counts.ts";
 
 /** Quarantined blocks above this share of the pool make the transceiver unhealthy (I3). */
 const QUARANTINE_BUDGET = 0.25;
-/** Blocks that KVT_CHECK fills in one call. */
-const FILL_STEP = 4096;
 
 type Phase = "open" | "draining" | "closed";
 
@@ -74,7 +55,7 @@ export class KvTransceiver implements Transceiver {
   readonly #plane: NativePlane;
   readonly #offers: Offers;
   readonly #pulls: Pulls;
-  readonly #peerRanks: PeerRanks;
+  readonly #ranks: RankedPulls;
   readonly #counts: TransferCounts;
   readonly #ended: EndedSends;
   readonly #server: ControlServer;
@@ -93,7 +74,7 @@ export class KvTransceiver implements Transceiver {
     this.#plane = parts.plane;
     this.#offers = parts.offers;
     this.#pulls = parts.pulls;
-    this.#peerRanks = parts.peerRanks;
+    this.#ranks = parts.ranks;
     this.#counts = parts.counts;
     this.#ended = parts.ended;
     this.#server = parts.server;
@@ -150,7 +131,7 @@ export class KvTransceiver implements Transceiver {
   send(options: SendOptions): SendTransfer {
     this.#mustTakeWork();
     const { requestId, tokens, blocks } = options;
-    this.#checkBlocks(blocks, tokens);
+    checkBlocks(blocks, tokens, this.pool, this.layout);
     const ready = options.ready ?? tokens;
     if (!Number.isInteger(ready) || ready < 0 || ready > tokens) {
       throw new KvError("INVALID_ARGUMENT", { what: `ready ${ready}`, why: `the offer has ${tokens} tokens` });
@@ -182,19 +163,19 @@ export class KvTransceiver implements Transceiver {
     if ("peer" in options) return this.#receiveFrom(options);
     const offer = decodeState(options.state);
     this.#checkLayout(offer.instance, offer);
-    this.#checkBlocks(options.blocks, offer.tokens);
+    checkBlocks(options.blocks, offer.tokens, this.pool, this.layout);
     const { skipTokens = 0 } = options;
-    this.#checkSkip(skipTokens, offer.tokens);
+    checkSkip(skipTokens, offer.tokens);
     const { instance: peer, requestId, tokens } = offer;
     const { blocks, signal } = options;
-    return this.#pull(sourcesOf(offer), offer, { peer, requestId, tokens, skipTokens, blocks }, signal);
+    return this.#ranks.pull(sourcesOf(offer), offer, { peer, requestId, tokens, skipTokens, blocks }, signal);
   }
 
   /** Generation-first: from a peer that has made no offer yet. */
   #receiveFrom(options: ReceiveBlocks & ReceiveFromPeer): ReceiveTransfer {
     const { peer, requestId, tokens, blocks, skipTokens = 0, signal } = options;
-    this.#checkBlocks(blocks, tokens);
-    this.#checkSkip(skipTokens, tokens);
+    checkBlocks(blocks, tokens, this.pool, this.layout);
+    checkSkip(skipTokens, tokens);
     const endpoints = peer.endpoints.map(parseInfoEndpoint);
     const sizes = endpoints[0]?.sizes;
     if (sizes === undefined || sizes.tpSize * sizes.ppSize > RANKS_LIMIT) {
@@ -202,7 +183,7 @@ export class KvTransceiver implements Transceiver {
     }
     this.#checkLayout(peer.instance, { layout: this.layout, ...sizes });
     const sources = endpoints.map(({ rank, target }) => ({ rank, target, token: null }));
-    return this.#pull(sources, sizes, { peer: peer.instance, requestId, tokens, skipTokens, blocks }, signal);
+    return this.#ranks.pull(sources, sizes, { peer: peer.instance, requestId, tokens, skipTokens, blocks }, signal);
   }
 
   get infoEndpoints(): readonly string[] {
@@ -239,7 +220,7 @@ export class KvTransceiver implements Transceiver {
     using nothing = this.pool.allocate(0);
     for (const { token, target } of sourcesOf(offer)) {
       const unwanted = { peer, requestId, token, tokens, skipTokens: tokens, blocks: nothing };
-      this.#start(unwanted, target, undefined).cancel("nobody wants it any more");
+      this.#ranks.start(unwanted, target).cancel("nobody wants it any more");
     }
   }
 
@@ -333,42 +314,6 @@ export class KvTransceiver implements Transceiver {
     await this.#plane.close();
   }
 
-  /** From each rank that holds a part of what this one needs. */
-  #pull(
-    sources: readonly Source[],
-    sizes: ParallelSizes,
-    offer: Omit<WantedOffer, "token">,
-    signal: AbortSignal | undefined,
-  ): ReceiveTransfer {
-    const { needed, unneeded } = this.#peerRanks.sources(sizes);
-    const found = needed.map((rank) => sourceOf(sources, rank));
-    const [first, ...rest] = found.map(({ rank, token, target }) =>
-      this.#start({ ...offer, token, part: this.#peerRanks.partFrom(rank, sizes) }, target, signal),
-    );
-    if (first === undefined) throw new KvError("INTERNAL", { where: "receive", why: "no rank holds a part" });
-    const receiving = joinReceives([first, ...rest]);
-    // Copies that no rank of this side needs are told so by a pull of nothing: they let their blocks go now, not by their timer.
-    using nothing = offer.blocks.share(0, 0);
-    for (const { token, target } of sources.filter(({ rank }) => unneeded.includes(rank))) {
-      const word = this.#start({ ...offer, token, blocks: nothing, skipTokens: offer.tokens }, target, undefined);
-      // Without an offer there is nothing to let go yet.
-      if (token === null) receiving.done.catch(() => word.cancel("what it belongs to has ended"));
-    }
-    return receiving;
-  }
-
-  #start(offer: WantedOffer, target: DialTarget, signal: AbortSignal | undefined): ReceiveTransfer {
-    const session = this.#pulls.start(offer, target, signal);
-    return {
-      requestId: offer.requestId,
-      tokens: offer.tokens,
-      done: session.done,
-      released: session.released,
-      progress: session.progress,
-      cancel: (reason = "the receiver's caller cancelled it") => session.cancel(reason),
-    };
-  }
-
   #mustTakeWork(): void {
     const what = `transceiver ${this.instance}`;
     if (this.#phase === "closed") throw new KvError("CLOSED", { what });
@@ -384,181 +329,7 @@ export class KvTransceiver implements Transceiver {
     if (fields !== "") throw new KvError("LAYOUT_MISMATCH", { peer, fields });
     this.#fitting = pipeline === undefined ? theirs : null;
   }
-
-  #checkSkip(skipTokens: number, tokens: number): void {
-    if (Number.isInteger(skipTokens) && skipTokens >= 0 && skipTokens <= tokens) return;
-    throw new KvError("INVALID_ARGUMENT", { what: `skipTokens ${skipTokens}`, why: `the offer has ${tokens} tokens` });
-  }
-
-  #checkBlocks(blocks: SendOptions["blocks"], tokens: number): void {
-    if (!Number.isSafeInteger(tokens) || tokens < 1) {
-      throw new KvError("INVALID_ARGUMENT", { what: `tokens ${tokens}`, why: "a sequence has at least one" });
-    }
-    if (blocks.pool !== this.pool) {
-      throw new KvError("INVALID_ARGUMENT", { what: "blocks", why: "they belong to another pool" });
-    }
-    const needed = liveBlocksFor(tokens, this.layout);
-    if (blocks.ids.length < needed) {
-      const why = `${tokens} tokens need ${needed} blocks of ${this.layout.tokensPerBlock}`;
-      throw new KvError("INVALID_ARGUMENT", { what: `a hold of ${blocks.ids.length} blocks`, why });
-    }
-  }
-}
-
-/** A rank to pull from. */
-interface Source {
-  readonly rank: number;
-  readonly target: DialTarget;
-  /** null: it has made no offer yet. */
-  readonly token: CapabilityToken | null;
-}
-
-const sourcesOf = ({ instance: name, ranks }: OpaqueState): Source[] =>
-  ranks.map(({ rank, token, epoch, tcp, unix }) => ({ rank, token, target: { name, epoch, tcp, unix } }));
-
-/** @throws KvError BAD_STATE */
-function sourceOf(sources: readonly Source[], wanted: number): Source {
-  const found = sources.find(({ rank }) => rank === wanted);
-  if (found === undefined) throw new KvError("BAD_STATE", { why: `rank ${wanted}, which holds a part, is missing` });
-  return found;
-}
-
-function checkedFirst(first: FirstTokens): FirstTokens {
-  const { firstTokens } = first;
-  const isToken = (token: number): boolean => Number.isSafeInteger(token) && token >= 0;
-  if (firstTokens.length >= 1 && firstTokens.length <= 64 && firstTokens.every(isToken)) return first;
-  throw new KvError("INVALID_ARGUMENT", { what: "firstTokens", why: "they are 1 to 64 token ids" });
 }
 
 /** Offers of requests with one prefix share blocks: each counts once. */
 const pinnedBy = (offers: readonly Offer[]): ReadonlySet<BlockId> => new Set(offers.flatMap(({ pinned }) => pinned));
-
-function readerOf({ rank, parallel }: ResolvedOptions): FrameOf<"PULL">["reader"] {
-  const { tpSize, ppSize, pipeline, dpRank } = parallel;
-  return {
-    rank,
-    tpSize,
-    ppSize,
-    ...(pipeline === undefined ? {} : { pipeline: [...pipeline] }),
-    ...(dpRank === undefined ? {} : { dpRank }),
-  };
-}
-
-interface Parts {
-  readonly options: ResolvedOptions;
-  readonly epoch: Epoch;
-  readonly plane: NativePlane;
-  readonly pool: BlockPool;
-  readonly offers: Offers;
-  readonly pulls: Pulls;
-  readonly peerRanks: PeerRanks;
-  readonly counts: TransferCounts;
-  readonly ended: EndedSends;
-  readonly server: ControlServer;
-}
-
-async function connectParts(
-  options: ResolvedOptions,
-  epoch: Epoch,
-  native: NativePlane,
-  hooks: TransceiverHooks,
-): Promise<Parts> {
-  const { layout, leaseMs, stallMs, queueMs, transferMs, instance, authToken: secret } = options;
-  const plane = hooks.plane?.(native) ?? native;
-  const counts = new TransferCounts();
-  const ended = new EndedSends(plane, options.senderFutureMs);
-  const receivers = new Receivers();
-  const countDropped = (what: string): void => counts.drop(what);
-  const { observer } = hooks;
-  const offers = new Offers({
-    plane,
-    epoch,
-    limits: { leaseMs, transferMs, offerMs: queueMs },
-    tokensPerBlock: layout.tokensPerBlock,
-    maxOpen: options.maxOffers,
-    write: (receiver, frame) => receivers.write(receiver, frame),
-    countDropped,
-    ended: (offer, report, error) => {
-      counts.sendEnded(error);
-      const { requestId } = offer;
-      ended.add({ requestId, ...(report === null ? {} : { report }), ...(error === null ? {} : { error }) });
-    },
-    observer,
-  });
-  const peerRanks = new PeerRanks(layout, options.parallel);
-  const digest = layoutDigest(layout);
-  const pulls = new Pulls({
-    plane,
-    layout,
-    limits: { queueMs, transferMs, stallMs, strict: options.strict, verify: options.verify },
-    leaseMs,
-    maxConcurrent: { total: options.maxConcurrentPulls, perPeer: options.maxConcurrentPullsPerPeer },
-    reader: readerOf(options),
-    identity: {
-      epoch,
-      instance,
-      rank: options.rank,
-      layoutDigest: digest,
-      secret,
-      ca: options.listen.tls?.ca,
-      socketDir: options.socketDir,
-    },
-    dial,
-    counts,
-    observer,
-  });
-  const context = {
-    plane,
-    epoch,
-    instance,
-    layout,
-    layoutDigest: digest,
-    limits: { leaseMs, stallMs, pulls: options.maxConcurrentSends },
-    secret,
-    offers,
-    receivers,
-    readersOf: (reader: ParallelSizes) => peerRanks.readers(reader),
-    partRead: (reader: ParallelSizes & { readonly rank: number }) => peerRanks.partFor(reader.rank, reader),
-    countDropped,
-  };
-  const { host, port, tls } = options.listen;
-  const unix = controlSocketPath(options.socketDir, epoch);
-  const server = await ControlServer.open(context, { host, port, tls, unix });
-  if (tls === undefined && !isLoopback(host)) {
-    createLogger({ name: "transceiver" }).warn(
-      { endpoint: server.endpoints.tcp },
-      "control frames and capability tokens cross the network in the clear; set listen.tls (control.tls)",
-    );
-  }
-  return {
-    options,
-    epoch,
-    plane: native,
-    pool: openPool(options, native, hooks.pool),
-    offers,
-    pulls,
-    peerRanks,
-    counts,
-    ended,
-    server,
-  };
-}
-
-/** The ids of the blocks; with KVT_CHECK, the plane's memory is filled while they are free. */
-function openPool({ blocks, check }: ResolvedOptions, plane: NativePlane, shared: BlockPool | undefined): BlockPool {
-  const pool = shared ?? new BlockPool({ blocks, blockBytes: plane.native.blockBytes });
-  // A pool whose blocks lie anywhere is its engine's to check.
-  if (!check || plane.native.blockBytes === 0) return pool;
-  for (let from = 0; from < blocks; from += FILL_STEP) {
-    plane.fillReleased(Array.from({ length: Math.min(FILL_STEP, blocks - from) }, (_, at) => (from + at) as BlockId));
-  }
-  pool.addHooks({
-    freed: (ids) => plane.fillReleased(ids),
-    taken: (ids) => {
-      const touched = plane.findTouched(ids);
-      if (touched === undefined) return;
-      throw new KvError("INTERNAL", { where: "block pool", why: `block ${touched} was written while it was free` });
-    },
-  });
-  return pool;
-}

@@ -4,7 +4,7 @@ import type { WorkerSettings } from "../config/settings.ts";
 import { KvError } from "../errors.ts";
 import { createLogger, type Logger } from "../observability/log.ts";
 import { createFront } from "../openai/http_front.ts";
-import type { TransceiverHooks } from "../transceiver/transceiver.ts";
+import type { TransceiverHooks } from "../transceiver/transceiver_parts.ts";
 import { Completions } from "./completions.ts";
 import type { DeparturePhase } from "./departures.ts";
 import { addInfoRoutes } from "./info_routes.ts";

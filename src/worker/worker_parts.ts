@@ -5,7 +5,7 @@ import { blockBytesOf, type Layout } from "../kv/layout.ts";
 import { type ParallelSizes, placeOf, ranksOf, shareOf } from "../kv/ranks.ts";
 import type { Logger } from "../observability/log.ts";
 import { KvInstance } from "../transceiver/instance.ts";
-import type { TransceiverHooks } from "../transceiver/transceiver.ts";
+import type { TransceiverHooks } from "../transceiver/transceiver_parts.ts";
 import { BY_MAX_NUM_TOKENS } from "./admission.ts";
 import { ContextIds } from "./context_ids.ts";
 import type { EngineGeometry } from "./engine.ts";

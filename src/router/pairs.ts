@@ -10,7 +10,11 @@ export interface BadPair {
   readonly differences: string;
 }
 
-const Sizes = z.object({ tpSize: z.int().min(1), ppSize: z.int().min(1) });
+const Sizes = z.object({
+  tpSize: z.int().min(1),
+  ppSize: z.int().min(1),
+  pipeline: z.array(z.int().min(1)).max(4096).optional(),
+});
 const PAIRS_NAMED_MAX = 4;
 
 /**
@@ -52,8 +56,8 @@ export class Pairs {
   #layoutOf(preparation: Preparation): InstanceLayout | null {
     const known = this.#layouts.get(preparation);
     if (known !== undefined) return known;
-    const { tpSize, ppSize, ...shape } = preparation.info.kv_layout ?? {};
-    const [layout, sizes] = [Layout.safeParse(shape), Sizes.safeParse({ tpSize, ppSize })];
+    const { tpSize, ppSize, pipeline, ...shape } = preparation.info.kv_layout ?? {};
+    const [layout, sizes] = [Layout.safeParse(shape), Sizes.safeParse({ tpSize, ppSize, pipeline })];
     const read = layout.success && sizes.success ? { layout: layout.data, ...sizes.data } : null;
     this.#layouts.set(preparation, read);
     return read;

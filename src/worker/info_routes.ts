@@ -112,6 +112,7 @@ function unhealthyReasons({ parts, isDraining }: InfoOptions): readonly string[]
 
 function serverInfo({ settings, parts }: InfoOptions) {
   const { geometry } = parts.engine;
+  const { tpSize, ppSize, pipeline } = parts.transceiver.sizes;
   const { transceiver } = settings;
   return {
     kvt_protocol: KVT_PROTOCOL,
@@ -137,7 +138,7 @@ function serverInfo({ settings, parts }: InfoOptions) {
       dp: 1,
     },
     // Flat, so that a router can say which field of two workers differs before anything is computed.
-    kv_layout: transceiver === null ? null : { ...parts.transceiver.layout, ...parts.transceiver.sizes },
+    kv_layout: transceiver === null ? null : { ...parts.transceiver.layout, tpSize, ppSize, pipeline },
     vector_level: geometry.vectorLevel,
     kv_pool: parts.transceiver.stats().memory,
     max_seq_len: parts.maxSeqLen,

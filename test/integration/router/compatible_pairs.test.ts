@@ -54,6 +54,18 @@ describe.each(["context_first", "generation_first"] as const)("pairs of scripted
     expect(routed.log.filter(({ msg }) => msg === "workers that KV can't move between")).toHaveLength(1);
   });
 
+  it("are judged however their layers are spread over stages", async () => {
+    const spread = { ...layout, tpSize: 2, ppSize: 2, pipeline: [3, 2] };
+    for (const [other, status] of [
+      [spread, 200],
+      [{ ...spread, dtype: "bf16" }, 503],
+    ] as const) {
+      const [context, generation] = [await scripted(layout), await scripted(other)];
+      await using routed = await route({ context: [context], generation: [generation], settings });
+      expect((await routed.complete()).status).toBe(status);
+    }
+  });
+
   it("are chosen so that they fit", async () => {
     const small = { ...layout, layers: 4 };
     const contexts = await Promise.all([layout, small].map(scripted));
@@ -143,6 +155,16 @@ describe("real workers of two models of different shape", () => {
       expect(await metric(worker, 'kvt_worker_tokens_total{kind="prompt"}')).toBe(0);
       expect(await metric(worker, "kvt_worker_step_seconds_count")).toBe(1);
     }
+  });
+
+  it("are told apart also when one of them spreads its layers unevenly", async () => {
+    const model = join(folder, "deep.gguf");
+    const settings = { ...withoutReuse, model, servedModelName: "m", pipelineParallelSize: 2, ppPartition: [4, 2] };
+    const staged = await workers.start(settings);
+    await using router = await startRouterFor(wide[0] as WorkerProcess, staged);
+    const error = await ask(router.url, "completion", body).catch((thrown: unknown) => thrown);
+    expect((error as Refused).code).toBe("no_compatible_pair");
+    await staged.stop();
   });
 
   it("are paired with their own kind, and answer as one worker alone", async () => {

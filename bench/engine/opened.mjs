@@ -1,5 +1,6 @@
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
+import { GREEDY } from "../../dist/worker/engine.js";
 import { packedLayout } from "../../test/integration/dataplane/packed_layout.mjs";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -7,19 +8,10 @@ const require = createRequire(import.meta.url);
 const native = require(require("node-gyp-build").resolve(root));
 
 const greedy = {
-  temperature: 0,
-  topP: 1,
-  topK: 0,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  seed: 0n,
+  ...GREEDY,
   index: 0,
   history: new Uint32Array(),
   promptTokens: 0,
-  logprobs: -1,
-  bias: [],
   banned: new Uint32Array(),
 };
 

@@ -35,6 +35,23 @@ export interface Sampling {
   readonly banned: Uint32Array;
 }
 
+/** Sampling without what changes from token to token. */
+export type RequestSampling = Omit<Sampling, "index" | "history" | "promptTokens" | "banned">;
+
+/** The likeliest token each time, without logprobs. */
+export const GREEDY: RequestSampling = {
+  temperature: 0,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  seed: 0n,
+  logprobs: -1,
+  bias: [],
+};
+
 export interface Sample {
   readonly token: number;
   readonly logprobs?: {

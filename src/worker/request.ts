@@ -2,7 +2,7 @@ import type { KvError } from "../errors.ts";
 import type { RequestId } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
 import type { PeerAddress, ReceiveTransfer, SendTransfer, TransferReport } from "../transceiver/api.ts";
-import type { Sample, Sampling } from "./engine.ts";
+import type { RequestSampling, Sample } from "./engine.ts";
 import type { PartOfBlock } from "./prefix_cache.ts";
 import { type PrefixKey, prefixKeys } from "./prefix_keys.ts";
 import { nextRequestState, type RequestEvent, type RequestState, type StateChange } from "./request_state.ts";
@@ -13,9 +13,6 @@ export interface Finish {
   /** The stop string or the stop token id that ended it; null for the model's own end token and for `length`. */
   readonly stop: string | number | null;
 }
-
-/** Sampling without what changes from token to token. */
-export type RequestSampling = Omit<Sampling, "index" | "history" | "promptTokens" | "banned">;
 
 /** How a request is served (trtllm-protocol.md section 1.4, `request_type`). */
 export type RequestRole =

@@ -7,11 +7,11 @@ import { createFront } from "../openai/http_front.ts";
 import type { TransceiverHooks } from "../transceiver/transceiver_parts.ts";
 import { Completions } from "./completions.ts";
 import type { DeparturePhase } from "./departures.ts";
+import { GREEDY } from "./engine.ts";
 import { addInfoRoutes } from "./info_routes.ts";
 import { addKvRoutes } from "./kv_routes.ts";
 import { PerfMetrics } from "./perf_metrics.ts";
 import { Records, type RequestRecord, transferRecord } from "./records.ts";
-import type { RequestSampling } from "./request.ts";
 import type { StateChange } from "./request_state.ts";
 import { WorkerMetrics } from "./worker_metrics.ts";
 import { buildWorker, type WorkerParts } from "./worker_parts.ts";
@@ -200,19 +200,6 @@ async function computeOneToken({ scheduler, reader }: WorkerParts): Promise<void
   });
   await request.done;
 }
-
-const GREEDY: RequestSampling = {
-  temperature: 0,
-  topP: 1,
-  topK: 0,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  seed: 0n,
-  logprobs: -1,
-  bias: [],
-};
 
 /** Resolves when `work` has ended or `ms` have passed. */
 async function within(work: Promise<void>, ms: number): Promise<void> {

@@ -1,17 +1,9 @@
 // A context worker's engine in a process of its own, driven over IPC by across_processes.test.ts. Runs dist/.
 import { createHash } from "node:crypto";
 import { KvTransceiver, requestId } from "../../../dist/index.js";
+import { GREEDY } from "../../../dist/worker/engine.js";
 import { ReferenceEngine } from "../../../dist/worker/reference_engine.js";
 
-const greedy = {
-  temperature: 0,
-  topP: 1,
-  topK: 0,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-};
 const BLOCKS = 128;
 const engine = await ReferenceEngine.load(process.argv[2], { kv: process.argv[3] });
 const { layers, kvHeads, headDim, dtype, tokensPerBlock } = engine.geometry;
@@ -25,13 +17,10 @@ async function offer({ id, tokens, steps }) {
   const blocks = kv.pool.allocate(Math.ceil((tokens.length + steps) / tokensPerBlock));
   const history = Uint32Array.from(tokens);
   const sampling = {
-    ...greedy,
-    seed: 0n,
+    ...GREEDY,
     index: 0,
     history,
     promptTokens: tokens.length,
-    logprobs: -1,
-    bias: [],
     banned: new Uint32Array(),
   };
   const first = await engine.prefill({ tokens: history, startPos: 0, blockTable: blocks.ids, sampling });

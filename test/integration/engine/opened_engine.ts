@@ -3,7 +3,7 @@ import type { BlockId } from "../../../src/ids.ts";
 import { nativeLayoutOf } from "../../../src/kv/placement.ts";
 import type { NativeDataPlane } from "../../../src/native/binding.ts";
 import { loadNative } from "../../../src/native/loader.ts";
-import type { Sample, Sampling } from "../../../src/worker/engine.ts";
+import { GREEDY, type Sample, type Sampling } from "../../../src/worker/engine.ts";
 import { ReferenceEngine, type ReferenceEngineOptions } from "../../../src/worker/reference_engine.ts";
 import { layoutOf } from "../../../src/worker/worker_parts.ts";
 
@@ -100,19 +100,10 @@ const historyOf = (prompt: readonly number[], output: readonly Sample[]) => ({
 
 /** Greedy without logprobs, changed by `given`. */
 export const sampling = (given: Partial<Sampling> = {}): Sampling => ({
-  temperature: 0,
-  topP: 1,
-  topK: 0,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  seed: 0n,
+  ...GREEDY,
   index: 0,
   history: new Uint32Array(),
   promptTokens: 0,
-  logprobs: -1,
-  bias: [],
   banned: new Uint32Array(),
   ...given,
 });

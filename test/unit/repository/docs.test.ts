@@ -72,6 +72,13 @@ describe("the documentation", () => {
 });
 
 describe("the table of errors", () => {
+  it("has every code in one of the tables in src/errors only", () => {
+    const rows = filesBelow("src/errors", "_errors.ts").flatMap(
+      (file) => read(file).match(/^ {2}[A-Z_0-9]+: \{$/gm) ?? [],
+    );
+    expect(rows.length).toBe(Object.keys(errors).length);
+  });
+
   it.each(Object.entries(errors))("%s says what happened and what to do", (_, { message, remedy, status }) => {
     expect(message).not.toBe("");
     expect(remedy.length).toBeGreaterThan(5);

@@ -1,4 +1,5 @@
 import { BlockPool } from "../../../src/kv/pool.ts";
+import { GREEDY } from "../../../src/worker/engine.ts";
 import type { RequestSpec } from "../../../src/worker/request.ts";
 import type { StateChange } from "../../../src/worker/request_state.ts";
 import { Scheduler } from "../../../src/worker/scheduler.ts";
@@ -77,18 +78,7 @@ export function spec(
     prompt: Uint32Array.from(prompt),
     maxTokens,
     minTokens: 0,
-    sampling: {
-      temperature: 0,
-      topP: 1,
-      topK: 0,
-      minP: 0,
-      repetitionPenalty: 1,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-      seed: 0n,
-      logprobs: -1,
-      bias: [],
-    },
+    sampling: GREEDY,
     stopTokens: new Map(),
     onToken: (sample) => {
       output.push(sample.token);

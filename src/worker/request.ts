@@ -2,7 +2,7 @@ import type { KvError } from "../errors.ts";
 import type { RequestId } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
 import type { PeerAddress, ReceiveTransfer, SendTransfer, TransferReport } from "../transceiver/api.ts";
-import type { RequestSampling, Sample } from "./engine.ts";
+import type { RequestSampling, Sample, Sampling } from "./engine.ts";
 import type { PartOfBlock } from "./prefix_cache.ts";
 import { type PrefixKey, prefixKeys } from "./prefix_keys.ts";
 import { nextRequestState, type RequestEvent, type RequestState, type StateChange } from "./request_state.ts";

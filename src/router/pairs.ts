@@ -56,7 +56,7 @@ export class Pairs {
   #layoutOf(preparation: Preparation): InstanceLayout | null {
     const known = this.#layouts.get(preparation);
     if (known !== undefined) return known;
-    const { tpSize, ppSize, pipeline, ...shape } = preparation.info.kv_layout ?? {};
+    const { tpSize, ppSize, pipeline, dpRank: _, ...shape } = preparation.info.kv_layout ?? {};
     const [layout, sizes] = [Layout.safeParse(shape), Sizes.safeParse({ tpSize, ppSize, pipeline })];
     const read = layout.success && sizes.success ? { layout: layout.data, ...sizes.data } : null;
     this.#layouts.set(preparation, read);

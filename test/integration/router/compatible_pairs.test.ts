@@ -66,6 +66,21 @@ describe.each(["context_first", "generation_first"] as const)("pairs of scripted
     }
   });
 
+  it("are judged with their groups and stages, and with their ranks where opaque bytes bind them", async () => {
+    const groups = [
+      { name: "kv", kind: "kv" },
+      { name: "state", kind: "opaque", bytesPerToken: 8 },
+    ];
+    const [context, generation] = [
+      await scripted({ ...layout, groups }),
+      await scripted({ ...layout, groups, tpSize: 2, ppSize: 2, pipeline: [4, 1], dpRank: 0 }),
+    ];
+    await using routed = await route({ context: [context], generation: [generation], settings });
+    const error = await errorOf(await routed.complete());
+    expect(error.code).toBe("no_compatible_pair");
+    expect(error.message).toContain("tpSize here 1, there 2; ppSize here 1, there 2; pipeline here even, there [4,1]");
+  });
+
   it("are chosen so that they fit", async () => {
     const small = { ...layout, layers: 4 };
     const contexts = await Promise.all([layout, small].map(scripted));

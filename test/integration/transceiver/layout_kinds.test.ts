@@ -173,3 +173,42 @@ it("a hold that lacks blocks which a window reaches is refused", async () => {
   // Tokens 44 to 63 are live: three blocks.
   expect(() => one.kv.send({ requestId: requestId(1), tokens: 64, blocks: short })).toThrow(/2 blocks.*need 3/);
 });
+
+describe("opaque bytes", () => {
+  const layout = {
+    ...plain,
+    groups: [
+      { name: "kv", kind: "kv" },
+      { name: "state", kind: "opaque", bytesPerToken: 5 },
+      { name: "page", kind: "opaque", layers: [0, 2, 4], bytesPerBlock: 9 },
+    ],
+  };
+
+  it("move between instances of equal ranks and blocks", async () => {
+    await using context = await Placed.open(layout, [2, 2, 8, "HND"]);
+    await using generation = await Placed.open(layout, [2, 2, 8, "NHD"]);
+    await moveAll(context, generation, Number.POSITIVE_INFINITY);
+  });
+
+  it("are refused between others, with every field that differs, with a state and without", async () => {
+    await using context = await Placed.open(layout, [2, 2, 8, "HND"]);
+    await using generation = await Placed.open(layout, [1, 2, 16, "HND"]);
+    await using more = await Placed.open(layout, [3, 2, 8, "HND"]);
+    using source = context.blocks(30);
+    const sending = context.kv.send({ requestId: requestId(1), tokens: 30, blocks: source });
+    using target = generation.blocks(30);
+    expect(() => generation.kv.receive({ state: sending.state, blocks: target })).toThrow(
+      expect.objectContaining({
+        code: "LAYOUT_MISMATCH",
+        message: expect.stringMatching(/tokensPerBlock here 16, there 8; tpSize here 1, there 2/),
+      }),
+    );
+    using other = more.blocks(30);
+    const peer = { instance: context.kv.instance, endpoints: context.kv.infoEndpoints };
+    expect(() => more.kv.receive({ peer, requestId: requestId(2), tokens: 30, blocks: other })).toThrow(
+      expect.objectContaining({ code: "LAYOUT_MISMATCH", message: expect.stringMatching(/tpSize here 3, there 2/) }),
+    );
+    sending.cancel();
+    await sending.done.catch(() => {});
+  });
+});

@@ -16,7 +16,7 @@ const VERSIONS = ["1.5.1", "1.4.1"];
 const ALL_VERSIONS = ["0.10.1", "1.0.1", "1.3.0", "1.4.1", "1.5.1"];
 /** Later plug-ins want a symbol version that no libfabric on PyPI has (FABRIC_1.10). */
 const LIBFABRIC_VERSIONS = ["1.4.1"];
-const TESTS = ["nixl_library_test", "nixl_agent_test", "nixl_peer_test"];
+const TESTS = ["nixl_library_test", "nixl_agent_test", "nixl_peer_test", "nixl_path_test"];
 const DOWNLOAD_LIMIT_MS = 300_000;
 
 /**
@@ -115,7 +115,7 @@ export async function runNixlTests(versions = VERSIONS) {
         continue;
       }
       // NIXL and UCX tell of each refusal that a test provokes.
-      const quiet = { NIXL_LOG_LEVEL: "FATAL", UCX_LOG_LEVEL: "fatal", UCX_DEBUG_SIGNO: "0" };
+      const quiet = { NIXL_LOG_LEVEL: "FATAL", UCX_LOG_LEVEL: "fatal", UCX_DEBUG_SIGNO: "0", UCX_MEM_EVENTS: "n" };
       const path = fabric.path === undefined ? {} : { LD_LIBRARY_PATH: fabric.path };
       const all = { ...quiet, ...env, ...path, KVT_NIXL_LIBRARY: brought.library };
       const label = ` with NIXL ${version}, ${name}`;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 namespace kvt {
@@ -127,6 +128,23 @@ void CheckPlaces(Arguments* arguments, const DataPlane::Options& options) {
   }
 }
 
+// Sets the environment that NIXL and UCX read when they are loaded: here, because of all threads only this
+// one may.
+DataPlane::Nixl ReadNixl(Arguments* arguments, const Napi::Object& nixl) {
+  DataPlane::Nixl chosen;
+  chosen.library = arguments->Text(nixl.Get("library"), "options.nixl.library");
+  chosen.plugin = arguments->Text(nixl.Get("plugin"), "options.nixl.plugin");
+  const Napi::Object environment = arguments->Object(nixl.Get("environment"), "options.nixl.environment");
+  if (!arguments->ok()) return chosen;
+  const Napi::Array names = environment.GetPropertyNames();
+  for (uint32_t at = 0; at < names.Length(); ++at) {
+    const std::string name = names.Get(at).ToString().Utf8Value();
+    const std::string value = arguments->Text(environment.Get(name), "options.nixl.environment." + name);
+    if (arguments->ok()) setenv(name.c_str(), value.c_str(), 1);
+  }
+  return chosen;
+}
+
 }  // namespace
 
 DataPlane::Options ReadPlaneOptions(Arguments* arguments, const Napi::Value& value) {
@@ -142,6 +160,13 @@ DataPlane::Options ReadPlaneOptions(Arguments* arguments, const Napi::Value& val
     if (options.socket_directory.empty() || options.socket_directory[0] != '/') {
       arguments->Fail("options.socketDir", "must be an absolute path");
     }
+  }
+  const Napi::Value shared = object.Get("sharedMemory");
+  if (!shared.IsUndefined()) options.shared_memory = arguments->Boolean(shared, "options.sharedMemory");
+  const Napi::Value nixl = object.Get("nixl");
+  if (!nixl.IsUndefined()) options.nixl = ReadNixl(arguments, arguments->Object(nixl, "options.nixl"));
+  if (!options.shared_memory && !options.nixl) {
+    arguments->Fail("options.sharedMemory", "false leaves no path without options.nixl");
   }
   const Napi::Value adopt = object.Get("adopt");
   if (!adopt.IsUndefined() && arguments->ok()) {

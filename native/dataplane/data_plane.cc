@@ -10,6 +10,8 @@
 #include "memory/pool_descriptor.h"
 #include "memory/socket_directory.h"
 #include "memory/thread.h"
+#include "paths/nixl_direct.h"
+#include "paths/path_set.h"
 #include "paths/shared_memory.h"
 
 namespace kvt {
@@ -20,6 +22,8 @@ constexpr uint32_t kUnsignalledMax = 256;
 constexpr BootNanos kHotNanos = 50'000;
 // A sender that is awake answers a PULL in less.
 constexpr BootNanos kExpectedNanos = 150'000;
+// What a transport gets to let go of cancelled jobs when the plane closes.
+constexpr BootNanos kTransportEndNanos = 2'000 * kNanosPerMilli;
 // With fewer the owner would keep the core that it waits for.
 constexpr unsigned kHotCores = 4;
 
@@ -90,8 +94,10 @@ void DataPlane::Uncork() {
 
 bool DataPlane::NeedsOwner(Command::Kind kind, BootNanos when) {
   const bool ends = kind == Command::Kind::kSetTimer || kind == Command::Kind::kGrant;
+  // A transport that needs this side's work has to hear of the first lease at once.
+  const bool serves = kind == Command::Kind::kGrant && options_.nixl.has_value();
   const bool idle = kind == Command::Kind::kClearTimer || kind == Command::Kind::kDropLease ||
-                    (ends && when >= armed_.load(std::memory_order_seq_cst));
+                    (ends && !serves && when >= armed_.load(std::memory_order_seq_cst));
   // Bounded: commands that nobody takes are memory that nobody gives back.
   return !idle || unsignalled_.fetch_add(1, std::memory_order_relaxed) >= kUnsignalledMax;
 }
@@ -137,20 +143,39 @@ Result<bool> DataPlane::Open() {
     return Error{ErrorCode::kPoolUnavailable, ErrnoText("the system gives no random bytes")};
   }
   if (!own.directory.empty()) own.socket = SocketName(number);
-  auto descriptor = EncodeDescriptor(own);
-  if (!descriptor) {
-    return Error{ErrorCode::kSocketDirRefused,
-                 "socket directory " + own.directory +
-                     " is too long (set KVT_SOCKET_DIR to a shorter one), or the pool has too many layers at "
-                     "places of their own"};
-  }
-  auto path = SharedMemoryPath::Open({own, pool.value(), options_.crew, sleeper_});
-  if (!path.ok()) return path.error();
+  if (auto wrong = OpenPaths(pool.value(), own, number)) return *wrong;
   pool_ = std::move(pool.value());
-  descriptor_ = std::move(*descriptor);
-  path_ = std::move(path.value());
   digests_ = std::make_unique<Digests>(pool_, options_.geometry, options_.crew, sleeper_);
   return true;
+}
+
+std::optional<Error> DataPlane::OpenPaths(const std::shared_ptr<HostPool>& pool, const PoolDescriptor& own,
+                                          uint64_t number) {
+  std::vector<PathSet::Entry> entries;
+  if (options_.shared_memory) {
+    auto descriptor = EncodeDescriptor(own);
+    if (!descriptor) {
+      return Error{ErrorCode::kSocketDirRefused,
+                   "socket directory " + own.directory + " is too long; set KVT_SOCKET_DIR to a shorter one"};
+    }
+    auto path = SharedMemoryPath::Open({own, pool, options_.crew, sleeper_});
+    if (!path.ok()) return path.error();
+    entries.push_back({PathKind::kSharedMemory, std::move(path.value()), std::move(*descriptor)});
+  }
+  if (options_.nixl) {
+    char name[48];
+    snprintf(name, sizeof name, "kvt-%016llx-%016llx", static_cast<unsigned long long>(options_.epoch),
+             static_cast<unsigned long long>(number));
+    auto path = NixlDirectPath::Open({options_.nixl->library, options_.nixl->plugin, name, options_.geometry,
+                                      options_.blocks, pool, sleeper_});
+    if (!path.ok()) return path.error();
+    std::vector<uint8_t> descriptor = path.value()->descriptor();
+    entries.push_back({PathKind::kNixlDirect, std::move(path.value()), std::move(descriptor)});
+  }
+  auto paths = std::make_unique<PathSet>(std::move(entries));
+  descriptor_ = paths->Descriptor();
+  path_ = std::move(paths);
+  return std::nullopt;
 }
 
 void DataPlane::Serve() {
@@ -174,6 +199,10 @@ void DataPlane::Serve() {
     // Small jobs are complete when they have been posted.
     if (worked) DrainPath(&dispatcher);
     dispatcher.Expire(BootNow());
+    path_->Serve(statistics_.leases_held.load(std::memory_order_relaxed) > 0);
+    if (dispatcher.closing() && !std::exchange(told_path_to_end_, true)) {
+      path_->EndBy(Later(BootNow(), kTransportEndNanos));
+    }
     const bool delivered = Flush(&dispatcher);
     const bool quiet = dispatcher.quiet() && digests_->quiet();
     if (dispatcher.closing() && quiet && (delivered || stopping)) return;

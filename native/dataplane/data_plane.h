@@ -34,11 +34,18 @@ class DataPlane {
     size_t offset = 0;
     size_t bytes = 0;
   };
+  struct Nixl {
+    std::string library;  // absolute path
+    std::string plugin;
+  };
   struct Options {
     Geometry geometry;
     uint32_t blocks = 0;
     std::optional<Adoption> adopt;
     std::string socket_directory;  // empty: peers can't map this pool
+    // Peers that share this host are read through a mapping of their pool; false: they are not.
+    bool shared_memory = true;
+    std::optional<Nixl> nixl;  // for the others
     uint64_t epoch = 0;
     CopyCrew* crew = nullptr;
     // How long the owner polls after it has done something, and when it was told that a job comes, before it
@@ -87,6 +94,8 @@ class DataPlane {
   DataPlane(Options options, std::function<void()> notify);
   void Run();
   Result<bool> Open();
+  std::optional<Error> OpenPaths(const std::shared_ptr<HostPool>& pool, const PoolDescriptor& own,
+                                 uint64_t number);
   void Serve();
   bool DrainPath(Dispatcher* dispatcher);
   void Apply(Dispatcher* dispatcher, Command command);
@@ -116,6 +125,7 @@ class DataPlane {
   std::vector<uint8_t> descriptor_;
   Error error_;
   std::unique_ptr<Path> path_;
+  bool told_path_to_end_ = false;
   std::unique_ptr<Digests> digests_;
   std::vector<PathEvent> events_;
   std::vector<DigestEnd> digest_ends_;

@@ -109,6 +109,7 @@ void Dispatcher::OnReached(const PathEvent& event, BootNanos now) {
   completion.status = static_cast<int>(status);
   completion.at_ms = ToMillis(now);
   completion.extra = static_cast<double>(event.pid);
+  completion.bytes = static_cast<uint64_t>(event.path);
   completions_.push_back(completion);
   peer.mapped = status == ReachStatus::kOk;
   if (peer.mapped) return;
@@ -165,7 +166,7 @@ void Dispatcher::OnQuiet(const PathEvent& event, BootNanos now) {
     completion.queued_us = static_cast<double>(event.queued) / 1e3;
     completion.moving_us = static_cast<double>(event.moving) / 1e3;
     completion.at_ms = ToMillis(now);
-    completion.extra = static_cast<double>(PathKind::kSharedMemory);
+    completion.extra = static_cast<double>(event.path);
     completion.runs = event.runs;
     completion.pieces = event.pieces;
     completions_.push_back(completion);

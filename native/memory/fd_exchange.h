@@ -19,7 +19,7 @@
 
 namespace kvt {
 
-// How an attempt to map a peer's pool ended: reachStatus of src/native/binding.ts.
+// How an attempt to reach a peer's pool ended: reachStatus of src/native/binding.ts.
 enum class ReachStatus {
   kOk = 0,
   kOtherHost = 1,
@@ -30,6 +30,9 @@ enum class ReachStatus {
   kTimedOut = 6,
   kBadDescriptor = 7,
   kReleased = 8,
+  kNoCommonPath = 9,
+  kNixlVersions = 10,
+  kNixlFailed = 11,
 };
 
 // Hands this process's pool to peers of the same uid that know nonce and epoch, and watches the processes of

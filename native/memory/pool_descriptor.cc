@@ -1,74 +1,27 @@
 #include "memory/pool_descriptor.h"
 
-#include <algorithm>
-#include <cstring>
 #include <fstream>
+
+#include "memory/byte_stream.h"
 
 namespace kvt {
 namespace {
 
 constexpr uint32_t kMagic = 0x3344564b;  // "KVD3", little-endian
 
-class Writer {
- public:
-  template <typename T>
-  void Number(T value) {
-    for (size_t byte = 0; byte < sizeof(T); ++byte) {
-      bytes.push_back(static_cast<uint8_t>(uint64_t{value} >> (8 * byte)));
-    }
-  }
-  template <size_t N>
-  void Raw(const std::array<uint8_t, N>& value) {
-    bytes.insert(bytes.end(), value.begin(), value.end());
-  }
-  void Text(const std::string& text) {
-    Number(static_cast<uint16_t>(text.size()));
-    bytes.insert(bytes.end(), text.begin(), text.end());
-  }
-  std::vector<uint8_t> bytes;
-};
+bool Plausible(const PoolDescriptor& descriptor) {
+  // The user address space: no sum of offsets in it overflows.
+  constexpr uint64_t kBytesMax = uint64_t{1} << 47;
+  if (descriptor.bytes == 0 || descriptor.bytes > kBytesMax || descriptor.offset > kBytesMax) return false;
+  if (!descriptor.geometry.OutOfBounds(descriptor.blocks, descriptor.bytes).empty()) return false;
+  return descriptor.socket.find('/') == std::string::npos &&
+         descriptor.socket.find('\0') == std::string::npos &&
+         descriptor.directory.find('\0') == std::string::npos;
+}
 
-class Reader {
- public:
-  explicit Reader(std::span<const uint8_t> bytes) : bytes_(bytes) {}
+}  // namespace
 
-  template <typename T>
-  T Number() {
-    if (!Take(sizeof(T))) return 0;
-    uint64_t value = 0;
-    for (size_t byte = 0; byte < sizeof(T); ++byte) value |= uint64_t{bytes_[at_ + byte]} << (8 * byte);
-    at_ += sizeof(T);
-    return static_cast<T>(value);
-  }
-  template <size_t N>
-  std::array<uint8_t, N> Raw() {
-    std::array<uint8_t, N> value{};
-    if (!Take(N)) return value;
-    std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(at_), N, value.begin());
-    at_ += N;
-    return value;
-  }
-  std::string Text() {
-    const size_t size = Number<uint16_t>();
-    if (!Take(size)) return "";
-    std::string text(reinterpret_cast<const char*>(bytes_.data()) + at_, size);
-    at_ += size;
-    return text;
-  }
-  bool Finished() const { return whole_ && at_ == bytes_.size(); }
-
- private:
-  bool Take(size_t size) {
-    if (size > bytes_.size() - at_) whole_ = false;
-    return whole_;
-  }
-
-  std::span<const uint8_t> bytes_;
-  size_t at_ = 0;
-  bool whole_ = true;
-};
-
-void WriteGeometry(const Geometry& geometry, Writer* out) {
+void WriteGeometry(const Geometry& geometry, ByteWriter* out) {
   out->Number(geometry.tokens_per_block);
   out->Number(static_cast<uint8_t>(geometry.groups.size()));
   for (const Group& group : geometry.groups) {
@@ -94,7 +47,7 @@ void WriteGeometry(const Geometry& geometry, Writer* out) {
 }
 
 // Takes what it finds; whether it makes sense is judged afterwards.
-Geometry ReadGeometry(Reader* in) {
+Geometry ReadGeometry(ByteReader* in) {
   Geometry geometry;
   geometry.tokens_per_block = in->Number<uint32_t>();
   geometry.groups.resize(std::min<size_t>(in->Number<uint8_t>(), kGroupsMax + 1));
@@ -123,20 +76,8 @@ Geometry ReadGeometry(Reader* in) {
   return geometry;
 }
 
-bool Plausible(const PoolDescriptor& descriptor) {
-  // The user address space: no sum of offsets in it overflows.
-  constexpr uint64_t kBytesMax = uint64_t{1} << 47;
-  if (descriptor.bytes == 0 || descriptor.bytes > kBytesMax || descriptor.offset > kBytesMax) return false;
-  if (!descriptor.geometry.OutOfBounds(descriptor.blocks, descriptor.bytes).empty()) return false;
-  return descriptor.socket.find('/') == std::string::npos &&
-         descriptor.socket.find('\0') == std::string::npos &&
-         descriptor.directory.find('\0') == std::string::npos;
-}
-
-}  // namespace
-
 std::optional<std::vector<uint8_t>> EncodeDescriptor(const PoolDescriptor& descriptor) {
-  Writer out;
+  ByteWriter out;
   out.Number(kMagic);
   out.Raw(descriptor.boot_id);
   out.Raw(descriptor.nonce);
@@ -153,7 +94,7 @@ std::optional<std::vector<uint8_t>> EncodeDescriptor(const PoolDescriptor& descr
 
 std::optional<PoolDescriptor> DecodeDescriptor(std::span<const uint8_t> bytes) {
   if (bytes.size() > kDescriptorBytesMax) return std::nullopt;
-  Reader in(bytes);
+  ByteReader in(bytes);
   if (in.Number<uint32_t>() != kMagic) return std::nullopt;
   PoolDescriptor descriptor;
   descriptor.boot_id = in.Raw<16>();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "layout/geometry.h"
+#include "memory/byte_stream.h"
 
 namespace kvt {
 
@@ -35,6 +36,10 @@ constexpr size_t kDescriptorBytesMax = 4096;
 std::optional<std::vector<uint8_t>> EncodeDescriptor(const PoolDescriptor& descriptor);
 // Nothing when the bytes are not a whole, plausible descriptor.
 std::optional<PoolDescriptor> DecodeDescriptor(std::span<const uint8_t> bytes);
+
+void WriteGeometry(const Geometry& geometry, ByteWriter* out);
+// Takes what it finds; whether it makes sense is judged afterwards (Geometry::OutOfBounds).
+Geometry ReadGeometry(ByteReader* in);
 
 BootId ReadBootId();
 

@@ -27,7 +27,7 @@ struct Transfer {
 };
 
 // src/native/binding.ts nativePath.
-enum class PathKind { kSharedMemory = 1 };
+enum class PathKind { kSharedMemory = 1, kNixlDirect = 3 };
 
 struct PathEvent {
   enum class Kind {
@@ -37,6 +37,7 @@ struct PathEvent {
   };
   Kind kind = Kind::kQuiet;
   uint64_t key = 0;
+  PathKind path = PathKind::kSharedMemory;
   ReachStatus reached = ReachStatus::kOk;
   int64_t pid = 0;
   bool complete = false;  // every byte was moved
@@ -66,6 +67,12 @@ class Path {
   virtual void Poll(std::vector<PathEvent>* events) = 0;
   // The peer is forgotten, its memory unmapped, when the last of its jobs is quiet. Ends a reach that runs.
   virtual void Release(PeerKey peer) = 0;
+  // Whether leases are out, so that peers may read from here: a path whose transport needs this side's work
+  // stays awake.
+  virtual void Serve(bool leases_out) { (void)leases_out; }
+  // After all jobs were cancelled, for good: a transport that has not let go of them by then is torn down, so
+  // that kQuiet comes for each.
+  virtual void EndBy(BootNanos deadline) { (void)deadline; }
 };
 
 }  // namespace kvt

@@ -49,8 +49,6 @@ const vectorLevels = ["avx512", "avx2", "neon", "generic"];
 const notBuilt = new Set([
   "KVT_CUDA_SMS",
   "KVT_METRICS",
-  "KVT_NIXL_LIBRARY",
-  "NIXL_PLUGINS_DIR",
   "TLLM_DISAGG_INSTANCE_IDX",
   "TLLM_DISAGG_RUN_REMOTE_MPI_SESSION_CLIENT",
   "TLLM_ENABLE_CACHE_TRANSFER_PERF_INFO",
@@ -73,13 +71,13 @@ const notBuilt = new Set([
   "TRTLLM_NIXL_DISABLE_COALESCE",
   "TRTLLM_NIXL_ENABLE_COALESCE",
   "TRTLLM_NIXL_INTERFACE",
-  "TRTLLM_NIXL_KVCACHE_BACKEND",
   "TRTLLM_NIXL_PORT",
   "TRTLLM_UCX_INTERFACE",
 ]);
 
-// What they ask for is how this package always works, or is Python's own business: not worth a line.
+// What they ask for is done elsewhere, is how this package always works, or is Python's own business: not worth a line.
 const silent = new Set([
+  "TRTLLM_NIXL_KVCACHE_BACKEND",
   "TRTLLM_DISAGG_ENABLE_INFLIGHT_CANCEL",
   "TRTLLM_DISABLE_KV_CACHE_TRANSFER_OVERLAP",
   "TRTLLM_DISAGG_NO_RETRY",
@@ -101,7 +99,7 @@ const silent = new Set([
 ]);
 
 // Not TRTLLM_/TLLM_, but set by the same people's scripts (S96).
-const listedToo = ["NCCL_GRAPH_MIXING_SUPPORT", "PROMETHEUS_MULTIPROC_DIR", "NIXL_PLUGINS_DIR"];
+const listedToo = ["NCCL_GRAPH_MIXING_SUPPORT", "PROMETHEUS_MULTIPROC_DIR"];
 
 const legacyOrder: readonly LegacyBackend[] = ["NIXL", "UCX", "MOONCAKE", "MPI"];
 

@@ -30,8 +30,8 @@ export function kvtSettings(
   const lease = root.section("lease");
   const leaseMs = chosen.pick<number>("lease.leaseMs", DEFAULT_LEASE_MS, { file: lease.value("leaseMs") });
   const transfer = root.section("transfer");
-  checkPath(transfer, environment, chosen, problems);
-  checkSameHost(transfer, chosen, problems);
+  const path = forcedPath(transfer, environment, chosen, problems);
+  const sameHost = chosen.pick<boolean>("transfer.same_host", true, { file: transfer.value("same_host") });
   if (root.has("upstreams")) {
     root.report(problems, "not_built", "upstreams", "workers of other engines are not built yet; remove the key");
   }
@@ -43,11 +43,15 @@ export function kvtSettings(
       stallMs: chosen.pick<number>("lease.stallMs", 2 * leaseMs, { file: lease.value("stallMs") }),
       strict: chosen.pick<boolean>("lease.strict", false, { file: lease.value("strict") }),
     },
-    transfer: transferSettings(transfer, environment, chosen),
+    transfer: { path, sameHost, ...transferSettings(transfer, environment, chosen) },
   };
 }
 
-function transferSettings(section: Transfer, environment: Environment, chosen: Chosen): KvtSettings["transfer"] {
+function transferSettings(
+  section: Transfer,
+  environment: Environment,
+  chosen: Chosen,
+): Omit<KvtSettings["transfer"], "path" | "sameHost"> {
   const { receives: env, sends } = environment;
   return {
     verify: chosen.pick<VerifyMode>("transfer.verify", "sampled", { file: section.value("verify") }),
@@ -96,20 +100,14 @@ function controlSettings(
 
 type Transfer = FileSection<NonNullable<KvtFile["transfer"]>>;
 
-// There is one path, so that each of these can only say so, or be refused.
-function checkPath(section: Transfer, environment: Environment, chosen: Chosen, problems: Problems): void {
+function forcedPath(section: Transfer, environment: Environment, chosen: Chosen, problems: Problems) {
   const path = chosen.pick<PathName | null>("transfer.path", null, {
     env: environment.path,
     file: section.value("path"),
   });
-  if (path === null || path === "shared_memory") return;
-  const text = `the path ${path} is not built yet; shared_memory is the one there is`;
+  if (path === null || path === "shared_memory" || path === "nixl_direct") return path;
+  const text = `the path ${path} is not built yet; shared_memory and nixl_direct are`;
   if (section.has("path")) section.report(problems, "not_built", "path", text);
   else problems.add("not_built", "KVT_PATH", text);
-}
-
-function checkSameHost(section: Transfer, chosen: Chosen, problems: Problems): void {
-  if (chosen.pick<boolean>("transfer.same_host", true, { file: section.value("same_host") })) return;
-  const text = "false leaves no path: moving KV to other hosts is not built yet";
-  section.report(problems, "not_built", "same_host", text);
+  return null;
 }

@@ -17,7 +17,7 @@ export interface EffectiveValue {
 
 /** `cache_transceiver_config` as it takes effect. */
 export interface TransceiverSettings {
-  readonly backend: "DEFAULT" | "UCX";
+  readonly backend: "DEFAULT" | "UCX" | "NIXL";
   readonly maxTokensInBuffer: number | null;
   /** null: a transfer has no bound of its own, lease and stall timer decide (S23). */
   readonly kvTransferTimeoutMs: number | null;
@@ -80,6 +80,10 @@ export interface WorkerSettings {
   };
   readonly lease: { readonly leaseMs: number; readonly stallMs: number; readonly strict: boolean };
   readonly transfer: {
+    /** This path and no other; null: the cheapest that works. */
+    readonly path: "shared_memory" | "nixl_direct" | null;
+    /** false: workers of this host are reached as those of others are. */
+    readonly sameHost: boolean;
     /** What a receiver compares with digests of the sender: none, one block in 16, all. */
     readonly verify: VerifyMode;
     /** Context requests whose KV was not fetched yet; more are answered 429. */

@@ -9,9 +9,6 @@ const DEFAULT_TIMEOUT_MS = 60_000;
 const DEFAULT_SENDER_FUTURE_MS = 1_000;
 const DEFAULT_POLL_MS = 5_000;
 
-const SAME_HOST_ONLY =
-  "NIXL is not built into this version: KV moves over the same-host path (shared_memory), peers on other hosts are refused";
-
 /** `cache_transceiver_config` as it takes effect (S13-S29); null: no transceiver. */
 export function transceiverSettings(
   section: FileSection<CacheTransceiverSection>,
@@ -52,7 +49,7 @@ function tokensInBuffer(
   if (whole !== tokens) {
     section.report(problems, "note", key, `rounded up to ${whole}, whole blocks of ${tokensPerBlock} tokens`);
   }
-  section.report(problems, "note", key, "no staging buffer is needed: the same-host path reads the peer's blocks");
+  section.report(problems, "note", key, "no staging buffer is needed: each path there is reads the peer's blocks");
   return whole;
 }
 
@@ -84,7 +81,7 @@ function senderFutureTimeout(
 function noteBounce(section: FileSection<CacheTransceiverSection>, chosen: Chosen, problems: Problems): void {
   const key = "kv_cache_bounce_size_mb";
   const size = chosen.pick<number>(section.name(key), 0, { file: section.value(key) });
-  if (size > 0) section.report(problems, "note", key, "the same-host path needs no bounce region");
+  if (size > 0) section.report(problems, "note", key, "the paths that there are need no bounce region");
 }
 
 function notePolling(section: FileSection<CacheTransceiverSection>, chosen: Chosen, problems: Problems): void {
@@ -125,28 +122,17 @@ function usableBackend(
       report("not_built", "MOONCAKE is not provided; use NIXL, UCX or DEFAULT");
       return "DEFAULT";
     case "MPI":
-      report("warning", `MPI is deprecated and not linked; DEFAULT is used instead. ${SAME_HOST_ONLY}`);
-      return "DEFAULT";
-    case "NIXL":
-      if (environment.nixlFallback) {
-        report("warning", `${SAME_HOST_ONLY} (KVT_NIXL_FALLBACK=1)`);
-        return "DEFAULT";
-      }
-      report(
-        "not_built",
-        "NIXL is not built yet; write UCX or DEFAULT, or set KVT_NIXL_FALLBACK=1, to use the same-host path",
-      );
-      return "DEFAULT";
+      report("warning", "MPI is deprecated and not linked; UCX is used instead");
+      return "UCX";
     case "UCX": {
       const plugin = environment.nixlPlugin;
       if (plugin !== undefined && plugin.toUpperCase() !== "UCX") {
         report("note", `TRTLLM_NIXL_KVCACHE_BACKEND=${plugin} is ignored: backend UCX forces the UCX plug-in`);
       }
-      report("warning", SAME_HOST_ONLY);
       return "UCX";
     }
+    case "NIXL":
     case "DEFAULT":
-      report("warning", SAME_HOST_ONLY);
-      return "DEFAULT";
+      return backend;
   }
 }

@@ -43,7 +43,7 @@ export async function examine(env: NixlEnv): Promise<DoctorReport> {
     problems.push(`the socket directory ${path} can't be used: ${why}; set KVT_SOCKET_DIR to one of your own`);
   }
   const nixl = "why" in host.addon ? withoutAddon(env) : await nixlFacts(env, problems);
-  return { host, nixl, cuda: cudaFacts(), paths: pathFacts(host), problems };
+  return { host, nixl, cuda: cudaFacts(), paths: pathFacts(host, nixl), problems };
 }
 
 const setVariables = (env: NixlEnv): Readonly<Record<string, string>> =>
@@ -109,14 +109,23 @@ function ucxFacts(said: readonly string[]): NixlFacts["ucx"] {
   return { version: version ?? null, transports: [...transports].sort() };
 }
 
-function pathFacts(host: HostFacts): readonly PathFacts[] {
+function directFacts({ library }: NixlFacts): PathFacts {
+  const name = "nixl_direct";
+  if (library === null) return { name, usable: false, why: "no NIXL" };
+  const trial = library.trial;
+  if (trial === null || trial.why !== null) return { name, usable: false, why: trial?.why ?? "no plug-in was tried" };
+  if (trial.plugin === "UCX") return { name, usable: true, why: "any host that NIXL's plug-in UCX reaches" };
+  return { name, usable: false, why: `plug-in ${trial.plugin} reads into staging buffers only (nixl_staged)` };
+}
+
+function pathFacts(host: HostFacts, nixl: NixlFacts): readonly PathFacts[] {
   const notBuilt = (name: string) => ({ name, usable: false, why: "not built yet" });
   const [addon, socket] = ["why" in host.addon, host.socketDirectory.why];
   const why = addon ? "the addon can't be loaded" : (socket ?? "same user, same host: peers map each other's pool");
   return [
     { name: "shared_memory", usable: !addon && socket === null, why },
     notBuilt("cuda_peer"),
-    notBuilt("nixl_direct"),
+    directFacts(nixl),
     notBuilt("nixl_staged"),
   ];
 }

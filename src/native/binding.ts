@@ -10,8 +10,8 @@ export interface NativeBinding {
   bootTimeMs(): number;
   /**
    * Reserves the pool on a thread of its own and opens the data plane, which keeps Node alive until it has settled.
-   * Throws a TypeError that names a bad argument. Rejects with an Error whose `code` is POOL_UNAVAILABLE, MEMORY_REFUSED (adopt) or
-   * SOCKET_DIR_REFUSED and whose message says why.
+   * Throws a TypeError that names a bad argument. Rejects with an Error whose `code` is POOL_UNAVAILABLE, MEMORY_REFUSED (adopt),
+   * SOCKET_DIR_REFUSED, NIXL_UNUSABLE or NIXL_FAILED and whose message says why.
    */
   openDataPlane(
     options: NativeDataPlaneOptions,
@@ -75,6 +75,15 @@ export interface NativeDataPlaneOptions {
   readonly adopt?: { readonly fd: number; readonly offset: number; readonly bytes: number };
   /** Directory (0700, this uid) of the fd-exchange socket; absent: peers on this host can't map this pool. */
   readonly socketDir?: string;
+  /** Peers on this host are read through a mapping of their pool; default true. */
+  readonly sharedMemory?: boolean;
+  /** NIXL, for peers that can't be reached so. `environment` is set in this process, for good, before the library is loaded. */
+  readonly nixl?: {
+    /** Absolute path; tried in a child process before. */
+    readonly library: string;
+    readonly plugin: string;
+    readonly environment: Readonly<Record<string, string>>;
+  };
   /** 16 hex digits; peers present it at the fd exchange. */
   readonly epoch: string;
   /** KVT_CHECK: fill released blocks with a pattern and verify it when they are taken again. */
@@ -84,7 +93,7 @@ export interface NativeDataPlaneOptions {
 export type PageKind = "hugetlb" | "transparent" | "normal";
 
 export interface NativeDataPlane {
-  /** What a peer needs to reach this pool: opaque bytes, at most 4096, carried in WELCOME. Secret: holds the exchange nonce. */
+  /** What a peer needs to reach this pool: opaque bytes, at most 4096, carried in WELCOME. Secret: it opens the whole pool. */
   readonly descriptor: Uint8Array;
   readonly poolBytes: number;
   readonly blockBytes: number;
@@ -97,7 +106,7 @@ export interface NativeDataPlane {
   /** The pool for the addon's own engine: a type-tagged external. */
   readonly span: NativePoolSpan;
 
-  /** Maps the peer's pool: fd exchange on threads of its own, <= timeoutMs. Completion REACHED, once. */
+  /** Over the first path that both sides have and that works, on threads of its own, <= timeoutMs. Completion REACHED, once. */
   reach(peer: number, descriptor: Uint8Array, timeoutMs: number): void;
   /** Unmaps once no job uses it. A reach that runs ends RELEASED; the id may be used again at once. */
   releasePeer(peer: number): void;
@@ -169,7 +178,7 @@ export interface NativePoolSpan {
 }
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of this file. */
-export const mirrorVersion = 7;
+export const mirrorVersion = 8;
 
 /** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra, runs, pieces]`. */
 export const RECORD_WORDS = 10;
@@ -185,7 +194,7 @@ export const completionKind = {
   RENEW_END: 5,
   LEASE_OVER: 6,
   TIMER: 8,
-  /** id = peer; status = reachStatus; extra = the peer's process id when known, else 0. */
+  /** id = peer; status = reachStatus; bytes = path (nativePath); extra = the peer's process id when known, else 0. */
   REACHED: 9,
   /** id = peer: its process is known dead (pidfd). */
   PEER_DEAD: 10,
@@ -205,8 +214,14 @@ export const reachStatus = {
   BAD_DESCRIPTOR: 7,
   /** releasePeer() or close() came first. */
   RELEASED: 8,
+  /** The peer offers no path that this side has. */
+  NO_COMMON_PATH: 9,
+  /** Its plug-in is another, or its NIXL is of a version that does not go with this one. */
+  NIXL_VERSIONS: 10,
+  /** NIXL does not know its metadata, or reading a few bytes of its pool failed. */
+  NIXL_FAILED: 11,
 } as const;
-export const nativePath = { SHARED_MEMORY: 1 } as const;
+export const nativePath = { SHARED_MEMORY: 1, NIXL_DIRECT: 3 } as const;
 
 export interface NativeStats {
   readonly jobsPosted: number;

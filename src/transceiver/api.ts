@@ -54,6 +54,10 @@ export interface OpenOptions {
    */
   readonly verify?: VerifyMode;
   readonly lease?: { readonly leaseMs?: number; readonly stallMs?: number; readonly strict?: boolean };
+  /** This path and no other: "shared_memory" (peers on this host) or "nixl_direct" (NIXL, any host). Default KVT_PATH, else null: the cheapest that works. */
+  readonly path?: "shared_memory" | "nixl_direct" | null;
+  /** False: peers on this host are reached as those on others are. Default true. */
+  readonly sameHost?: boolean;
   /** Name of the instance in messages, metrics and the protocol; default host:pid. */
   readonly instance?: string;
   /** Cluster secret (KVT_AUTH_TOKEN). */

@@ -59,8 +59,8 @@ export interface DigestRequest {
 }
 
 export interface ReachListener {
-  /** `failure` null: its blocks can be read. Once. */
-  reached(failure: string | null): void;
+  /** `failure` null: its blocks can be read, over that path. Once. */
+  reached(failure: string | null, path: string): void;
   /** Its process is known dead; what is mapped can still be read and nobody can change it. At most once. */
   dead(): void;
 }

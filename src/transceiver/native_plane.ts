@@ -38,7 +38,10 @@ const readStatusOf: Readonly<Record<number, ReadStatus>> = {
   [jobStatus.NO_PEER]: "no_peer",
 };
 
-const pathNameOf: Readonly<Record<number, string>> = { [nativePath.SHARED_MEMORY]: "shared_memory" };
+const pathNameOf: Readonly<Record<number, string>> = {
+  [nativePath.SHARED_MEMORY]: "shared_memory",
+  [nativePath.NIXL_DIRECT]: "nixl_direct",
+};
 
 const reachFailureOf: Readonly<Record<number, string>> = {
   [reachStatus.OTHER_HOST]: "it is on another host",
@@ -49,6 +52,10 @@ const reachFailureOf: Readonly<Record<number, string>> = {
   [reachStatus.TIMED_OUT]: "mapping its pool took too long",
   [reachStatus.BAD_DESCRIPTOR]: "its descriptor is not understood",
   [reachStatus.RELEASED]: "this side is closing",
+  [reachStatus.NO_COMMON_PATH]: "it has no path that this side has (see KVT_PATH and backend on both)",
+  [reachStatus.NIXL_VERSIONS]:
+    "its NIXL is of another plug-in or of a version that is not known to work with this one's; 1.4 and 1.5 go together, and 0.10 to 1.3",
+  [reachStatus.NIXL_FAILED]: "NIXL got no connection to it, or could not read from it",
 };
 
 const EVERYTHING = Uint32Array.of(0, 0xffffffff, 0, 0xffffffff, 1);
@@ -115,7 +122,7 @@ export class NativePlane implements DataPlane {
     this.#native = native;
   }
 
-  /** @throws KvError POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED */
+  /** @throws KvError POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED, NIXL_UNUSABLE, NIXL_FAILED */
   static async open(binding: NativeBinding, options: NativeDataPlaneOptions): Promise<NativePlane> {
     let plane: NativePlane | undefined;
     try {
@@ -280,7 +287,8 @@ export class NativePlane implements DataPlane {
       case completionKind.REACHED: {
         const peer = this.#peers.get(id);
         if (status !== reachStatus.OK) this.#peers.delete(id);
-        peer?.listener.reached(status === reachStatus.OK ? null : (reachFailureOf[status] ?? `status ${status}`));
+        const failure = status === reachStatus.OK ? null : (reachFailureOf[status] ?? `status ${status}`);
+        peer?.listener.reached(failure, pathNameOf[bytes] ?? "unknown");
         break;
       }
       case completionKind.DIGESTED:
@@ -329,6 +337,10 @@ function openError(error: unknown, options: NativeDataPlaneOptions): unknown {
       return new KvError("MEMORY_REFUSED", { why }, { cause: error });
     case "SOCKET_DIR_REFUSED":
       return new KvError("SOCKET_DIR_REFUSED", { why }, { cause: error });
+    case "NIXL_UNUSABLE":
+      return new KvError("NIXL_UNUSABLE", { why }, { cause: error });
+    case "NIXL_FAILED":
+      return new KvError("NIXL_FAILED", { why }, { cause: error });
     case "INVALID_ARGUMENT":
       return new KvError("INVALID_ARGUMENT", { what: "options of the data plane", why }, { cause: error });
     default:

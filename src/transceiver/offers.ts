@@ -136,7 +136,7 @@ export class Offers {
     frame: FrameOf<"PULL">,
     { sameLayout, ranks: readers, isMember, part, instance }: ReaderSide,
   ): void {
-    const { transferId, token = null, from, to, verify = "off" } = frame;
+    const { transferId, token = null, from, to, verify = "off", paths } = frame;
     const { rank } = frame.reader;
     const draining = this.#draining;
     const asked = {
@@ -152,6 +152,7 @@ export class Offers {
       from,
       to,
       verify,
+      paths,
       part,
     };
     if (token === null && !isMember) {

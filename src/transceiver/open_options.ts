@@ -5,6 +5,7 @@ import { Layout } from "../kv/layout.ts";
 import { nativeLayoutOf, PlacementError } from "../kv/placement.ts";
 import { type Parallel, rankOf } from "../kv/ranks.ts";
 import type { NativeLayout } from "../native/binding.ts";
+import { type ForcedPath, forcedPaths, type NixlBackend } from "../nixl/choice.ts";
 import type { OpenOptions } from "./api.ts";
 import { defaultSocketDir } from "./socket_directory.ts";
 import { type VerifyMode, verifyModes } from "./verification.ts";
@@ -91,6 +92,8 @@ const Options = z.strictObject({
   maxConcurrentPullsPerPeer: z.int().min(1).max(4096).optional(),
   maxConcurrentSends: z.int().min(1).max(4096).optional(),
   verify: z.enum(verifyModes).optional(),
+  path: z.enum(forcedPaths).nullable().optional(),
+  sameHost: z.boolean().optional(),
   instance: z.string().min(1).max(256).optional(),
   authToken: z.string().min(1).optional(),
   socketDir: z.string().startsWith("/").optional(),
@@ -146,6 +149,9 @@ export interface ResolvedOptions {
   readonly instance: string;
   readonly authToken: string | undefined;
   readonly socketDir: string;
+  readonly backend: NixlBackend;
+  readonly path: ForcedPath | null;
+  readonly sameHost: boolean;
   /** KVT_CHECK=1: blocks are filled while they are free, and looked at when they are taken. */
   readonly check: boolean;
 }
@@ -161,7 +167,15 @@ function placed(layout: Layout, parallel: Parallel, pool: Pool): NativeLayout {
   }
 }
 
-/** @throws KvError INVALID_ARGUMENT, which names the option; NOT_PROVIDED for backend NIXL and for memory that is not of the host or not shared */
+/** KVT_PATH, for programs that open a transceiver without saying. */
+function pathOf({ KVT_PATH: path }: NodeJS.ProcessEnv): ForcedPath | null {
+  if (!path) return null;
+  const known = forcedPaths.find((name) => name === path);
+  if (known) return known;
+  throw new KvError("INVALID_ARGUMENT", { what: `KVT_PATH=${path}`, why: `there are ${forcedPaths.join(" and ")}` });
+}
+
+/** @throws KvError INVALID_ARGUMENT, which names the option; NOT_PROVIDED for memory that is not of the host or not shared */
 export function resolveOptions(options: OpenOptions, environment: NodeJS.ProcessEnv = process.env): ResolvedOptions {
   refuseOtherMemory(options?.pool);
   const parsed = Options.safeParse(options);
@@ -171,13 +185,6 @@ export function resolveOptions(options: OpenOptions, environment: NodeJS.Process
     throw new KvError("INVALID_ARGUMENT", { what, why: issue?.message ?? "not valid" });
   }
   const { layout, pool, lease, config, listen, ...rest } = parsed.data;
-  if (config?.backend === "NIXL") {
-    throw new KvError("NOT_PROVIDED", {
-      what: "backend NIXL",
-      why: "this version moves KV over the same-host path only",
-      remedy: "use backend DEFAULT, with both workers on one host",
-    });
-  }
   const parallel = rest.parallel ?? { tpRank: 0, tpSize: 1, ppRank: 0, ppSize: 1 };
   const timeout = config?.kv_transfer_timeout_ms;
   const leaseMs = lease?.leaseMs ?? DEFAULT_LEASE_MS;
@@ -203,6 +210,9 @@ export function resolveOptions(options: OpenOptions, environment: NodeJS.Process
     instance: rest.instance ?? `${hostname()}:${process.pid}`,
     authToken: rest.authToken ?? (environment.KVT_AUTH_TOKEN || undefined),
     socketDir: rest.socketDir ?? defaultSocketDir(environment),
+    backend: config?.backend ?? "DEFAULT",
+    path: rest.path === undefined ? pathOf(environment) : rest.path,
+    sameHost: rest.sameHost ?? true,
     check: environment.KVT_CHECK === "1",
   };
 }

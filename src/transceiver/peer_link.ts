@@ -88,6 +88,7 @@ export class PeerLink implements ChannelListener {
   #peer: PlanePeer | null = null;
   #senderLayout: Layout | null = null;
   #mapped = false;
+  #path = "none";
   #leaseMs: number;
   #lastRenewal: Renewal = { seq: 0, writtenMs: 0, ids: [] };
   #renewal: Renewal | null = null;
@@ -110,6 +111,11 @@ export class PeerLink implements ChannelListener {
   }
 
   /** Of the sender's blocks. */
+  /** By which its blocks are read. */
+  get path(): string {
+    return this.#path;
+  }
+
   get tokensPerBlock(): number {
     return (this.#senderLayout ?? this.#around.layout).tokensPerBlock;
   }
@@ -377,9 +383,10 @@ export class PeerLink implements ChannelListener {
     this.#state = "reaching";
     this.#peer?.release();
     this.#peer = this.#around.plane.reach(descriptor, REACH_TIMEOUT_MS, {
-      reached: (why) => {
+      reached: (why, path) => {
         if (why === null) {
           this.#mapped = true;
+          this.#path = path;
           if (this.#state === "reaching") this.#isUp();
         } else {
           this.#peer = null;

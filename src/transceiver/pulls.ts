@@ -82,7 +82,7 @@ export class Pulls {
       instance: link.target.name,
       epoch: link.target.epoch,
       endpoint: link.target.unix ?? link.target.tcp,
-      path: "shared_memory",
+      path: link.path,
       connected: link.up,
       gbPerS,
     }));

@@ -103,7 +103,7 @@ export class ReceiverWork implements Readonly<Record<ReceiverEffect, () => void>
       from,
       to,
       reader,
-      paths: ["shared_memory"],
+      paths: [this.#mustLink().path],
       verify: limits.verify,
     });
   }

@@ -60,6 +60,8 @@ export interface PullAsked {
   readonly from: number;
   readonly to: number;
   readonly verify: VerifyMode;
+  /** By which it reaches this side, the cheapest first. */
+  readonly paths: readonly string[];
   /** What of this rank's KV it reads; default all. */
   readonly part?: RankPart | undefined;
   /** Ranks of another instance read this offer. */

@@ -20,6 +20,8 @@ import { type Digests, OwedDigests, partsOf, rangesToVerify } from "./verificati
 interface Reader extends Pick<PullAsked, "receiver" | "transferId" | "heard"> {
   readonly owed: OwedDigests;
   readonly part: RankPart | undefined;
+  /** The cheapest by which it reaches this side. */
+  readonly path: string;
 }
 
 /** msgpack knows no undefined. */
@@ -74,12 +76,12 @@ export class SenderWork implements Readonly<Record<SenderEffect, () => void>> {
   }
 
   bindReader(): void {
-    const { receiver, transferId, heard, from, to, verify, part } = this.asking as PullAsked;
+    const { receiver, transferId, heard, from, to, verify, part, paths } = this.asking as PullAsked;
     const { tokensPerBlock } = this.#house;
     const before = this.reader?.transferId ?? null;
     const pulled = { from, to: Math.min(to, this.#owner.tokens), tokensPerBlock };
     const owed = new OwedDigests(rangesToVerify(verify, transferId, pulled));
-    this.reader = { receiver, transferId, heard, owed, part };
+    this.reader = { receiver, transferId, heard, owed, part, path: paths[0] ?? "none" };
     this.#attempts++;
     this.#owner.bound(this.#session, before, transferId);
   }
@@ -114,7 +116,7 @@ export class SenderWork implements Readonly<Record<SenderEffect, () => void>> {
       ...head,
       seq: this.reader?.heard ?? 0,
       leaseMs: this.#house.limits.leaseMs,
-      path: "shared_memory",
+      path: this.reader?.path ?? "none",
       blocks: this.blocks.ids,
       ready: this.ready,
     }));
@@ -323,7 +325,7 @@ export class SenderWork implements Readonly<Record<SenderEffect, () => void>> {
       movingMs,
       verifyMs: 0,
       gbPerS: movingMs > 0 ? bytes / movingMs / 1e6 : 0,
-      path: "shared_memory",
+      path: this.reader?.path ?? "none",
       chunks: 1,
       runs: 0,
       pieces: 0,

@@ -28,6 +28,7 @@ import type { Offer } from "./offer.ts";
 import type { Offers } from "./offers.ts";
 import { decodeState, encodeState } from "./opaque_state.ts";
 import { type ResolvedOptions, resolveOptions } from "./open_options.ts";
+import { type OpenedPaths, openPaths } from "./open_paths.ts";
 import { RANKS_LIMIT } from "./peer_ranks.ts";
 import type { Pulls } from "./pulls.ts";
 import { type RankedPulls, sourcesOf } from "./ranked_pulls.ts";
@@ -51,6 +52,8 @@ export class KvTransceiver implements Transceiver {
   readonly instance: string;
   readonly layout: Layout;
   readonly pool: BlockPool;
+  /** Names of the paths that it has, the cheapest first, and what it has to do without. */
+  readonly paths: Pick<OpenedPaths, "names" | "degraded">;
   readonly #options: ResolvedOptions;
   readonly #plane: NativePlane;
   readonly #offers: Offers;
@@ -64,12 +67,13 @@ export class KvTransceiver implements Transceiver {
   #phase: Phase = "open";
   #closing: Promise<void> | undefined;
 
-  private constructor(parts: Parts) {
+  private constructor(parts: Parts & { readonly paths: OpenedPaths }) {
     const { options, epoch } = parts;
     this.epoch = epoch;
     this.instance = options.instance;
     this.layout = options.layout;
     this.pool = parts.pool;
+    this.paths = parts.paths;
     this.#options = options;
     this.#plane = parts.plane;
     this.#offers = parts.offers;
@@ -83,12 +87,13 @@ export class KvTransceiver implements Transceiver {
   /**
    * Reserves the pool, opens the data plane and listens.
    * @throws KvError INVALID_ARGUMENT, NOT_PROVIDED, POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED, BIND_FAILED, NATIVE_NOT_FOUND,
-   * NATIVE_BROKEN
+   * NATIVE_BROKEN, NIXL_NOT_FOUND, NIXL_UNUSABLE, NIXL_FAILED
    */
   static async open(options: OpenOptions, hooks: TransceiverHooks = {}): Promise<KvTransceiver> {
     const resolved = resolveOptions(options);
     const epoch = newEpoch();
     const { check } = resolved;
+    const paths = await openPaths(resolved);
     const plane = await NativePlane.open(loadNative(), {
       layout: resolved.native,
       blocks: resolved.blocks,
@@ -96,9 +101,10 @@ export class KvTransceiver implements Transceiver {
       epoch,
       check,
       ...(resolved.adopt === undefined ? {} : { adopt: resolved.adopt }),
+      ...paths.plane,
     });
     try {
-      return new KvTransceiver(await connectParts(resolved, epoch, plane, hooks));
+      return new KvTransceiver({ ...(await connectParts(resolved, epoch, plane, hooks)), paths });
     } catch (error) {
       await plane.close();
       throw error;

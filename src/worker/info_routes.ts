@@ -44,7 +44,8 @@ export function addInfoRoutes(front: FastifyInstance, options: InfoOptions): voi
 
   front.get("/health", async (_request, reply) => {
     const reasons = unhealthyReasons(options);
-    if (reasons.length === 0) return { status: "ok" };
+    const { degraded } = parts.transceiver.paths;
+    if (reasons.length === 0) return { status: "ok", ...(degraded === null ? {} : { degraded }) };
     reply.code(503).header("retry-after", "1");
     return { status: options.isDraining() ? "draining" : "unhealthy", reasons };
   });
@@ -144,7 +145,8 @@ function serverInfo({ settings, parts }: InfoOptions) {
     max_seq_len: parts.maxSeqLen,
     max_num_tokens: settings.maxNumTokens,
     max_batch_size: settings.maxBatchSize,
-    transports: transceiver === null ? [] : ["shared_memory"],
+    transports: transceiver === null ? [] : parts.transceiver.paths.names,
+    degraded: parts.transceiver.paths.degraded,
     transceiver_runtime: transceiver?.transceiverRuntime ?? null,
     offer_ms: transceiver === null ? null : (transceiver.kvTransferTimeoutMs ?? OFFER_MS_WITHOUT_TIMEOUT),
     // What a generation worker must be told to ask here before there is an offer.

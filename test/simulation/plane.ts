@@ -204,7 +204,7 @@ export class SimPlane implements DataPlane {
       if (told) return;
       told = true;
       this.#complete(() => {
-        if (!peer.released) listener.reached(failure);
+        if (!peer.released) listener.reached(failure, "shared_memory");
       });
     };
     this.#process.atClock(this.nowMs() + timeoutMs, () => tell("it took too long"));

@@ -25,8 +25,8 @@ describe("environment variables", () => {
       HOME: "/root",
     });
     expect(told).toEqual([
-      "warning : these variables are set and have no effect (not built yet: TRTLLM_DISAGG_LAYERWISE, " +
-        "TRTLLM_NIXL_KVCACHE_BACKEND; not used here: NCCL_GRAPH_MIXING_SUPPORT, TLLM_DISABLE_MPI, TRTLLM_SOMETHING_ELSE)",
+      "warning : these variables are set and have no effect (not built yet: TRTLLM_DISAGG_LAYERWISE; " +
+        "not used here: NCCL_GRAPH_MIXING_SUPPORT, TLLM_DISABLE_MPI, TRTLLM_SOMETHING_ELSE)",
     ]);
   });
 

@@ -21,33 +21,22 @@ const mild = (yaml: string, options?: Options): string[] => told(resolve(yaml, o
 const transceiver = (line: string): string => `cache_transceiver_config:\n  backend: UCX\n  ${line}\n`;
 
 describe("the seed's worker files", () => {
-  it.each(["ctx_config.yaml", "gen_config.yaml"])(
-    "%s starts a worker on the same-host path, with one warning",
-    (name) => {
-      const { settings, problems } = resolveWorker({ model: "m.gguf", configFile: seed(name) });
-      expect(problems.fatal).toEqual([]);
-      expect(problems.mild.filter(({ kind }) => kind === "warning").map(({ text }) => text)).toEqual([
-        expect.stringContaining("same-host path"),
-      ]);
-      expect(settings.transceiver).toMatchObject({
-        backend: "UCX",
-        maxTokensInBuffer: 2048,
-        kvTransferTimeoutMs: 60_000,
-      });
-    },
-  );
+  it.each(["ctx_config.yaml", "gen_config.yaml"])("%s starts a worker without a word", (name) => {
+    const { settings, problems } = resolveWorker({ model: "m.gguf", configFile: seed(name) });
+    expect(problems.fatal).toEqual([]);
+    expect(problems.mild.filter(({ kind }) => kind === "warning")).toEqual([]);
+    expect(settings.transceiver).toMatchObject({
+      backend: "UCX",
+      maxTokensInBuffer: 2048,
+      kvTransferTimeoutMs: 60_000,
+    });
+  });
 
-  it.each(["context_config_nixl.yml", "gen_config_nixl.yml"])(
-    "%s is valid, and its explicit NIXL is refused as not built unless KVT_NIXL_FALLBACK=1",
-    (name) => {
-      const refused = resolveWorker({ model: "m.gguf", configFile: seed(name) }).problems.fatal;
-      expect(refused.map(({ kind, key }) => `${kind} ${key}`)).toEqual(["not_built cache_transceiver_config.backend"]);
-      const env = { KVT_NIXL_FALLBACK: "1" };
-      const { settings, problems } = resolveWorker({ model: "m.gguf", configFile: seed(name), env });
-      expect(problems.fatal).toEqual([]);
-      expect(settings.transceiver?.maxTokensInBuffer).toBe(2048);
-    },
-  );
+  it.each(["context_config_nixl.yml", "gen_config_nixl.yml"])("%s is valid, and NIXL is demanded", (name) => {
+    const { settings, problems } = resolveWorker({ model: "m.gguf", configFile: seed(name) });
+    expect(problems.fatal).toEqual([]);
+    expect(settings.transceiver).toMatchObject({ backend: "NIXL", maxTokensInBuffer: 2048 });
+  });
 
   it.each(["ctx_config.yaml", "gen_config.yaml"])("examples/basic/%s says the same as the seed's", (name) => {
     const of = (configFile: string) => resolveWorker({ model: "m.gguf", configFile }).settings;
@@ -63,7 +52,8 @@ describe("backend", () => {
     ["cache_transceiver_config: {backend: DEFAULT}", "DEFAULT"],
     ["cache_transceiver_config: {backend: UCX}", "UCX"],
     ["cache_transceiver_config: {backend: ucx}", "UCX"],
-    ["cache_transceiver_config: {backend: MPI}", "DEFAULT"],
+    ["cache_transceiver_config: {backend: MPI}", "UCX"],
+    ["cache_transceiver_config: {backend: NIXL}", "NIXL"],
   ])("%j gives %j", (yaml, backend) => {
     const { settings, problems } = resolve(yaml);
     expect(problems.fatal).toEqual([]);
@@ -321,13 +311,14 @@ describe("--kvt_config", () => {
     );
     expect(problems.all).toEqual([]);
     expect(settings.lease).toEqual({ leaseMs: 1000, stallMs: 2000, strict: true });
-    expect(settings.transfer.verify).toBe("full");
+    expect(settings.transfer).toMatchObject({ path: "shared_memory", sameHost: true, verify: "full" });
+    const other = withKvt("transfer: {path: nixl_direct, same_host: false}").settings.transfer;
+    expect(other).toMatchObject({ path: "nixl_direct", sameHost: false });
     expect(settings.control).toEqual({ host: "0.0.0.0", port: 9000, tls: null });
   });
 
   it.each([
-    ["transfer: {path: nixl_direct}", "not built yet"],
-    ["transfer: {same_host: false}", "not built yet"],
+    ["transfer: {path: nixl_staged}", "not built yet"],
     ["transfer: {verify: true}", "verify"],
     ["upstreams: {'h:1': {engine: vllm}}", "not built yet"],
     ["lease: {leasems: 5}", "did you mean leaseMs?"],

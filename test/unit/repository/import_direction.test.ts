@@ -12,7 +12,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   native: leafRooms,
   nixl: ["native", ...leafRooms],
   kv: ["native", ...leafRooms],
-  transceiver: ["kv", "native", ...leafRooms],
+  transceiver: ["kv", "nixl", "native", ...leafRooms],
   cluster: leafRooms,
   worker: ["transceiver", "kv", "native", "cluster", ...leafRooms],
   router: ["cluster", ...leafRooms],

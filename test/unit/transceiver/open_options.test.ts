@@ -18,7 +18,6 @@ describe("options of a transceiver", () => {
   it.each([
     [{ pool: { adopt: [{ address: 4096, bytes: 1 }], blocks: 4 } }, /memfd_create/],
     [{ pool: { memory: "cuda:0", blocks: 4 } }, /"host"/],
-    [{ config: { backend: "NIXL" } }, /DEFAULT/],
   ])("%j is refused as not provided, with what to do instead", (options, words) => {
     const refusal = { code: "NOT_PROVIDED", remedy: expect.stringMatching(words) };
     expect(() => resolve(options)).toThrow(expect.objectContaining(refusal));

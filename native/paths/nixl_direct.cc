@@ -1,0 +1,222 @@
+#include "paths/nixl_direct.h"
+
+#include <poll.h>
+
+#include <utility>
+
+#include "memory/thread.h"
+
+namespace kvt {
+namespace {
+
+constexpr BootNanos kMicro = 1'000;
+// The ladder: hot after progress, then ever longer naps. Only a nap ends at once for new orders.
+constexpr BootNanos kHot = 50 * kMicro;
+constexpr BootNanos kWarm = 5'000 * kMicro;
+constexpr BootNanos kShortNap = 50 * kMicro;
+constexpr BootNanos kLongNap = 1'000 * kMicro;
+// A peer that reads over tcp needs this side's work. It says so when it reaches us, and then leases are out.
+constexpr BootNanos kHeardFor = 1'000'000 * kMicro;
+constexpr BootNanos kServingNap = 100 * kMicro;
+// Nobody can say anything to a thread that never looks: this is how often it does, 1 in 1,000 of a core.
+constexpr BootNanos kIdleNap = 10'000 * kMicro;
+
+constexpr double kFixedMicros = 20;
+constexpr double kPieceMicros = 4;
+constexpr double kBytesPerMicro = 3'500;
+
+}  // namespace
+
+Result<std::unique_ptr<NixlDirectPath>> NixlDirectPath::Open(Options options) {
+  if (options.plugin == "LIBFABRIC") {
+    return Error{ErrorCode::kNixlFailed,
+                 "path nixl_direct does not go with plug-in LIBFABRIC, whose reads of a dead peer never end: "
+                 "they must go to staging buffers, and nixl_staged is not built yet; use plug-in UCX"};
+  }
+  std::unique_ptr<NixlDirectPath> path(new NixlDirectPath(std::move(options)));
+  auto thread = StartThread("kvt-nixl", [raw = path.get()] { raw->Run(); });
+  if (!thread) return Error{ErrorCode::kPoolUnavailable, "the system gives no more threads"};
+  path->thread_ = std::move(*thread);
+  std::unique_lock lock(path->mutex_);
+  path->started_.wait(lock, [raw = path.get()] { return raw->ready_ || raw->error_; });
+  if (path->error_) return *path->error_;
+  return path;
+}
+
+NixlDirectPath::~NixlDirectPath() {
+  stop_.store(true, std::memory_order_release);
+  orders_waiting_.Signal();
+  if (thread_.joinable()) thread_.join();
+}
+
+void NixlDirectPath::Give(Order order) {
+  {
+    const std::lock_guard lock(mutex_);
+    orders_.push_back(std::move(order));
+  }
+  orders_waiting_.Signal();
+}
+
+void NixlDirectPath::Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) {
+  Order order;
+  order.kind = Order::Kind::kReach;
+  order.key = peer;
+  order.descriptor = std::move(descriptor);
+  order.deadline = deadline;
+  Give(std::move(order));
+}
+
+std::optional<double> NixlDirectPath::CostMicros(PeerKey peer, uint64_t bytes, uint64_t piece_bytes) const {
+  if (!peers_.contains(peer)) return std::nullopt;
+  const auto size = static_cast<double>(bytes);
+  const double pieces = piece_bytes == 0 ? 0 : size / static_cast<double>(piece_bytes);
+  return kFixedMicros + pieces * kPieceMicros + size / kBytesPerMicro;
+}
+
+Path::Posted NixlDirectPath::Post(std::unique_ptr<Transfer> transfer) {
+  const auto found = peers_.find(transfer->peer);
+  if (found == peers_.end()) return Posted::kNoPeer;
+  const BlockTables tables{transfer->source_blocks, transfer->target_blocks};
+  const std::string wrong = found->second->PlanFor(*transfer)->Check(transfer->tokens, tables,
+                                                                     found->second->blocks, options_.blocks);
+  if (!wrong.empty()) return Posted::kBadRange;
+  Order order;
+  order.kind = Order::Kind::kPost;
+  order.peer = found->second;
+  order.transfer = std::move(transfer);
+  Give(std::move(order));
+  return Posted::kTaken;
+}
+
+void NixlDirectPath::Cancel(JobKey job) {
+  Order order;
+  order.kind = Order::Kind::kCancel;
+  order.key = job;
+  Give(std::move(order));
+}
+
+void NixlDirectPath::Release(PeerKey peer) {
+  peers_.erase(peer);
+  Order order;
+  order.kind = Order::Kind::kRelease;
+  order.key = peer;
+  Give(std::move(order));
+}
+
+void NixlDirectPath::Serve(bool leases_out) {
+  if (leases_out_.exchange(leases_out) != leases_out && leases_out) orders_waiting_.Signal();
+}
+
+void NixlDirectPath::EndBy(BootNanos deadline) {
+  end_by_.store(deadline, std::memory_order_relaxed);
+  orders_waiting_.Signal();
+}
+
+void NixlDirectPath::Poll(std::vector<PathEvent>* events) {
+  std::vector<NixlWorker::Reached> reached;
+  {
+    const std::lock_guard lock(mutex_);
+    events->insert(events->end(), events_.begin(), events_.end());
+    events_.clear();
+    reached.swap(reached_);
+  }
+  for (NixlWorker::Reached& one : reached) {
+    PathEvent event;
+    event.kind = PathEvent::Kind::kReached;
+    event.path = PathKind::kNixlDirect;
+    event.key = one.peer;
+    event.reached = one.status;
+    if (one.found) peers_[one.peer] = std::move(one.found);
+    events->push_back(event);
+  }
+}
+
+void NixlDirectPath::Run() {
+  auto library = nixl::Library::Load(options_.library);
+  std::optional<Error> wrong;
+  std::unique_ptr<NixlWorker> worker;
+  if (library.ok()) {
+    auto opened = NixlWorker::Open({library.value(), options_.plugin, options_.agent, options_.geometry,
+                                    options_.blocks, options_.pool->data(), options_.pool->bytes()});
+    if (opened.ok()) worker = std::move(opened.value());
+    if (!opened.ok()) wrong = opened.error();
+  } else {
+    wrong = library.error();
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    if (worker) descriptor_ = worker->descriptor();
+    ready_ = worker != nullptr;
+    error_ = std::move(wrong);
+  }
+  started_.notify_all();
+  if (worker) Work(worker.get());
+}
+
+void NixlDirectPath::Work(NixlWorker* worker) {
+  BootNanos moved = BootNow();
+  std::vector<PathEvent> events;
+  std::vector<NixlWorker::Reached> reached;
+  for (;;) {
+    const bool ordered = TakeOrders(worker);
+    bool progress = worker->Step(&events, &reached);
+    if (worker->busy() && BootNow() >= end_by_.load(std::memory_order_relaxed)) {
+      worker->TearDown(&events, &reached);
+      progress = true;
+    }
+    if (!events.empty() || !reached.empty()) {
+      {
+        const std::lock_guard lock(mutex_);
+        events_.insert(events_.end(), events.begin(), events.end());
+        for (NixlWorker::Reached& one : reached) reached_.push_back(std::move(one));
+      }
+      events.clear();
+      reached.clear();
+      options_.wake->Wake();
+    }
+    // The owner has waited for all jobs before it destroys us.
+    if (stop_.load(std::memory_order_acquire)) return;
+    const BootNanos now = BootNow();
+    if (ordered || progress) moved = now;
+    if (worker->busy()) {
+      if (now - moved > kHot) Wait(now - moved > kWarm ? kLongNap : kShortNap);
+    } else if (leases_out_.load(std::memory_order_relaxed) || now - worker->last_heard() < kHeardFor) {
+      Wait(kServingNap);
+    } else {
+      Wait(kIdleNap);
+    }
+  }
+}
+
+bool NixlDirectPath::TakeOrders(NixlWorker* worker) {
+  std::vector<Order> orders;
+  {
+    const std::lock_guard lock(mutex_);
+    orders.swap(orders_);
+  }
+  for (Order& order : orders) {
+    switch (order.kind) {
+      case Order::Kind::kReach:
+        worker->Reach(order.key, order.descriptor, order.deadline);
+        break;
+      case Order::Kind::kPost:
+        worker->Post(std::move(order.peer), std::move(order.transfer));
+        break;
+      case Order::Kind::kCancel:
+        worker->Cancel(order.key);
+        break;
+      case Order::Kind::kRelease:
+        worker->Release(order.key);
+        break;
+    }
+  }
+  return !orders.empty();
+}
+
+void NixlDirectPath::Wait(BootNanos nanos) const {
+  pollfd polled{orders_waiting_.get(), POLLIN, 0};
+  const timespec time{0, static_cast<long>(nanos)};
+  if (ppoll(&polled, 1, &time, nullptr) > 0) orders_waiting_.Clear();
+}
+
+}  // namespace kvt

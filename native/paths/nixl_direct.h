@@ -1,0 +1,90 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "memory/event_fd.h"
+#include "memory/host_pool.h"
+#include "memory/result.h"
+#include "memory/sleeper.h"
+#include "paths/nixl_worker.h"
+#include "paths/path.h"
+
+namespace kvt {
+
+// NIXL reads from the peer's pool straight into ours: another host, or one whose memory can't be mapped. One
+// thread an agent makes every NIXL call, because a post copies inline and may block; the owner only leaves
+// commands there and finds events.
+class NixlDirectPath final : public Path {
+ public:
+  struct Options {
+    std::string library;  // absolute path; environment and child-process trial came before (src/nixl)
+    std::string plugin;
+    std::string agent;  // unique among all processes that may meet
+    Geometry geometry;
+    uint32_t blocks = 0;
+    std::shared_ptr<HostPool> pool;
+    std::shared_ptr<const Sleeper> wake;  // the owner's
+  };
+
+  // Blocks while NIXL is loaded and the pool registered: some 100 ms.
+  static Result<std::unique_ptr<NixlDirectPath>> Open(Options options);
+  ~NixlDirectPath() override;
+
+  const std::vector<uint8_t>& descriptor() const { return descriptor_; }
+
+  void Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) override;
+  std::optional<double> CostMicros(PeerKey peer, uint64_t bytes, uint64_t piece_bytes) const override;
+  Posted Post(std::unique_ptr<Transfer> transfer) override;
+  void Cancel(JobKey job) override;
+  void Poll(std::vector<PathEvent>* events) override;
+  void Release(PeerKey peer) override;
+  void Serve(bool leases_out) override;
+  void EndBy(BootNanos deadline) override;
+
+ private:
+  struct Order {
+    enum class Kind { kReach, kPost, kCancel, kRelease };
+    Kind kind = Kind::kReach;
+    uint64_t key = 0;
+    std::vector<uint8_t> descriptor;
+    BootNanos deadline = 0;
+    std::shared_ptr<const NixlPeer> peer;
+    std::unique_ptr<Transfer> transfer;
+  };
+
+  explicit NixlDirectPath(Options options) : options_(std::move(options)) {}
+  void Give(Order order);
+  // The agent's thread.
+  void Run();
+  void Work(NixlWorker* worker);
+  bool TakeOrders(NixlWorker* worker);
+  void Wait(BootNanos nanos) const;
+
+  const Options options_;
+  EventFd orders_waiting_;
+  std::atomic<bool> stop_{false};
+  std::atomic<bool> leases_out_{false};
+  std::atomic<BootNanos> end_by_{kNever};
+  // Of the owner.
+  std::unordered_map<PeerKey, std::shared_ptr<const NixlPeer>> peers_;
+  std::vector<uint8_t> descriptor_;
+  // Between both threads.
+  std::mutex mutex_;
+  std::condition_variable started_;
+  bool ready_ = false;
+  std::optional<Error> error_;
+  std::vector<Order> orders_;
+  std::vector<PathEvent> events_;
+  std::vector<NixlWorker::Reached> reached_;
+  std::thread thread_;  // last: it uses all of the above
+};
+
+}  // namespace kvt

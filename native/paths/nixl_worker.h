@@ -1,0 +1,141 @@
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "layout/plan.h"
+#include "memory/boot_clock.h"
+#include "nixl/agent.h"
+#include "paths/nixl_chunks.h"
+#include "paths/nixl_descriptor.h"
+#include "paths/path.h"
+
+namespace kvt {
+
+// A peer's pool that NIXL can read. Immutable, so both threads may look into it.
+struct NixlPeer {
+  std::string agent;
+  std::shared_ptr<const Plan> plan;
+  std::shared_ptr<const Plan> rest;  // without the groups that have no heads
+  uint32_t blocks = 0;
+  uint64_t address = 0;
+
+  const std::shared_ptr<const Plan>& PlanFor(const Transfer& transfer) const {
+    return transfer.replicated ? plan : rest;
+  }
+};
+
+// One NIXL agent and all that goes on with it. Every call comes from the agent's thread, and may take as long
+// as NIXL takes: a post copies for up to 4 ms, loading a peer takes 5 to 25 ms.
+class NixlWorker {
+ public:
+  struct Options {
+    std::shared_ptr<const nixl::Library> library;
+    std::string plugin;
+    std::string name;
+    Geometry geometry;
+    uint32_t blocks = 0;
+    std::byte* pool = nullptr;
+    size_t pool_bytes = 0;
+  };
+  struct Reached {
+    PeerKey peer = 0;
+    ReachStatus status = ReachStatus::kOk;
+    std::shared_ptr<const NixlPeer> found;
+  };
+
+  static Result<std::unique_ptr<NixlWorker>> Open(Options options);
+  ~NixlWorker();
+  NixlWorker(const NixlWorker&) = delete;
+  NixlWorker& operator=(const NixlWorker&) = delete;
+
+  // For peers.
+  const std::vector<uint8_t>& descriptor() const { return descriptor_; }
+
+  // Loads the peer and reads a few bytes of its pool, which shows that the two agents understand each other.
+  void Reach(PeerKey peer, const std::vector<uint8_t>& descriptor, BootNanos deadline);
+  void Post(std::shared_ptr<const NixlPeer> peer, std::unique_ptr<Transfer> transfer);
+  void Cancel(JobKey job);
+  void Release(PeerKey peer);
+
+  // One round: posts what may be posted, looks at what is in flight, hears notifications. True when anything
+  // moved on.
+  bool Step(std::vector<PathEvent>* events, std::vector<Reached>* reached);
+  // Ends the agent, and with it what never ended by itself: afterwards nothing touches this pool any more.
+  void TearDown(std::vector<PathEvent>* events, std::vector<Reached>* reached);
+  // Something waits for its end.
+  bool busy() const { return !jobs_.empty() || !reaches_.empty(); }
+  // A peer said that it is about to read from here.
+  BootNanos last_heard() const { return last_heard_; }
+
+ private:
+  struct Flight {
+    std::unique_ptr<nixl::PreparedList> own;
+    std::unique_ptr<nixl::PreparedList> far;
+    std::unique_ptr<nixl::Request> request;  // goes before its lists
+    uint64_t bytes = 0;
+  };
+  struct Job {
+    Job(std::shared_ptr<const NixlPeer> of, std::shared_ptr<const Plan> plan,
+        std::unique_ptr<Transfer> transfer, uint64_t own_pool)
+        : peer(std::move(of)), cutter(std::move(plan), std::move(transfer), own_pool, peer->address) {}
+
+    const std::shared_ptr<const NixlPeer> peer;
+    NixlChunkCutter cutter;
+    std::vector<Flight> flights;
+    bool stopped = false;  // cancelled, failed, or all is posted
+    bool failed = false;
+    BootNanos started = 0;
+    uint64_t bytes = 0;
+    uint64_t runs = 0;
+    uint64_t pieces = 0;
+  };
+  struct RunningReach {
+    PeerKey peer = 0;
+    ReachStatus status = ReachStatus::kOk;  // of one that has failed before it began
+    std::shared_ptr<const NixlPeer> found;
+    Flight flight;
+    BootNanos deadline = 0;
+    bool released = false;
+  };
+  // A loaded agent of another process.
+  struct Remote {
+    uint32_t users = 0;
+    std::vector<uint8_t> metadata;
+    bool broken = false;
+  };
+
+  explicit NixlWorker(Options options) : options_(std::move(options)) {}
+  std::optional<Error> Start();
+  ReachStatus Load(const NixlDescriptor& descriptor);
+  // Reads far[i] into own[i]; nothing when NIXL refuses.
+  std::optional<Flight> Fly(const std::string& agent, const std::vector<nixl::Piece>& own,
+                            const std::vector<nixl::Piece>& far);
+  bool StepReach(RunningReach* reach, std::vector<Reached>* reached);
+  bool StepJob(Job* job);
+  bool PostNext(Job* job);
+  PathEvent EndOf(const Job& job) const;
+  void Recover(const std::string& agent);
+  void Unuse(const std::string& agent);
+  void ForgetIdle(const std::string& agent);
+
+  const Options options_;
+  std::unique_ptr<nixl::Agent> agent_;
+  std::unique_ptr<nixl::Registration> pool_;
+  // What warm-up reads land in; never part of what peers are told.
+  std::vector<uint8_t> scratch_;
+  std::unique_ptr<nixl::Registration> scratch_memory_;
+  std::vector<uint8_t> descriptor_;
+  std::unordered_map<std::string, Remote> remotes_;
+  std::deque<std::string> idle_remotes_;  // the longest idle first
+  std::unordered_map<PeerKey, std::string> peers_;
+  std::vector<std::unique_ptr<RunningReach>> reaches_;
+  std::vector<std::unique_ptr<Job>> jobs_;
+  BootNanos last_heard_ = 0;
+};
+
+}  // namespace kvt

@@ -1,0 +1,258 @@
+// Path nixl_direct between two pools of this process, against what path shared_memory brings (spec nixl.md).
+#include <poll.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "paths/nixl_direct.h"
+#include "test/geometries.h"
+#include "test/nixl_rig.h"
+
+namespace {
+
+using namespace kvt;              // NOLINT: a test
+using namespace kvt::nixl::test;  // NOLINT
+
+#define WITH_NIXL() \
+  if (LibraryFile().empty() || PluginName() != "UCX") SKIP(kNoNixl)
+
+// A pool with its path, polled in the owner's place.
+struct Node {
+  Node(const Geometry& of, uint32_t count, const std::string& name) : geometry(of), blocks(count) {
+    auto created = HostPool::Create(geometry.BlockBytes() * blocks, stop);
+    pool = created.value();
+    auto opened = NixlDirectPath::Open({LibraryFile(), "UCX", name, geometry, blocks, pool, wake});
+    if (opened.ok()) {
+      path = std::move(opened.value());
+    } else {
+      ++kvt::test::Failures();
+      std::printf("%s\n", opened.error().why.c_str());
+    }
+  }
+
+  void Fill(uint32_t seed) const {
+    std::mt19937 random(seed);
+    for (size_t at = 0; at < pool->bytes(); at += 4) {
+      const uint32_t word = random();
+      memcpy(pool->data() + at, &word, 4);
+    }
+  }
+
+  // The next event of that kind and key; the other side is served by its own thread.
+  PathEvent Next(PathEvent::Kind kind, uint64_t key) {
+    const BootNanos until = Later(BootNow(), kLimit);
+    for (;;) {
+      for (auto seen = events.begin(); seen != events.end(); ++seen) {
+        if (seen->kind != kind || seen->key != key) continue;
+        const PathEvent found = *seen;
+        events.erase(seen);
+        return found;
+      }
+      if (BootNow() > until) {
+        ++kvt::test::Failures();
+        std::printf("no event of kind %d for %d within the limit\n", static_cast<int>(kind),
+                    static_cast<int>(key));
+        return {};
+      }
+      wake->Look();
+      path->Poll(&events);
+      pollfd polled{wake->fd(), POLLIN, 0};
+      if (events.empty() && wake->MaySleep() && poll(&polled, 1, 1'000) > 0) wake->Clear();
+    }
+  }
+
+  ReachStatus Reach(PeerKey key, const std::vector<uint8_t>& descriptor, BootNanos limit = kLimit) {
+    path->Reach(key, descriptor, Later(BootNow(), limit));
+    return Next(PathEvent::Kind::kReached, key).reached;
+  }
+
+  Path::Posted Post(JobKey job, PeerKey peer, std::vector<uint32_t> source, std::vector<uint32_t> target,
+                    Tokens tokens) {
+    auto transfer = std::make_unique<Transfer>();
+    transfer->job = job;
+    transfer->peer = peer;
+    transfer->source_blocks = std::move(source);
+    transfer->target_blocks = std::move(target);
+    transfer->tokens = tokens;
+    transfer->posted = BootNow();
+    return path->Post(std::move(transfer));
+  }
+
+  const Geometry geometry;
+  const uint32_t blocks;
+  std::atomic<bool> stop{false};
+  std::shared_ptr<Sleeper> wake = std::make_shared<Sleeper>();
+  std::shared_ptr<HostPool> pool;
+  std::unique_ptr<NixlDirectPath> path;
+  std::vector<PathEvent> events;
+};
+
+std::vector<uint32_t> Shuffled(uint32_t count, std::mt19937* random) {
+  std::vector<uint32_t> ids(count);
+  for (uint32_t at = 0; at < count; ++at) ids[at] = at;
+  std::shuffle(ids.begin(), ids.end(), *random);
+  return ids;
+}
+
+// What the plan says should lie in the target pool.
+std::vector<uint8_t> Expected(const Node& source, const Node& target, const std::vector<uint32_t>& from,
+                              const std::vector<uint32_t>& to, Tokens tokens) {
+  std::string why;
+  const auto plan = Plan::Compile({source.geometry}, {target.geometry}, &why);
+  const auto* begin = reinterpret_cast<const uint8_t*>(target.pool->data());
+  std::vector<uint8_t> bytes(begin, begin + target.pool->bytes());
+  const BlockTables tables{from, to};
+  RunCursor cursor(*plan, tokens, tables, {0, plan->Units(tokens)});
+  for (kvt::Run run; cursor.Next(&run);) {
+    for (uint64_t piece = 0; piece < run.count; ++piece) {
+      memcpy(bytes.data() + run.target_offset + piece * run.target_stride,
+             source.pool->data() + run.source_offset + piece * run.source_stride, run.bytes);
+    }
+  }
+  return bytes;
+}
+
+bool Holds(const Node& node, const std::vector<uint8_t>& bytes) {
+  return memcmp(node.pool->data(), bytes.data(), bytes.size()) == 0;
+}
+
+}  // namespace
+
+TEST("tokens cross between pools of any two shapes, whole and in part, and nothing else changes") {
+  WITH_NIXL();
+  const Geometry whole = kvt::test::Hnd(4, 2, 4, 32, 128);
+  struct Shape {
+    Geometry source;
+    Geometry target;
+  };
+  const Geometry half = kvt::test::Nhd(4, 2, 2, 32, 128, 0, 2);
+  const Geometry small_blocks = kvt::test::Hnd(4, 2, 4, 16, 128);
+  std::mt19937 random(3);
+  int number = 0;
+  for (const Shape& shape : {Shape{whole, whole}, Shape{whole, half}, Shape{small_blocks, whole}}) {
+    ++number;
+    Node source(shape.source, 128, "source" + std::to_string(number));
+    Node target(shape.target, 64, "target" + std::to_string(number));
+    if (!source.path || !target.path) return;
+    CHECK(target.Reach(1, source.path->descriptor()) == ReachStatus::kOk);
+    const uint64_t tokens = 64 * 32;
+    JobKey job = 10;
+    for (const Tokens range : {Tokens{0, tokens, tokens}, Tokens{13, 1000, tokens}, Tokens{40, 41, tokens}}) {
+      source.Fill(number * 100 + job);
+      target.Fill(number * 100 + job + 50);
+      const auto from = Shuffled(128, &random);
+      const auto to = Shuffled(64, &random);
+      const auto expected = Expected(source, target, from, to, range);
+      CHECK(target.Post(++job, 1, from, to, range) == Path::Posted::kTaken);
+      const PathEvent end = target.Next(PathEvent::Kind::kQuiet, job);
+      CHECK(end.complete);
+      CHECK(end.path == PathKind::kNixlDirect);
+      CHECK(end.bytes > 0 && end.pieces > 0 && end.moving > 0);
+      CHECK(Holds(target, expected));
+    }
+  }
+}
+
+TEST("many jobs at once all end complete, with the bytes of each") {
+  WITH_NIXL();
+  const Geometry geometry = kvt::test::Hnd(8, 2, 4, 32, 128);
+  Node source(geometry, 64, "many-source");
+  Node target(geometry, 64, "many-target");
+  if (!source.path || !target.path) return;
+  source.Fill(1);
+  CHECK(target.Reach(1, source.path->descriptor()) == ReachStatus::kOk);
+  for (uint32_t job = 0; job < 64; ++job) {
+    CHECK(target.Post(100 + job, 1, {63 - job}, {job}, {0, 32, 32}) == Path::Posted::kTaken);
+  }
+  for (uint32_t job = 0; job < 64; ++job) CHECK(target.Next(PathEvent::Kind::kQuiet, 100 + job).complete);
+  for (uint32_t job = 0; job < 64; ++job) {
+    const size_t bytes = geometry.BlockBytes();
+    CHECK(memcmp(target.pool->data() + job * bytes, source.pool->data() + (63 - job) * bytes, bytes) == 0);
+  }
+}
+
+TEST("a cancelled job becomes quiet, and jobs of a released peer are refused") {
+  WITH_NIXL();
+  const Geometry geometry = kvt::test::Hnd(8, 2, 4, 32, 128);
+  Node source(geometry, 512, "cancel-source");
+  Node target(geometry, 512, "cancel-target");
+  if (!source.path || !target.path) return;
+  CHECK(target.Reach(1, source.path->descriptor()) == ReachStatus::kOk);
+  std::mt19937 random(4);
+  const auto ids = Shuffled(512, &random);
+  CHECK(target.Post(1, 1, ids, ids, {0, 512 * 32, 512 * 32}) == Path::Posted::kTaken);
+  target.path->Cancel(1);
+  target.Next(PathEvent::Kind::kQuiet, 1);
+  CHECK(target.Post(2, 1, {0}, {600}, {0, 32, 32}) == Path::Posted::kBadRange);
+  CHECK(target.Post(2, 1, {600}, {0}, {0, 32, 32}) == Path::Posted::kBadRange);
+  target.path->Release(1);
+  CHECK(target.Post(3, 1, {0}, {0}, {0, 32, 32}) == Path::Posted::kNoPeer);
+  CHECK(target.Reach(2, source.path->descriptor()) == ReachStatus::kOk);
+  CHECK(target.Post(4, 2, {0}, {0}, {0, 32, 32}) == Path::Posted::kTaken);
+  CHECK(target.Next(PathEvent::Kind::kQuiet, 4).complete);
+}
+
+TEST("a descriptor that was changed, is of another plug-in or version, or of a gone agent is refused") {
+  WITH_NIXL();
+  const Geometry geometry = kvt::test::Hnd(2, 2, 2, 32, 128);
+  Node target(geometry, 8, "refuse-target");
+  std::vector<uint8_t> gone;
+  {
+    Node source(geometry, 8, "refuse-source");
+    if (!source.path || !target.path) return;
+    gone = source.path->descriptor();
+    std::vector<uint8_t> changed = gone;
+    changed[changed.size() / 2] ^= 1;
+    CHECK(target.Reach(1, changed) == ReachStatus::kBadDescriptor);
+    auto other = DecodeNixlDescriptor(gone);
+    other->version = "1.3.0";
+    CHECK(target.Reach(2, *EncodeNixlDescriptor(*other)) == ReachStatus::kNixlVersions);
+    other = DecodeNixlDescriptor(gone);
+    other->plugin = "LIBFABRIC";
+    CHECK(target.Reach(3, *EncodeNixlDescriptor(*other)) == ReachStatus::kNixlVersions);
+    other = DecodeNixlDescriptor(gone);
+    other->agent = "somebody-else";
+    CHECK(target.Reach(4, *EncodeNixlDescriptor(*other)) == ReachStatus::kNixlFailed);
+    other = DecodeNixlDescriptor(gone);
+    other->geometry.groups[0].element_bytes = 64;
+    CHECK(target.Reach(5, *EncodeNixlDescriptor(*other)) == ReachStatus::kBadDescriptor);
+    CHECK(target.Reach(6, gone) == ReachStatus::kOk);
+  }
+  // Its agent has ended in good order, or its deadline says so.
+  const ReachStatus after = target.Reach(7, gone, 500 * kNanosPerMilli);
+  CHECK(after == ReachStatus::kNixlFailed || after == ReachStatus::kTimedOut);
+}
+
+TEST("LIBFABRIC is refused for reads into blocks, and a wrong library with its reason") {
+  const Geometry geometry = kvt::test::Hnd(2, 2, 2, 32, 128);
+  std::atomic<bool> stop{false};
+  auto pool = HostPool::Create(geometry.BlockBytes() * 4, stop);
+  const auto wake = std::make_shared<Sleeper>();
+  auto fabric = NixlDirectPath::Open({"/absent", "LIBFABRIC", "x", geometry, 4, pool.value(), wake});
+  CHECK(!fabric.ok() && fabric.error().why.find("must go to staging buffers") != std::string::npos);
+  auto absent = NixlDirectPath::Open({"/absent", "UCX", "x", geometry, 4, pool.value(), wake});
+  CHECK(!absent.ok() && absent.error().code == ErrorCode::kNixlUnusable);
+}
+
+TEST("an idle path costs less than 2 % of a core") {
+  WITH_NIXL();
+  const Geometry geometry = kvt::test::Hnd(2, 2, 2, 32, 128);
+  Node node(geometry, 8, "idle");
+  if (!node.path) return;
+  const auto used = [] {
+    timespec time{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return BootNanos{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  };
+  const BootNanos span = 500 * kNanosPerMilli;
+  const BootNanos before = used();
+  const BootNanos end = Later(BootNow(), span);
+  // The time that is measured, not a wait for something.
+  pollfd nothing{node.wake->fd(), POLLIN, 0};
+  while (BootNow() < end) poll(&nothing, 1, static_cast<int>((end - BootNow()) / kNanosPerMilli) + 1);
+  const double share = static_cast<double>(used() - before) / static_cast<double>(span);
+  std::printf("  %.2f %%\n", share * 100);
+  CHECK(share < 0.02);
+}
+
+KVT_TEST_MAIN

@@ -1,11 +1,13 @@
 import { KvError } from "../errors.ts";
-import type { CapabilityToken, RequestId, TransferId } from "../ids.ts";
+import type { TransferId } from "../ids.ts";
 import { type Layout, layoutDifferences } from "../layout.ts";
-import type { DataPlane, PlanePeer, PlaneTimer } from "./data_plane.ts";
-import type { Dial, DialFailure, DialIdentity, DialTarget } from "./dial.ts";
+import type { PlanePeer, PlaneTimer } from "./data_plane.ts";
+import type { DialFailure, DialTarget } from "./dial.ts";
 import type { ChannelListener, FrameChannel } from "./frame_channel.ts";
 import { renewalPeriodMs } from "./lease_view.ts";
+import type { LinkSurroundings, LinkUser } from "./link_user.ts";
 import { decodeSenderFrame, type FrameOf, IDS_LIMIT, type ReceiverFrame, type SenderFrame } from "./protocol.ts";
+import { Renewals } from "./renewals.ts";
 
 /** Periods without a byte from the sender after which it counts as lost. */
 const SILENT_PERIODS = 3;
@@ -15,52 +17,6 @@ const DIAL_PAUSES_MS = [0, 50, 200];
 const LINGER_MS = 1_000;
 /** Copying a large pool's page tables takes seconds; a stopped sender is noticed by its silence long before. */
 const REACH_TIMEOUT_MS = 60_000;
-
-/** A receiver's session as its link sees it. */
-export interface LinkUser {
-  readonly offer: { readonly requestId: RequestId; readonly token: CapabilityToken | null };
-  /** The attempt that the sender may hold a lease for, named in RENEW. */
-  readonly renewing: TransferId | null;
-  /** The attempt that this side still uses or may still read, named in HELLO. */
-  readonly live: TransferId | null;
-  linkUp(): void;
-  linkLost(error: KvError): void;
-  linkFailed(error: KvError): void;
-  staleEpoch(error: KvError): void;
-  senderDead(error: KvError): void;
-  granted(frame: FrameOf<"GRANT">): void;
-  refused(frame: FrameOf<"REFUSE">): void;
-  ready(frame: FrameOf<"READY">): void;
-  finished(frame: FrameOf<"FINISHED">): void;
-  aborted(frame: FrameOf<"ABORT">): void;
-  renewed(writtenMs: number): void;
-  leaseLost(): void;
-  /** Once a renewal period. */
-  tick(nowMs: number): void;
-}
-
-export interface LinkSurroundings {
-  readonly plane: DataPlane;
-  readonly identity: DialIdentity;
-  readonly dial: Dial;
-  readonly layout: Layout;
-  readonly ownLeaseMs: number;
-  countDropped(what: string): void;
-  /** Counts up for this side's epoch, over all links: a sender drops an older connection for a newer one, and remembers the number. */
-  nextConnection(): number;
-  /** What the sender said that it can serve. */
-  welcomed(limits: FrameOf<"WELCOME">["limits"]): void;
-  /** For RENEW. Counts up for this side's epoch, over all links: a new link to a known sender never repeats a number (lease-model.md section 1). */
-  nextSeq(): number;
-  /** The link holds nothing any more. */
-  unused(link: PeerLink): void;
-}
-
-interface Renewal {
-  readonly seq: number;
-  readonly writtenMs: number;
-  readonly ids: readonly TransferId[];
-}
 
 interface Untold {
   readonly transferId: TransferId;
@@ -90,9 +46,7 @@ export class PeerLink implements ChannelListener {
   #mapped = false;
   #path = "none";
   #leaseMs: number;
-  #lastRenewal: Renewal = { seq: 0, writtenMs: 0, ids: [] };
-  #renewal: Renewal | null = null;
-  #renewAgain = false;
+  readonly #renewals: Renewals;
   #ticker: PlaneTimer | null = null;
   #lastTickMs = 0;
   #heardMs = 0;
@@ -104,6 +58,7 @@ export class PeerLink implements ChannelListener {
     this.target = target;
     this.#around = around;
     this.#leaseMs = around.ownLeaseMs;
+    this.#renewals = new Renewals(around);
   }
 
   get up(): boolean {
@@ -147,9 +102,9 @@ export class PeerLink implements ChannelListener {
     return writtenMs;
   }
 
-  /** The clock before RENEW `seq` was written, if that is the last one; a cut does not void what the sender has heard. */
+  /** The clock before RENEW `seq` was written, if that is the last one. */
   renewalMs(seq: number): number | undefined {
-    return this.#lastRenewal.seq === seq ? this.#lastRenewal.writtenMs : undefined;
+    return this.#renewals.writtenMs(seq);
   }
 
   /** Tells the sender that this attempt reads no more; kept for the next connection when there is none now. */
@@ -182,19 +137,8 @@ export class PeerLink implements ChannelListener {
   /** Asks now whether the leases are still held; the answer decides about late reads. */
   renewNow(): void {
     if (this.#state !== "up") return;
-    if (this.#renewal !== null) {
-      this.#renewAgain = true;
-      return;
-    }
-    const ids: TransferId[] = [];
-    for (const user of this.#users) {
-      const id = user.renewing;
-      if (id !== null && ids.length < IDS_LIMIT) ids.push(id);
-    }
-    if (ids.length === 0) return;
-    this.#renewal = { seq: this.#around.nextSeq(), writtenMs: this.#around.plane.nowMs(), ids };
-    this.#lastRenewal = this.#renewal;
-    this.#send({ type: "RENEW", ...this.#epochs(), seq: this.#renewal.seq, ids });
+    const renewal = this.#renewals.next(this.#users);
+    if (renewal !== null) this.#send({ type: "RENEW", ...this.#epochs(), ...renewal });
   }
 
   close(): void {
@@ -256,7 +200,7 @@ export class PeerLink implements ChannelListener {
         this.#userOf(frame)?.aborted(frame);
         break;
       case "RENEWED":
-        this.#renewed(frame);
+        if (this.#renewals.answered(frame, this.#byTransfer)) this.renewNow();
         break;
       case "PING":
         this.#send({ type: "PONG", ...this.#epochs(), n: frame.n });
@@ -270,27 +214,6 @@ export class PeerLink implements ChannelListener {
     const user = this.#byTransfer.get(frame.transferId);
     if (user === undefined) this.#around.countDropped(`${frame.type} of no attempt`);
     return user;
-  }
-
-  #renewed(frame: FrameOf<"RENEWED">): void {
-    const renewal = this.#renewal;
-    if (renewal === null || renewal.seq !== frame.seq) {
-      this.#around.countDropped("RENEWED not asked for");
-      return;
-    }
-    this.#renewal = null;
-    const held = new Set(frame.ids);
-    const waiting = new Set(frame.waiting);
-    for (const id of renewal.ids) {
-      const user = this.#byTransfer.get(id);
-      // Ended, or on to another attempt, since the RENEW was written.
-      if (user?.renewing !== id) continue;
-      if (held.has(id)) user.renewed(renewal.writtenMs);
-      else if (!waiting.has(id)) user.leaseLost();
-    }
-    if (!this.#renewAgain) return;
-    this.#renewAgain = false;
-    this.renewNow();
   }
 
   // --- connection ---------------------------------------------------------------------------------------------------------
@@ -415,9 +338,7 @@ export class PeerLink implements ChannelListener {
   /** The connection is gone; the mapping and the leases are not. */
   #lost(why: string): void {
     this.#channel = null;
-    // A cut voids the renewal that was outstanding.
-    this.#renewal = null;
-    this.#renewAgain = false;
+    this.#renewals.cut();
     if (this.#end !== null) return;
     this.#state = "down";
     const { name, epoch } = this.target;
@@ -502,7 +423,7 @@ export class PeerLink implements ChannelListener {
       return;
     }
     this.renewNow();
-    if (this.#renewal === null) this.#send({ type: "PING", ...this.#epochs(), n: ++this.#pings });
+    if (!this.#renewals.isOutstanding) this.#send({ type: "PING", ...this.#epochs(), n: ++this.#pings });
   }
 
   #epochs() {

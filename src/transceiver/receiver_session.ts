@@ -2,7 +2,7 @@ import { KvError } from "../errors.ts";
 import type { BlockId, Epoch, TransferId } from "../ids.ts";
 import type { CancelOutcome, TransferReport } from "./api.ts";
 import type { DialTarget } from "./dial.ts";
-import type { LinkUser } from "./peer_link.ts";
+import type { LinkUser } from "./link_user.ts";
 import type { Progress } from "./progress.ts";
 import type { DoneStatus, FrameOf } from "./protocol.ts";
 import type { PullWaiter } from "./pull_turns.ts";

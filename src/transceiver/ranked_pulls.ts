@@ -47,22 +47,31 @@ export class RankedPulls {
     const { needed, unneeded } = this.#peerRanks.sources(sizes);
     const found = needed.map((rank) => sourceOf(sources, rank));
     const [first, ...rest] = found.map(({ rank, token, target }) =>
-      this.start({ ...offer, token, part: this.#peerRanks.partFrom(rank, sizes) }, target, signal),
+      this.#start({ ...offer, token, part: this.#peerRanks.partFrom(rank, sizes) }, target, signal),
     );
     if (first === undefined) throw new KvError("INTERNAL", { where: "receive", why: "no rank holds a part" });
     const receiving = joinReceives([first, ...rest]);
     // Copies that no rank of this side needs are told so by a pull of nothing: they let their blocks go now, not by their timer.
     using nothing = offer.blocks.share(0, 0);
     for (const { token, target } of sources.filter(({ rank }) => unneeded.includes(rank))) {
-      const word = this.start({ ...offer, token, blocks: nothing, skipTokens: offer.tokens }, target);
+      const word = this.#start({ ...offer, token, blocks: nothing, skipTokens: offer.tokens }, target);
       // Without an offer there is nothing to let go yet.
       if (token === null) receiving.done.catch(() => word.cancel("what it belongs to has ended"));
     }
     return receiving;
   }
 
+  /** Tells each rank that counts on this one's pull that there will be none. */
+  decline(sources: readonly Source[], sizes: ParallelSizes, offer: Omit<WantedOffer, "token" | "skipTokens">): void {
+    const { needed, unneeded } = this.#peerRanks.sources(sizes);
+    for (const { rank, token, target } of sources) {
+      if (!needed.includes(rank) && !unneeded.includes(rank)) continue;
+      this.#start({ ...offer, token, skipTokens: offer.tokens }, target).cancel("nobody wants it any more");
+    }
+  }
+
   /** From one rank. */
-  start(offer: WantedOffer, target: DialTarget, signal?: AbortSignal): ReceiveTransfer {
+  #start(offer: WantedOffer, target: DialTarget, signal?: AbortSignal): ReceiveTransfer {
     const session = this.#pulls.start(offer, target, signal);
     return {
       requestId: offer.requestId,

@@ -224,10 +224,7 @@ export class KvTransceiver implements Transceiver {
     const { instance: peer, requestId, tokens } = offer;
     if (this.#phase !== "open") return;
     using nothing = this.pool.allocate(0);
-    for (const { token, target } of sourcesOf(offer)) {
-      const unwanted = { peer, requestId, token, tokens, skipTokens: tokens, blocks: nothing };
-      this.#ranks.start(unwanted, target).cancel("nobody wants it any more");
-    }
+    this.#ranks.decline(sourcesOf(offer), offer, { peer, requestId, tokens, blocks: nothing });
   }
 
   waitForSenders(options: { readonly atLeast: number }): Promise<readonly EndedSend[]> {

@@ -112,3 +112,23 @@ it("ranks in transceivers of their own are joined by their states; one that is g
   await receiving.released;
   expect([first.pool.free, whole.pool.free]).toEqual([BLOCKS, BLOCKS - 5]);
 });
+
+it.each([
+  [4, 1],
+  [1, 4],
+  [2, 4],
+] as const)(
+  "a state of %i ranks is declined by an instance of %i, and every rank's blocks are free at once",
+  async (from, to) => {
+    await using context = await KvInstance.open({ ...options(), tpSize: from, ppSize: 1 });
+    await using generation = await KvInstance.open({ ...options(), tpSize: to, ppSize: 1 });
+    const source = context.pool.allocate(5);
+    const sending = context.send({ requestId: requestId(1), tokens: 40, blocks: source });
+    source.release();
+    generation.decline(sending.state);
+    await expect(sending.done).rejects.toMatchObject({ code: "CANCELLED" });
+    expect(context.pool.free).toBe(BLOCKS);
+    expect(context.stats().sends.open).toBe(0);
+    expect(generation.stats().receives.open).toBe(0);
+  },
+);

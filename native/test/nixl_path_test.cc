@@ -6,7 +6,7 @@
 
 #include "paths/nixl_direct.h"
 #include "test/geometries.h"
-#include "test/nixl_rig.h"
+#include "test/nixl_process.h"
 
 namespace {
 
@@ -255,4 +255,90 @@ TEST("an idle path costs less than 2 % of a core") {
   CHECK(share < 0.02);
 }
 
-KVT_TEST_MAIN
+namespace {
+
+const Geometry& FarGeometry() {
+  static const Geometry geometry = kvt::test::Hnd(8, 2, 4, 32, 128);
+  return geometry;
+}
+constexpr uint32_t kFarBlocks = 256;
+
+int RunHolder() {
+  const int out = TakeOutput();
+  Node node(FarGeometry(), kFarBlocks, "far-" + std::to_string(getpid()));
+  if (!node.path) return 1;
+  node.Fill(77);
+  node.path->Serve(true);
+  if (!WriteBlob(out, node.path->descriptor())) return 1;
+  while (!InputEnded(1'000)) {
+  }
+  return 0;
+}
+
+// Whole pools, block 0 to block 255 and so on: 64 MiB that are no neighbours.
+struct Far {
+  Far() : process("far"), node(FarGeometry(), kFarBlocks, "near-" + std::to_string(getpid())) {
+    good = process.ReadBlob(&descriptor) && node.path && node.Reach(1, descriptor) == ReachStatus::kOk;
+    for (uint32_t at = 0; at < kFarBlocks; ++at) {
+      from.push_back(at);
+      to.push_back(kFarBlocks - 1 - at);
+    }
+  }
+  bool Post(JobKey job) {
+    return good && node.Post(job, 1, from, to, {0, kFarBlocks * 32, kFarBlocks * 32}) == Path::Posted::kTaken;
+  }
+
+  SelfProcess process;
+  std::vector<uint8_t> descriptor;
+  Node node;
+  std::vector<uint32_t> from;
+  std::vector<uint32_t> to;
+  bool good = false;
+};
+
+}  // namespace
+
+TEST("a peer that is killed ends its jobs without success, and one that starts anew is read") {
+  WITH_NIXL();
+  Far far;
+  CHECK(far.Post(1));
+  CHECK(far.node.Next(PathEvent::Kind::kQuiet, 1).complete);
+  far.process.Kill();
+  CHECK(far.Post(2));
+  CHECK(!far.node.Next(PathEvent::Kind::kQuiet, 2).complete);
+  SelfProcess again("far");
+  std::vector<uint8_t> descriptor;
+  CHECK(again.ReadBlob(&descriptor));
+  CHECK(far.node.Reach(2, descriptor) == ReachStatus::kOk);
+  CHECK(far.node.Post(3, 2, {5}, {6}, {0, 32, 32}) == Path::Posted::kTaken);
+  CHECK(far.node.Next(PathEvent::Kind::kQuiet, 3).complete);
+}
+
+TEST("a stopped peer's job goes on when the peer does, and a close doesn't wait for it") {
+  WITH_NIXL();
+  Far far;
+  CHECK(far.Post(1));
+  CHECK(far.node.Next(PathEvent::Kind::kQuiet, 1).complete);
+  far.process.Send(SIGSTOP);
+  CHECK(far.Post(2));
+  far.process.Send(SIGCONT);
+  CHECK(far.node.Next(PathEvent::Kind::kQuiet, 2).complete);
+  far.process.Send(SIGSTOP);
+  CHECK(far.Post(3));
+  // Answered by the step that posts the job's first reads.
+  CHECK(far.node.Reach(9, {}) == ReachStatus::kBadDescriptor);
+  far.node.path->Cancel(3);
+  const BootNanos before = BootNow();
+  far.node.path->EndBy(Later(before, 300 * kNanosPerMilli));
+  // On shared memory the reads end by themselves: the kernel copies, whatever the peer does.
+  const PathEvent end = far.node.Next(PathEvent::Kind::kQuiet, 3);
+  CHECK(BootNow() - before < 5'000 * kNanosPerMilli);
+  const char* transport = getenv("UCX_TLS");
+  if (transport != nullptr && std::string(transport) == "tcp") CHECK(!end.complete);
+}
+
+int main(int argc, char** argv) {
+  signal(SIGPIPE, SIG_IGN);
+  if (argc == 3 && strcmp(argv[1], "--holder") == 0) return RunHolder();
+  return kvt::test::RunAll(argc, argv);
+}

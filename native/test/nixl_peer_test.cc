@@ -1,15 +1,8 @@
 // NIXL between two processes: the holder is this program again, started with --holder, so that it can be
 // killed and stopped. It writes its metadata to standard output and works until its standard input ends.
-#include <poll.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <cstring>
 
-#include "memory/file_descriptor.h"
-#include "test/nixl_rig.h"
+#include "test/nixl_process.h"
 
 namespace {
 
@@ -20,34 +13,8 @@ using namespace kvt::nixl::test;  // NOLINT
 constexpr size_t kBytes = size_t{8} << 20;
 constexpr const char* kHolderName = "peer-holder";
 
-bool WriteAll(int fd, const void* data, size_t bytes) {
-  const char* at = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t count = write(fd, at, bytes);
-    if (count <= 0) return false;
-    at += count;
-    bytes -= static_cast<size_t>(count);
-  }
-  return true;
-}
-
-bool ReadAll(int fd, void* data, size_t bytes) {
-  char* at = static_cast<char*>(data);
-  while (bytes > 0) {
-    pollfd polled{fd, POLLIN, 0};
-    if (poll(&polled, 1, static_cast<int>(kLimit / kNanosPerMilli)) <= 0) return false;
-    const ssize_t count = read(fd, at, bytes);
-    if (count <= 0) return false;
-    at += count;
-    bytes -= static_cast<size_t>(count);
-  }
-  return true;
-}
-
 int RunHolder(uint32_t seed) {
-  // NIXL and UCX write to standard output at times.
-  const int out = dup(STDOUT_FILENO);
-  dup2(STDERR_FILENO, STDOUT_FILENO);
+  const int out = TakeOutput();
   const auto library = LoadLibrary();
   if (!library) return 1;
   Side side(library, kHolderName, kBytes);
@@ -56,64 +23,29 @@ int RunHolder(uint32_t seed) {
   auto metadata = side.agent->LocalMetadata();
   if (!metadata.ok()) return 1;
   const uint64_t address = reinterpret_cast<uintptr_t>(side.buffer.data());
-  const uint64_t bytes = metadata.value().size();
-  if (!WriteAll(out, &address, sizeof address) || !WriteAll(out, &bytes, sizeof bytes)) return 1;
-  if (!WriteAll(out, metadata.value().data(), bytes)) return 1;
-  for (;;) {
-    pollfd polled{STDIN_FILENO, POLLIN, 0};
-    if (poll(&polled, 1, 1) > 0) return 0;
+  if (!WriteAll(out, &address, sizeof address) || !WriteBlob(out, metadata.value())) return 1;
+  while (!InputEnded(1)) {
     if (!side.agent->TakeNotifications().ok()) return 1;
   }
+  return 0;
 }
 
 // The holder's process.
 class Holder {
  public:
-  explicit Holder(uint32_t seed) {
-    int to[2];
-    int from[2];
-    if (pipe(to) != 0 || pipe(from) != 0) return;
-    FileDescriptor child_in(to[0]);
-    FileDescriptor child_out(from[1]);
-    in_ = FileDescriptor(to[1]);
-    out_ = FileDescriptor(from[0]);
-    const std::string number = std::to_string(seed);
-    pid_ = fork();
-    if (pid_ == 0) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
-      dup2(child_in.get(), STDIN_FILENO);
-      dup2(child_out.get(), STDOUT_FILENO);
-      in_.Reset();
-      out_.Reset();
-      execl("/proc/self/exe", "nixl_peer_test", "--holder", number.c_str(), nullptr);
-      _exit(127);
-    }
-    child_out.Reset();
-    uint64_t bytes = 0;
-    good_ = ReadAll(out_.get(), &address, sizeof address) && ReadAll(out_.get(), &bytes, sizeof bytes) &&
-            bytes < 65536;
-    if (!good_) return;
-    metadata.resize(bytes);
-    good_ = ReadAll(out_.get(), metadata.data(), bytes);
+  explicit Holder(uint32_t seed) : process_(std::to_string(seed)) {
+    good_ = process_.Read(&address, sizeof address) && process_.ReadBlob(&metadata);
   }
-  ~Holder() { Kill(); }
 
-  void Kill() {
-    if (pid_ <= 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-    pid_ = 0;
-  }
-  void Send(int signal) const { kill(pid_, signal); }
+  void Kill() { process_.Kill(); }
+  void Send(int signal) const { process_.Send(signal); }
   bool good() const { return good_; }
 
   uint64_t address = 0;
   std::vector<uint8_t> metadata;
 
  private:
-  FileDescriptor in_;
-  FileDescriptor out_;
-  pid_t pid_ = 0;
+  SelfProcess process_;
   bool good_ = false;
 };
 

@@ -83,7 +83,7 @@ async function mutations() {
   const statuses = await Promise.all(
     outs.map((out, index) =>
       vitest("mutations", {
-        KVT_SIM_MUTATION_SEEDS: values.seeds ?? "2000",
+        KVT_SIM_MUTATION_SEEDS: values.seeds ?? "5000",
         KVT_SIM_SHARE: `${index}/${workers}`,
         KVT_SIM_OUT: out,
       }),
@@ -93,7 +93,7 @@ async function mutations() {
   const all = results().flat();
   const survivors = all.filter(({ caught }) => caught === null);
   console.log(`${all.length} mutations, ${survivors.length} survive:`);
-  for (const { name } of survivors) console.log(`  ${name}`);
+  for (const { name, tried } of survivors) console.log(`  ${name} (${tried} runs took the row)`);
   return 0;
 }
 

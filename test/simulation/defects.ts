@@ -7,7 +7,6 @@ import { receiverTable } from "../../src/transceiver/receiver_table.ts";
 import { Receivers } from "../../src/transceiver/receivers.ts";
 import type { SenderSession } from "../../src/transceiver/sender_session.ts";
 import { senderTable } from "../../src/transceiver/sender_table.ts";
-import { SimPlane } from "./plane.ts";
 import type { SimProcess } from "./process.ts";
 import type { World } from "./world.ts";
 
@@ -23,6 +22,11 @@ export interface Defect {
   readonly number: string;
   readonly what: string;
   readonly inWorld?: DefectName;
+  /** So many seeds at most find it, from this one on: for the rarest it takes a thousand from 1 on. */
+  readonly from?: number;
+  readonly within: number;
+  /** The invariants that may fall. */
+  readonly by: RegExp;
   /** @returns what takes it back */
   apply?(world: Current): () => void;
 }
@@ -77,6 +81,9 @@ const MOST_RENEWALS = 5000;
 export const defects: readonly Defect[] = [
   {
     number: "1",
+    from: 1000,
+    within: 100,
+    by: /I2/,
     what: "the receiver counts from the arrival of RENEWED",
     apply: (world) =>
       replace(
@@ -90,6 +97,8 @@ export const defects: readonly Defect[] = [
   },
   {
     number: "2",
+    within: 100,
+    by: /I2/,
     what: "the sender frees on connection loss",
     apply: (world) =>
       all(
@@ -109,11 +118,15 @@ export const defects: readonly Defect[] = [
   },
   {
     number: "4",
+    within: 100,
+    by: /I2/,
     what: "COMPLETE after a stop without looking at the clock",
     apply: () => replace(LeaseView.prototype, "accepts", () => () => true),
   },
   {
     number: "5",
+    within: 100,
+    by: /I2/,
     what: "the sender's cancel frees at once",
     apply: () =>
       redirect(
@@ -128,23 +141,42 @@ export const defects: readonly Defect[] = [
         "settleCause",
       ),
   },
-  { number: "6", what: "the clock is read before the poll", inWorld: "clock before poll" },
+  {
+    number: "6",
+    from: 315,
+    within: 100,
+    by: /I2/,
+    what: "the clock is read before the poll",
+    inWorld: "clock before poll",
+  },
   {
     number: "7",
-    what: "RENEWED for a lease that has ended: the answer is no step of the owner",
-    apply: () =>
+    from: 65,
+    within: 100,
+    by: /I2/,
+    what: "RENEWED for a lease that has ended",
+    apply: (world) =>
       replace(
-        SimPlane.prototype,
-        "renew",
+        Receivers.prototype,
+        "write",
         (real) =>
-          function (this: SimPlane, leases, renewed) {
-            real.call(this, leases, () => {});
-            renewed(new Set(leases));
+          function (this: Receivers, receiver, frame) {
+            if (frame.type !== "RENEWED") return real.call(this, receiver, frame);
+            const ended = world()
+              .transfers.all.flatMap(({ sendings }) => sendings)
+              .filter(({ process }) => process.receivers === this)
+              .flatMap(({ offer }) => offer.sessions)
+              .filter((session) => session.state === "END" && session.receiver === receiver)
+              .flatMap(({ transferId }) => transferId ?? []);
+            return real.call(this, receiver, { ...frame, ids: [...frame.ids, ...ended] });
           },
       ),
   },
   {
     number: "8",
+    from: 270,
+    within: 100,
+    by: /I6/,
     what: "the transferId is not checked, at the receiver",
     apply: () =>
       replace(
@@ -158,6 +190,8 @@ export const defects: readonly Defect[] = [
   },
   {
     number: "10",
+    within: 100,
+    by: /I2/,
     what: "HELLO without connection number: an old one ends a new attempt",
     apply: () =>
       replace(
@@ -172,17 +206,23 @@ export const defects: readonly Defect[] = [
   },
   {
     number: "11",
+    within: 100,
+    by: /I3/,
     what: "a retry while an old read still runs",
     apply: () => redirect(receiverTable, "RETRY", "linkUp", "PULL", "nextAttempt", "pull"),
   },
   {
     number: "12",
+    within: 100,
+    by: /I3/,
     what: "the receiver frees at cancel",
     apply: () => redirect(receiverTable, "READ", "cancel", "DRAIN", "fail", "writeDone", "release", "drain"),
   },
-  { number: "15", what: "READY before the data", inWorld: "ready before the data" },
+  { number: "15", within: 100, by: /I1|I2/, what: "READY before the data", inWorld: "ready before the data" },
   {
     number: "16",
+    within: 100,
+    by: /I5/,
     what: "DONE is handled again after the end",
     apply: (world) =>
       all(
@@ -205,6 +245,9 @@ export const defects: readonly Defect[] = [
   },
   {
     number: "17",
+    from: 70,
+    within: 100,
+    by: /I2/,
     what: "HELLO of another receiver epoch frees a lease",
     apply: (world) =>
       all(
@@ -230,6 +273,9 @@ export const defects: readonly Defect[] = [
   },
   {
     number: "19",
+    from: 795,
+    within: 100,
+    by: /I2/,
     what: "the receiver's view is as long as the sender's lease, with drift",
     apply: () =>
       replace(
@@ -243,11 +289,16 @@ export const defects: readonly Defect[] = [
   },
   {
     number: "20",
+    within: 100,
+    by: /I2/,
     what: "the memory of a crashed sender is given away, without STRICT",
     inWorld: "memory of the dead is given away",
   },
   {
     number: "22",
+    from: 1120,
+    within: 100,
+    by: /I2/,
     what: "the base is taken from a RENEW that GRANT does not name",
     apply: () =>
       all(
@@ -275,11 +326,15 @@ export const defects: readonly Defect[] = [
   },
   {
     number: "23",
+    within: 100,
+    by: /I5/,
     what: "a cancelled session still completes",
     apply: () => redirect(receiverTable, "READ", "cancel", "READ", "fail"),
   },
   {
     number: "24",
+    within: 100,
+    by: /I2/,
     what: "`live` of HELLO omits an attempt that is still read",
     apply: () => {
       const real = Object.getOwnPropertyDescriptor(ReceiverSession.prototype, "live");

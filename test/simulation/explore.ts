@@ -1,5 +1,6 @@
 import { addCoverage, type Coverage } from "./coverage.ts";
 import { type Plan, planOf } from "./plan.ts";
+import { allRows } from "./rows.ts";
 import { type RunResult, run } from "./run.ts";
 import { shrink } from "./shrink.ts";
 
@@ -43,7 +44,8 @@ export async function explore(seeds: Iterable<number>): Promise<Summary> {
     for (const [code, count] of result.outcomes) outcomes[code] = (outcomes[code] ?? 0) + count;
     addCoverage(coverage, result.coverage);
   }
-  return { runs, steps, outcomes, coverage: Object.fromEntries(coverage) };
+  const rows = allRows.map((row) => [row, coverage.get(row) ?? 0]);
+  return { runs, steps, outcomes, coverage: Object.fromEntries(rows) };
 }
 
 /** `count` seeds from `first` on, every `step`th. */

@@ -17,7 +17,7 @@ interface Struck {
 const picked = <T>(items: readonly T[], size: number): T | undefined =>
   items[Math.min(items.length - 1, Math.floor(size * items.length))];
 
-/** How each kind of fault is carried out. Those of reads are set at once, so that they meet the read that the trigger is about to post. */
+/** How each kind of fault is carried out. Some strike at once, so that they meet what the step at hand is about to do: its read, its frames. */
 const strikes: Readonly<Record<FaultKind, (struck: Struck) => void>> = {
   cut: ({ process, size }) => {
     const { connections } = process;
@@ -43,7 +43,7 @@ const strikes: Readonly<Record<FaultKind, (struck: Struck) => void>> = {
       connection.cut();
       const { left, right } = connection;
       for (const [side, bytes] of late) {
-        world.time.after(size * world.limits.leaseMs, () => {
+        world.time.after((5 + 40 * size) * world.delays.network, () => {
           const next = process.connections.find(
             (one) => one.left.owner === left.owner && one.right.owner === right.owner,
           );
@@ -60,6 +60,10 @@ const strikes: Readonly<Record<FaultKind, (struck: Struck) => void>> = {
   },
   "refuse dial": ({ process, lasting, size }) => {
     process.refusedUntil = lasting(2 * size);
+  },
+  // HELLO arrives about when both sides give the handshake up, which is a second for any lease: perhaps after the one that follows it.
+  "stall dial": ({ world, process, size }) => {
+    process.stalledDialUntil = Math.min(world.time.now + 950 + 120 * size, world.calmAt);
   },
   stop: ({ world, process, lasting, size }) => {
     if (process.dead || process.stopped) return;
@@ -91,7 +95,11 @@ const strikes: Readonly<Record<FaultKind, (struck: Struck) => void>> = {
     if (pull !== undefined) process.soon(() => pull.session.cancel("by the simulation"));
   },
   // As close() does: a transceiver that ends takes no PULL any more. It stays; a new one would follow at its address.
-  drain: ({ process }) => process.soon(() => process.offers.cancelAll("closing")),
+  drain: ({ process }) =>
+    process.soon(() => {
+      process.draining = true;
+      process.offers.cancelAll("closing");
+    }),
   "hang read": ({ process }) => {
     process.plane.faults.hang = 1;
   },
@@ -99,7 +107,7 @@ const strikes: Readonly<Record<FaultKind, (struck: Struck) => void>> = {
     process.plane.faults.fail = 1;
   },
   "slow read": ({ process, size }) => {
-    process.plane.faults.slow = 1 + Math.floor(3 * size);
+    process.plane.faults.slow = 1 + Math.floor(6 * size);
   },
   "slow digest": ({ process, size }) => {
     process.plane.faults.digest = 1 + Math.floor(3 * size);
@@ -112,7 +120,16 @@ const strikes: Readonly<Record<FaultKind, (struck: Struck) => void>> = {
   },
 };
 
-const readFaults: ReadonlySet<FaultKind> = new Set(["hang read", "fail read", "slow read", "slow digest", "flip byte"]);
+const atOnce: ReadonlySet<FaultKind> = new Set([
+  "mute",
+  "duplicate",
+  "stall dial",
+  "hang read",
+  "fail read",
+  "slow read",
+  "slow digest",
+  "flip byte",
+]);
 
 export function strike(
   world: World,
@@ -129,7 +146,7 @@ export function strike(
       world.trace(() => `fault: ${what} at ${process.name}`);
       strikes[what]({ world, process, request, size: size / 1000, lasting });
     };
-    if (readFaults.has(what)) run();
+    if (atOnce.has(what)) run();
     else time.after((fault.after / 1000) * limits.leaseMs, run);
   }
 }

@@ -7,7 +7,7 @@ type Cells = Record<string, Record<string, { next: string; effects: string[] }>>
 export interface Mutation {
   readonly name: string;
   /** Of the row. */
-  readonly machine: "sender" | "wait" | "receiver";
+  readonly role: "sender" | "receiver";
   readonly state: string;
   readonly event: string;
   apply(): () => void;
@@ -25,7 +25,7 @@ export function mutations(): Mutation[] {
         const replaced = (what: string, changed: { next: string; effects: string[] } | undefined): void => {
           all.push({
             name: `${machine} ${state} --${event}--> ${cell.next}: ${what}`,
-            machine: machine as Mutation["machine"],
+            role: machine === "receiver" ? "receiver" : "sender",
             state,
             event,
             apply: () => {

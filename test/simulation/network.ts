@@ -72,6 +72,8 @@ interface Parcel {
 }
 
 interface Way {
+  /** The last one that has arrived. */
+  arrived: Uint8Array | null;
   /** Under way, in order. */
   readonly parcels: { readonly at: number; readonly parcel: Parcel }[];
   arrivalMs: number;
@@ -80,7 +82,7 @@ interface Way {
   doubled: number;
 }
 
-const newWay = (): Way => ({ parcels: [], arrivalMs: 0, stalledUntilMs: 0, doubled: 0 });
+const newWay = (): Way => ({ arrived: null, parcels: [], arrivalMs: 0, stalledUntilMs: 0, doubled: 0 });
 
 export interface ConnectionOptions {
   readonly time: VirtualTime;
@@ -123,11 +125,12 @@ export class Connection {
     return end === this.left ? this.right : this.left;
   }
 
-  /** From each side, the first parcel that has not arrived. */
+  /** From each side, the first parcel that has not arrived, or the last one that has. */
   underWay(): [SimSocket, Uint8Array][] {
     return [this.left, this.right].flatMap((side): [SimSocket, Uint8Array][] => {
-      const bytes = this.#wayFrom(side).parcels.find(({ parcel }) => parcel.bytes !== undefined)?.parcel.bytes;
-      return bytes === undefined ? [] : [[side, bytes]];
+      const { parcels, arrived } = this.#wayFrom(side);
+      const bytes = parcels.find(({ parcel }) => parcel.bytes !== undefined)?.parcel.bytes ?? arrived;
+      return bytes === null ? [] : [[side, bytes]];
     });
   }
 
@@ -163,6 +166,7 @@ export class Connection {
       return;
     }
     way.parcels.shift();
+    way.arrived = first.parcel.bytes ?? way.arrived;
     if (!this.#silent && (!this.#cut || first.parcel.end === true)) to.arrive(first.parcel);
     this.#deliver(way, to);
   }

@@ -80,13 +80,13 @@ export class Oracle {
   #checkPull(pull: Pull): void {
     this.waits.receiver(pull);
     const { session, process, transfer } = pull;
+    if (pull.outcome !== null && (pull.outcome === "ok") !== (session.outcome === "ok")) {
+      this.#broken(`I5: transfer ${transfer.number} at ${process.name} has two outcomes`);
+    }
     if (session.state === "END") return;
     const first = pull.blocks[0] as Parameters<typeof process.pool.references>[0];
     if (process.pool.references(first) === 0) {
       this.#broken(`I3: transfer ${transfer.number} at ${process.name} lost its blocks in ${session.state}`);
-    }
-    if (pull.outcome !== null && (pull.outcome === "ok") !== (session.outcome === "ok")) {
-      this.#broken(`I5: transfer ${transfer.number} at ${process.name} has two outcomes`);
     }
     if (session.outcome === null && session.state === "DRAIN") {
       this.#broken(`I5: transfer ${transfer.number} at ${process.name} drains without an outcome`);
@@ -137,10 +137,10 @@ export class Oracle {
     );
     const sending = pull?.transfer.sendings.find((one) => one.process === source);
     if (pull === undefined || sending === undefined) return;
-    const first = sending.blocks[0] as Parameters<typeof source.memory.generationOf>[0];
-    const pinned = source.memory.generationOf(first) === sending.generation;
-    if (pinned) pull.unpinned.delete(toToken);
-    else pull.unpinned.add(toToken);
+    // Dead with the lease held, it has changed nothing any more.
+    const session = sending.offer.sessions.find(({ transferId }) => transferId === pull.session.renewing);
+    if (session?.blocks.released === true && !source.dead) pull.unpinned.add(toToken);
+    else pull.unpinned.delete(toToken);
   }
 
   /** The caller of a pull hears that tokens [0, n) have arrived. */

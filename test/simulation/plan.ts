@@ -38,6 +38,7 @@ export const faultKinds = [
   "late frame",
   "duplicate",
   "refuse dial",
+  "stall dial",
   "stop",
   "kill",
   "replace",
@@ -78,6 +79,7 @@ export const tricks = [
   "wrong rank",
   "no token, wrong rank",
   "foreign layout",
+  "no token, foreign layout",
   "another's frames",
   "another's epoch",
   "old epoch",
@@ -165,7 +167,7 @@ const after = fc.oneof(
 );
 
 /** Faults that are harmless alone and hard together, where they meet something. */
-const scripts: readonly (readonly [enters: string, ...strikes: readonly (readonly [FaultKind, Place])[]])[] = [
+const scripts: readonly (readonly [when: string, ...strikes: readonly (readonly [FaultKind, Place])[]])[] = [
   // The lease ends while data still flows.
   ["receiver READ", ["mute", "here"], ["slow read", "here"]],
   ["receiver READ", ["mute", "here"], ["slow read", "here"], ["cancel send", "there"]],
@@ -173,6 +175,19 @@ const scripts: readonly (readonly [enters: string, ...strikes: readonly (readonl
   ["receiver READ", ["starve owner", "here"], ["mute", "here"]],
   ["receiver PULL", ["mute", "there"], ["stop", "here"]],
   ["receiver PULL", ["stop", "there"], ["cut", "here"]],
+  ["sender GRANT", ["mute", "here"], ["mute", "there"]],
+  ["sender GRANT", ["starve owner", "here"], ["mute", "there"]],
+  ["sender GRANT --leaseOver", ["mute", "here"]],
+  ["sender GRANT --renew", ["mute", "there"], ["starve owner", "here"]],
+  // What was written before comes again, or on another connection.
+  ["receiver PULL", ["duplicate", "here"]],
+  ["receiver PULL", ["late frame", "here"]],
+  ["sender GRANT", ["late frame", "here"]],
+  ["sender OFFER", ["late frame", "here"]],
+  ["sender ENDING", ["late frame", "here"]],
+  ["receiver CONNECTING", ["drain", "there"]],
+  ["sender WAIT", ["drain", "here"]],
+  ["sender GRANT", ["mute", "here"], ["drain", "here"]],
   // The sender wants to end and is not heard.
   ["sender GRANT", ["mute", "here"], ["cancel send", "here"]],
   ["sender GRANT", ["stop", "there"], ["cancel send", "here"]],
@@ -187,8 +202,16 @@ const scripts: readonly (readonly [enters: string, ...strikes: readonly (readonl
   ["receiver READ", ["fail read", "here"], ["cut", "here"]],
   ["receiver FINISH", ["kill", "there"]],
   ["receiver FINISH", ["cancel receive", "here"]],
-  ["receiver VERIFY", ["slow digest", "there"], ["kill", "there"]],
-  ["receiver VERIFY", ["slow digest", "there"], ["cut", "here"], ["refuse dial", "here"]],
+  ["receiver ORPHAN", ["cancel receive", "here"]],
+  ["receiver READ", ["fail read", "here"], ["slow read", "here"], ["kill", "there"]],
+  // While digests are on their way.
+  ["receiver VERIFY", ["slow digest", "here"], ["cut", "here"], ["cancel send", "there"]],
+  ["receiver VERIFY", ["slow digest", "here"], ["kill", "there"]],
+  ["sender GRANT", ["slow digest", "here"], ["kill", "here"]],
+  ["sender GRANT", ["slow digest", "here"], ["cut", "here"]],
+  ["sender GRANT", ["slow digest", "here"], ["cut", "here"], ["refuse dial", "there"]],
+  ["sender GRANT", ["slow digest", "here"], ["mute", "here"]],
+  ["sender GRANT", ["slow digest", "here"], ["cancel receive", "there"]],
   ["receiver CONNECTING", ["mute", "here"]],
   // A new process in the place of one that is only stopped.
   ["sender GRANT", ["slow read", "there"], ["replace", "there"]],
@@ -203,12 +226,65 @@ const scripted: fc.Arbitrary<FaultDecision> = fc
     after,
     sizes: fc.array(share, { minLength: 3, maxLength: 3 }),
   })
-  .map(({ script: [enters, ...strikes], nth, after, sizes }) => ({
+  .map(({ script: [when, ...strikes], nth, after, sizes }) => ({
     do: "fault",
-    when: { enters, nth },
+    when: triggerOf(when, nth),
     after,
     strikes: strikes.map(([what, where], index) => ({ what, where, size: sizes[index] ?? 0 })),
   }));
+
+const triggerOf = (when: string, nth: number): Trigger =>
+  when.includes("--") ? { row: when, nth } : { enters: when, nth };
+
+/** Strikes of a plot, with the least and the most of their size. */
+type Scene = readonly [when: string, ...strikes: readonly (readonly [FaultKind, Place, number, number])[]];
+
+/** Chains of events in which only the clocks stand between a receiver and blocks that were given back. */
+const plots: readonly (readonly Scene[])[] = [
+  // Renewals don't arrive, data does, and the word that the lease is over is late.
+  [
+    ["receiver READ", ["mute", "here", 300, 1000], ["slow read", "here", 0, 1000]],
+    ["sender GRANT --leaseOver", ["mute", "here", 100, 600]],
+  ],
+  [
+    ["receiver READ --ready", ["mute", "here", 300, 1000], ["slow read", "here", 500, 1000]],
+    ["sender GRANT --leaseOver", ["mute", "here", 100, 600]],
+  ],
+  // The lease has ended before this side's JavaScript hears of it, and it is asked to renew meanwhile.
+  [
+    ["sender GRANT --renewed", ["starve owner", "here", 450, 900], ["slow read", "there", 500, 1000]],
+    ["sender GRANT --leaseOver", ["mute", "here", 100, 600]],
+  ],
+  // GRANT is late, what was renewed meanwhile is not heard.
+  [
+    ["sender GRANT", ["mute", "here", 60, 230], ["mute", "there", 400, 1000], ["slow read", "there", 0, 1000]],
+    ["sender GRANT --leaseOver", ["mute", "here", 100, 600]],
+  ],
+  // A HELLO that is overtaken by the next one.
+  [["receiver QUEUED --turn", ["stall dial", "here", 0, 1000]]],
+  [["receiver READ", ["stall dial", "here", 0, 1000], ["cut", "here", 0, 600]]],
+];
+
+const plotted: fc.Arbitrary<FaultDecision[]> = fc
+  .record({
+    plot: fc.constantFrom(...plots),
+    nth: fc.integer({ min: 1, max: 2 }),
+    sizes: fc.array(share, { minLength: 3, maxLength: 3 }),
+  })
+  .map(({ plot, nth, sizes }) =>
+    plot.map(
+      ([when, ...strikes], scene): FaultDecision => ({
+        do: "fault",
+        when: triggerOf(when, scene === 0 ? nth : 1),
+        after: 0,
+        strikes: strikes.map(([what, where, least, most], index) => ({
+          what,
+          where,
+          size: Math.round(least + ((sizes[index] ?? 0) / 1000) * (most - least)),
+        })),
+      }),
+    ),
+  );
 
 const chosen: fc.Arbitrary<FaultDecision> = fc.record({
   do: fc.constant("fault" as const),
@@ -222,12 +298,32 @@ const chosen: fc.Arbitrary<FaultDecision> = fc.record({
 
 const fault = fc.oneof(scripted, chosen);
 
-const stranger: fc.Arbitrary<StrangerDecision> = fc.record({
-  do: fc.constant("stranger" as const),
-  when: trigger,
-  where: place,
-  trick: fc.constantFrom(...tricks),
-});
+/** Strangers that find what they lie about. */
+const visits: readonly (readonly [enters: string, trick: StrangerDecision["trick"]])[] = [
+  ["sender WAIT", "no token, foreign layout"],
+  ["sender OFFER", "wrong token"],
+  ["sender GRANT", "another's frames"],
+  ["sender GRANT", "wrong rank"],
+  ["sender ENDING", "wrong token"],
+  ["sender ENDING", "wrong rank"],
+  ["sender ENDING", "foreign layout"],
+  ["sender END", "old epoch"],
+];
+
+const stranger: fc.Arbitrary<StrangerDecision> = fc.oneof(
+  fc.record({
+    do: fc.constant("stranger" as const),
+    when: trigger,
+    where: place,
+    trick: fc.constantFrom(...tricks),
+  }),
+  fc.constantFrom(...visits).map(([enters, trick]) => ({
+    do: "stranger" as const,
+    when: { enters, nth: 1 },
+    where: "here" as const,
+    trick,
+  })),
+);
 
 const several = <T>(arbitrary: fc.Arbitrary<T>, minLength: number, maxLength: number): fc.Arbitrary<T[]> =>
   fc.array(arbitrary, { minLength, maxLength, size: "max" });
@@ -264,12 +360,13 @@ export const plans: fc.Arbitrary<Plan> = fc.noBias(
       turns: fc.integer({ min: 1, max: 3 }),
       transfers: several(transfer, 1, 8),
       faults: several(fault, 0, 10),
-      strangers: several(stranger, 0, 2),
+      plotted: seldom<FaultDecision[]>(plotted, [], 50),
+      strangers: several(stranger, 0, 3),
     })
     .map(
-      ({ transfers, faults, strangers, ...world }): Plan => ({
+      ({ transfers, faults, plotted, strangers, ...world }): Plan => ({
         ...world,
-        decisions: [...transfers, ...faults, ...strangers],
+        decisions: [...transfers, ...faults, ...plotted, ...strangers],
       }),
     ),
 );

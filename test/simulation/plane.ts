@@ -90,18 +90,20 @@ export class SimPlane implements DataPlane {
     return this.#process.clock.nowMs();
   }
 
-  /** The owner thread gets no CPU until then: so long that a whole lease may pass. */
+  /** Nothing gets to the owner thread or back until then: so long that a whole lease may pass. */
   starve(untilMs: number): void {
     this.#starvedUntil = untilMs;
+  }
+
+  get #starvedFor(): number {
+    return Math.max(0, this.#starvedUntil - this.#world.time.now);
   }
 
   /** To the owner thread, in the order of the calls. */
   #command(run: () => void): void {
     this.#commands.push(run);
     if (this.#commands.length > 1) return;
-    const { time, delays } = this.#world;
-    const starved = Math.max(0, this.#starvedUntil - time.now);
-    this.#process.later(this.#process.noise.delay(delays.owner) + starved, () => {
+    this.#process.later(this.#process.noise.delay(this.#world.delays.owner) + this.#starvedFor, () => {
       for (const command of this.#commands.splice(0)) command();
     });
   }
@@ -110,7 +112,7 @@ export class SimPlane implements DataPlane {
   #complete(run: () => void): void {
     this.#completions.push(run);
     if (this.#completions.length > 1) return;
-    this.#process.later(this.#process.noise.delay(this.#world.delays.owner * 4), () => {
+    this.#process.later(this.#process.noise.delay(this.#world.delays.owner * 4) + this.#starvedFor, () => {
       for (const completion of this.#completions.splice(0)) completion();
     });
   }

@@ -55,8 +55,12 @@ export class SimProcess {
   readonly pulls: Pulls;
   readonly counts = new TransferCounts();
   readonly receivers = new Receivers();
+  /** It takes no new work. */
+  draining = false;
   /** No dial of this process succeeds until then. */
   refusedUntil = 0;
+  /** The next one that it dials is stalled until then. */
+  stalledDialUntil = 0;
   readonly #world: World;
   readonly #connections = new Set<Connection>();
   readonly #inbox: (() => void)[] = [];
@@ -229,6 +233,8 @@ export class SimProcess {
       right: target,
       reading: (at, read) => this.#world.reading(connection, at, read),
     });
+    connection.stall(connection.left, this.stalledDialUntil);
+    this.stalledDialUntil = 0;
     this.#connections.add(connection);
     target.#connections.add(connection);
     target.soon(() => {

@@ -19,9 +19,6 @@ export async function run(plan: Plan, options: Partial<WorldOptions> = {}): Prom
   const world = new World(plan, { tracing: false, defects: new Set(), created: () => {}, ...options });
   const { time, oracle, endMs } = world;
   let steps = 0;
-  // A burst of frames is cut by real time; here it is handled in one step.
-  const realNow = performance.now;
-  performance.now = () => time.now;
   const unhandled = (reason: unknown): void =>
     world.broken(`unhandled: ${reason instanceof Error ? reason.stack : reason}`);
   process.on("unhandledRejection", unhandled);
@@ -35,7 +32,6 @@ export async function run(plan: Plan, options: Partial<WorldOptions> = {}): Prom
     world.broken(error instanceof Error ? (error.stack ?? error.message) : String(error));
   } finally {
     process.off("unhandledRejection", unhandled);
-    performance.now = realNow;
   }
   const outcomes = new Map<string, number>();
   for (const { outcome } of world.transfers.pulls) {

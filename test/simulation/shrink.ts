@@ -19,9 +19,16 @@ async function leaveOut(plan: Plan, fails: (plan: Plan) => Promise<boolean>): Pr
   return least;
 }
 
+/** Shrinking stays with the invariant that fell first. */
+export const kindOf = (failure: Error | null): string => failure?.message.match(/\bI\d\b/)?.[0] ?? "another";
+
 /** The plan of a seed that fails, made small: decisions are left out and fast-check shrinks their values, whichever gets further. */
 export async function shrink(seed: number, options: Partial<WorldOptions> = {}): Promise<Plan> {
-  const fails = async (plan: Plan): Promise<boolean> => (await run(plan, options)).failure !== null;
+  const wanted = kindOf((await run(planOf(seed), options)).failure);
+  const fails = async (plan: Plan): Promise<boolean> => {
+    const { failure } = await run(plan, options);
+    return failure !== null && kindOf(failure) === wanted;
+  };
   const fewer = await leaveOut(planOf(seed), fails);
   let smaller: Plan | null = null;
   const property = fc.asyncProperty(plans, async (plan) => {

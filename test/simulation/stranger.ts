@@ -17,13 +17,14 @@ const FRAMES = 4;
  */
 export function intrude(world: World, { trick }: StrangerDecision, target: SimProcess, number: number): void {
   if (target.dead || world.isCalm) return;
-  if (trick === "foreign layout" && target.seat.layout === foreignLayout) return;
+  const foreign = trick.includes("foreign layout");
+  if (foreign && target.seat.layout === foreignLayout) return;
   const seat = {
     address: `tcp://stranger-${number}:1`,
     instance: `stranger-${number}`,
     rank: trick.includes("wrong rank") ? 9 : 0,
     ranks: 1,
-    layout: trick === "foreign layout" ? foreignLayout : layout,
+    layout: foreign ? foreignLayout : layout,
     rateError: 0,
   };
   const stranger = new SimProcess(world, `stranger#${number}`, seat);
@@ -61,7 +62,7 @@ export function intrude(world: World, { trick }: StrangerDecision, target: SimPr
           : { requestId: offer.transfer.request, token: proves ? offer.offer.token : newToken() },
       welcomed: (channel, welcome) => {
         if (!proves) refused("a welcome");
-        if (trick === "foreign layout" && welcome.descriptor.length > 0) refused("a descriptor");
+        if (foreign && welcome.descriptor.length > 0) refused("a descriptor");
         for (let frame = 1; frame <= FRAMES; frame++) {
           stranger.later(frame * noise.delay(delays.network * 4), () => {
             const sending = known();
@@ -119,6 +120,7 @@ function lies(
     case "wrong rank":
     case "foreign layout":
       return [pull(token)];
+    case "no token, foreign layout":
     case "no token, wrong rank": {
       // Also of one that waits for its offer.
       const waiting = world.transfers.pulls.find(({ session }) => session.state === "PULL");

@@ -19,8 +19,6 @@ export interface Sending {
   readonly rank: number;
   readonly offer: Offer;
   readonly blocks: readonly number[];
-  /** Of the first block: another one later means that it was given back. */
-  readonly generation: number;
   /** Tokens [0, n) are written. */
   written: number;
   outcome: Outcome | null;
@@ -115,6 +113,8 @@ export class Transfers {
     if (again !== null) {
       this.#world.time.after((plan.late / 500) * limits.leaseMs, () => this.#fetchAll(transfer, again, () => null));
     }
+    // Prefill begins at once, or some time after the receiver has asked.
+    const lateMs = plan.pause < 500 ? 0 : (plan.pause / 2000) * limits.leaseMs;
     for (const [rank, sender] of senders.entries()) {
       if (plan.mistake === "noOffer") continue;
       sender.later(sender.noise.delay(delays.network), () => {
@@ -122,7 +122,7 @@ export class Transfers {
         else if (plan.steps % 2 === 1) this.#offer(transfer, rank, true);
         else {
           sender.offers.waiting.arrival(request, undefined).then(
-            () => sender.soon(() => this.#offer(transfer, rank, true)),
+            () => sender.later(lateMs, () => this.#offer(transfer, rank, true)),
             () => sender.offers.waiting.refuse(request),
           );
         }
@@ -165,7 +165,7 @@ export class Transfers {
     const process = senders[rank];
     const { tokens, steps } = plan;
     const count = Math.ceil(tokens / layout.tokensPerBlock);
-    if (process === undefined || process.pool.free < count) return null;
+    if (process === undefined || process.draining || process.pool.free < count) return null;
     const hold = process.pool.allocate(count);
     const write = (from: number, to: number): void => {
       for (let token = from; token < to; token++) {
@@ -181,7 +181,6 @@ export class Transfers {
       rank,
       offer,
       blocks: hold.ids,
-      generation: process.memory.generationOf(hold.ids[0] as (typeof hold.ids)[number]),
       written: ready,
       outcome: null,
     };

@@ -14,6 +14,23 @@ const hooks = new FaultHooks(({ state }, { pid = process.pid, act, say }) => {
   if (act !== undefined) process.kill(pid, act);
 });
 
+/** While reads are held, what the plane says of them waits here. */
+let heldWords = null;
+
+/** The plane, with reads that may be held: their ends are told when `letReadsEnd` says so, as if the copies had taken that long. */
+function holdable(plane) {
+  const told = (word) => (heldWords === null ? word() : heldWords.push(word));
+  const read = (request, listener) =>
+    plane.read(request, {
+      ended: (end) => told(() => listener.ended({ ...end, atMs: plane.nowMs() })),
+      quiet: () => told(() => listener.quiet()),
+    });
+  return new Proxy(plane, {
+    get: (_, name) =>
+      name === "read" ? read : typeof plane[name] === "function" ? plane[name].bind(plane) : plane[name],
+  });
+}
+
 /** Calls `visit(byteOffset, layer, head, token)` for the vector of each token of the sequence, as `[layer][k|v][head][token][headDim]`. */
 function eachVector(ids, visit) {
   const { layers, kvHeads, headDim, tokensPerBlock } = kv.layout;
@@ -46,8 +63,19 @@ function resources() {
 
 const commands = {
   async open({ options, hooked = true }) {
-    kv = await KvTransceiver.open(options, hooked ? { observer: hooks.observer, plane: hooks.plane } : {});
+    kv = await KvTransceiver.open(
+      options,
+      hooked ? { observer: hooks.observer, plane: (plane) => hooks.plane(holdable(plane)) } : {},
+    );
     return { endpoints: kv.endpoints, infoEndpoints: kv.infoEndpoints, epoch: kv.epoch, pid: process.pid };
+  },
+  holdReads() {
+    heldWords = [];
+  },
+  letReadsEnd() {
+    const words = heldWords ?? [];
+    heldWords = null;
+    for (const word of words) word();
   },
   arm(spec) {
     hooks.armed = spec;

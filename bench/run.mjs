@@ -11,6 +11,7 @@ const suites = {
   cancel: () => import("./cancel/suite.mjs"),
   ttft: () => import("./ttft/suite.mjs"),
   plan: () => import("./plan/suite.mjs"),
+  nixl: () => import("./nixl/suite.mjs"),
 };
 
 const { values } = parseArgs({ options: { only: { type: "string" }, json: { type: "string" } } });

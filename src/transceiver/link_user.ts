@@ -4,7 +4,7 @@ import type { Layout } from "../layout.ts";
 import type { DataPlane } from "./data_plane.ts";
 import type { Dial, DialIdentity } from "./dial.ts";
 import type { PeerLink } from "./peer_link.ts";
-import type { FrameOf } from "./protocol.ts";
+import type { FrameOf, ReceiverFrame } from "./protocol.ts";
 
 /** A receiver's session as its link sees it. */
 export interface LinkUser {
@@ -45,3 +45,15 @@ export interface LinkSurroundings {
   /** The link holds nothing any more. */
   unused(link: PeerLink): void;
 }
+
+/** What a sender could not be told yet. */
+export interface Untold {
+  readonly transferId: TransferId;
+  readonly frames: readonly ReceiverFrame[];
+  readonly offer: LinkUser["offer"];
+  /** What this could tell is over then. */
+  readonly untilMs: number;
+}
+
+/** Of a PULL, without what all frames of a link have. */
+export type PullFields = Omit<FrameOf<"PULL">, "type" | "se" | "re">;

@@ -1,31 +1,20 @@
 import { KvError } from "../errors.ts";
 import type { TransferId } from "../ids.ts";
 import { type Layout, layoutDifferences } from "../layout.ts";
-import type { PlanePeer, PlaneTimer } from "./data_plane.ts";
+import type { PlanePeer } from "./data_plane.ts";
 import type { DialFailure, DialTarget } from "./dial.ts";
 import type { ChannelListener, FrameChannel } from "./frame_channel.ts";
-import { renewalPeriodMs } from "./lease_view.ts";
-import type { LinkSurroundings, LinkUser } from "./link_user.ts";
+import { LinkLiveness } from "./link_liveness.ts";
+import type { LinkSurroundings, LinkUser, PullFields, Untold } from "./link_user.ts";
 import { decodeSenderFrame, type FrameOf, IDS_LIMIT, type ReceiverFrame, type SenderFrame } from "./protocol.ts";
 import { Renewals } from "./renewals.ts";
 
-/** Periods without a byte from the sender after which it counts as lost. */
-const SILENT_PERIODS = 3;
 /** Tries to connect, and the pause before each but the first. */
 const DIAL_PAUSES_MS = [0, 50, 200];
 /** For the sender to read the last DONE. */
 const LINGER_MS = 1_000;
 /** Copying a large pool's page tables takes seconds; a stopped sender is noticed by its silence long before. */
 const REACH_TIMEOUT_MS = 60_000;
-
-interface Untold {
-  readonly transferId: TransferId;
-  readonly frames: readonly ReceiverFrame[];
-  readonly offer: LinkUser["offer"];
-  /** What this could tell is over then. */
-  readonly untilMs: number;
-}
-type PullFields = Omit<FrameOf<"PULL">, "type" | "se" | "re">;
 
 type LinkState = "down" | "dialling" | "reaching" | "up" | "gone";
 
@@ -47,9 +36,7 @@ export class PeerLink implements ChannelListener {
   #path = "none";
   #leaseMs: number;
   readonly #renewals: Renewals;
-  #ticker: PlaneTimer | null = null;
-  #lastTickMs = 0;
-  #heardMs = 0;
+  readonly #liveness: LinkLiveness;
   #pings = 0;
   /** Why this epoch of the sender can never be used again. */
   #end: { readonly error: KvError; readonly kind: "stale" | "dead" | "closed" } | null = null;
@@ -59,6 +46,11 @@ export class PeerLink implements ChannelListener {
     this.#around = around;
     this.#leaseMs = around.ownLeaseMs;
     this.#renewals = new Renewals(around);
+    this.#liveness = new LinkLiveness(
+      around.plane,
+      () => this.#leaseMs,
+      (now, silentMs) => this.#beat(now, silentMs),
+    );
   }
 
   get up(): boolean {
@@ -81,7 +73,7 @@ export class PeerLink implements ChannelListener {
 
   join(user: LinkUser): void {
     this.#users.add(user);
-    this.#startTicking();
+    this.#liveness.start();
     if (this.#end !== null) this.#tellEnd(user);
     else if (this.#state === "up") user.linkUp();
     else if (this.#state === "down") void this.#dial();
@@ -148,7 +140,7 @@ export class PeerLink implements ChannelListener {
   // --- frames -------------------------------------------------------------------------------------------------------------
 
   frame(bytes: Uint8Array): void {
-    this.#heardMs = this.#around.plane.nowMs();
+    this.#liveness.heard();
     const decoded = decodeSenderFrame(bytes);
     if (decoded.ok) {
       this.#take(decoded.frame);
@@ -280,9 +272,9 @@ export class PeerLink implements ChannelListener {
   }
 
   #welcomed(channel: FrameChannel, welcome: FrameOf<"WELCOME">): ChannelListener {
-    const { plane, layout } = this.#around;
+    const { layout } = this.#around;
     this.#channel = channel;
-    this.#heardMs = plane.nowMs();
+    this.#liveness.heard();
     if (this.#end !== null) {
       channel.close("this side has closed");
     } else if (welcome.se !== this.target.epoch) {
@@ -318,8 +310,7 @@ export class PeerLink implements ChannelListener {
       },
       dead: () => {
         const { name, epoch } = this.target;
-        const ms = Math.round(this.#around.plane.nowMs() - this.#heardMs);
-        this.#finish("dead", new KvError("PEER_LOST", { peer: name, epoch, ms }));
+        this.#finish("dead", new KvError("PEER_LOST", { peer: name, epoch, ms: this.#liveness.unheardMs }));
       },
     });
   }
@@ -342,7 +333,7 @@ export class PeerLink implements ChannelListener {
     if (this.#end !== null) return;
     this.#state = "down";
     const { name, epoch } = this.target;
-    const ms = Math.round(this.#around.plane.nowMs() - this.#heardMs);
+    const ms = this.#liveness.unheardMs;
     const error = new KvError("PEER_LOST", { peer: name, epoch, ms }, { cause: new Error(why) });
     if (!this.#mapped) {
       this.#peer?.release();
@@ -387,8 +378,7 @@ export class PeerLink implements ChannelListener {
   /** An idle link stays connected, for the next pull; one without connection or future lets its mapping go. */
   #rest(): void {
     if (this.#users.size > 0) return;
-    this.#ticker?.clear();
-    this.#ticker = null;
+    this.#liveness.stop();
     if (this.#untold.length > 0 || (this.#state !== "down" && this.#state !== "gone")) return;
     this.#peer?.release();
     this.#peer = null;
@@ -398,28 +388,11 @@ export class PeerLink implements ChannelListener {
 
   // --- liveness -----------------------------------------------------------------------------------------------------------
 
-  #startTicking(): void {
-    if (this.#ticker !== null) return;
-    this.#lastTickMs = this.#around.plane.nowMs();
-    this.#scheduleTick();
-  }
-
-  #scheduleTick(): void {
-    const { plane } = this.#around;
-    this.#ticker = plane.timer(plane.nowMs() + renewalPeriodMs(this.#leaseMs), () => this.#tick());
-  }
-
-  #tick(): void {
-    const now = this.#around.plane.nowMs();
-    const period = renewalPeriodMs(this.#leaseMs);
-    // This process was stopped or busy: what the sender wrote meanwhile is still unread, so its silence proves nothing yet.
-    if (now - this.#lastTickMs > 2 * period) this.#heardMs = now;
-    this.#lastTickMs = now;
-    this.#scheduleTick();
+  #beat(now: number, silentMs: number | null): void {
     for (const user of [...this.#users]) if (this.#users.has(user)) user.tick(now);
     if (this.#channel === null) return;
-    if (now - this.#heardMs > SILENT_PERIODS * period) {
-      this.#channel.close(`silent for ${Math.round(now - this.#heardMs)} ms`);
+    if (silentMs !== null) {
+      this.#channel.close(`silent for ${Math.round(silentMs)} ms`);
       return;
     }
     this.renewNow();

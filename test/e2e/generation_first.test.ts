@@ -2,7 +2,13 @@ import { randomUUID } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ask, type Body, Refused } from "../integration/worker/client.ts";
 import { type Golden, goldens } from "../integration/worker/golden.ts";
-import { expectGolden, tokenizer } from "../integration/worker/golden_check.ts";
+import {
+  expectAllStreamed,
+  expectAllWhole,
+  expectEightAtOnce,
+  expectGolden,
+  tokenizer,
+} from "../integration/worker/golden_check.ts";
 import { LeakWatch, POOL_TOKENS } from "../integration/worker/no_leak.ts";
 import { type Deployed, type DeployedWorker, deploy, eventually } from "./deployed.ts";
 
@@ -58,27 +64,14 @@ async function settled(workers: readonly DeployedWorker[] = [...deployed.context
 
 describe("a golden answer in generation-first", () => {
   it("is right token for token, whole", async () => {
-    for (const golden of goldens) expectGolden(await run(golden), golden);
+    await expectAllWhole(run);
     await settled();
   });
 
-  it("is right streamed, with ending and usage", async () => {
-    for (const golden of goldens) {
-      const streamed = await run(golden, { stream: true, stream_options: { include_usage: true } });
-      expect(streamed).toMatchObject({
-        text: golden.outputText,
-        promptTokens: golden.ids.length,
-        outputTokens: golden.outputIds.length,
-      });
-    }
-  });
+  it("is right streamed, with ending and usage", () => expectAllStreamed(run));
 
   it("is right eight at once", async () => {
-    for (let from = 0; from < goldens.length; from += 8) {
-      const group = goldens.slice(from, from + 8);
-      const replies = await Promise.all(group.map((golden) => run(golden)));
-      for (const [index, reply] of replies.entries()) expectGolden(reply, group[index] as Golden);
-    }
+    await expectEightAtOnce(run);
     await settled();
   });
 

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ask, askPair, type Body, contextHop, generationBody, post } from "./client.ts";
 import { type Golden, goldens } from "./golden.ts";
-import { expectGolden, tokenizer } from "./golden_check.ts";
+import { expectAllStreamed, expectAllWhole, expectEightAtOnce, expectGolden, tokenizer } from "./golden_check.ts";
 import { blocksOf, transfersOf } from "./inspect.ts";
 import { type WorkerProcess, Workers, withoutReuse } from "./worker_process.ts";
 
@@ -23,28 +23,11 @@ describe("a context and a generation worker", () => {
   const run = (golden: Golden, more: Body = {}) =>
     askPair({ context, generation }, golden.kind, { ...golden.body, ...more });
 
-  it("answer every golden prompt token for token", async () => {
-    for (const golden of goldens) expectGolden(await run(golden), golden);
-  });
+  it("answer every golden prompt token for token", () => expectAllWhole(run));
 
-  it("answer them streamed with the same text, ending and usage", async () => {
-    for (const golden of goldens) {
-      const streamed = await run(golden, { stream: true, stream_options: { include_usage: true } });
-      expect(streamed).toMatchObject({
-        text: golden.outputText,
-        promptTokens: golden.ids.length,
-        outputTokens: golden.outputIds.length,
-      });
-    }
-  });
+  it("answer them streamed with the same text, ending and usage", () => expectAllStreamed(run));
 
-  it("answer eight at once as they answer one", async () => {
-    for (let from = 0; from < goldens.length; from += 8) {
-      const group = goldens.slice(from, from + 8);
-      const replies = await Promise.all(group.map((golden) => run(golden)));
-      for (const [index, reply] of replies.entries()) expectGolden(reply, group[index] as Golden);
-    }
-  });
+  it("answer eight at once as they answer one", () => expectEightAtOnce(run));
 
   it("give seeded sampled requests the tokens and log probabilities of one worker alone", async () => {
     const sampled = { temperature: 0.9, top_p: 0.95, top_k: 50, repetition_penalty: 1.1, presence_penalty: 0.2 };

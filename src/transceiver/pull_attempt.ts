@@ -94,10 +94,18 @@ export class PullAttempt {
   post(plane: DataPlane, place: ReadPlace, owner: AttemptReads): Piece {
     const fromToken = this.pieces.posted;
     const piece = this.pieces.post(this.#announced, plane.nowMs());
-    const { toToken } = piece;
-    const tokens = { fromToken, toToken, sequenceTokens: this.#tokens };
+    // Field by field: spreading `place` takes 6 µs a read.
     piece.read = plane.read(
-      { ...place, ...tokens, source: this.#sourceTable },
+      {
+        peer: place.peer,
+        target: place.target,
+        replicated: place.replicated,
+        deadlineMs: place.deadlineMs,
+        fromToken,
+        toToken: piece.toToken,
+        sequenceTokens: this.#tokens,
+        source: this.#sourceTable,
+      },
       {
         ended: (end) => {
           this.pieces.ended(piece, end.atMs, end.bytes);

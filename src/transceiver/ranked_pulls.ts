@@ -45,10 +45,12 @@ export class RankedPulls {
     signal: AbortSignal | undefined,
   ): ReceiveTransfer {
     const { needed, unneeded } = this.#peerRanks.sources(sizes);
-    const found = needed.map((rank) => sourceOf(sources, rank));
-    const [first, ...rest] = found.map(({ rank, token, target }) =>
-      this.#start({ ...offer, token, part: this.#peerRanks.partFrom(rank, sizes) }, target, signal),
-    );
+    const { requestId, peer, tokens, skipTokens, blocks } = offer;
+    const [first, ...rest] = needed.map((needs) => {
+      const { rank, token, target } = sourceOf(sources, needs);
+      const part = this.#peerRanks.partFrom(rank, sizes);
+      return this.#start({ requestId, token, peer, tokens, skipTokens, blocks, part }, target, signal);
+    });
     if (first === undefined) throw new KvError("INTERNAL", { where: "receive", why: "no rank holds a part" });
     const receiving = joinReceives([first, ...rest]);
     // Copies that no rank of this side needs are told so by a pull of nothing: they let their blocks go now, not by their timer.

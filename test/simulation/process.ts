@@ -151,9 +151,10 @@ export class SimProcess {
   }
 
   /** Runs when this process gets to it: not while it is stopped, never once it is dead. */
+  /** In the order in which it is asked for, also behind what has waited for `resume`. */
   soon(run: () => void): void {
     if (this.#dead) return;
-    if (this.#stopped) this.#inbox.push(run);
+    if (this.#stopped || this.#inbox.length > 0) this.#inbox.push(run);
     else run();
   }
 
@@ -189,9 +190,17 @@ export class SimProcess {
   resume(): void {
     this.#stopped = false;
     this.clock.thaw();
-    const waiting = this.#inbox.splice(0);
-    // Each waiting step runs in its own moment, in order, as a scheduler would give them out.
-    for (const run of waiting) this.#world.time.after(0, () => this.soon(run));
+    this.#catchUp();
+  }
+
+  /** Each waiting step runs in its own moment, as a scheduler would give them out. */
+  #catchUp(): void {
+    if (this.#inbox.length === 0) return;
+    this.#world.time.after(0, () => {
+      if (this.#stopped) return;
+      this.#inbox.shift()?.();
+      this.#catchUp();
+    });
   }
 
   /** As kill -9: memory that others have mapped stays as it is, sockets close, nothing runs any more. */

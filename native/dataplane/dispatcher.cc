@@ -30,7 +30,7 @@ void Dispatcher::Apply(Command command, BootNanos now) {
       Renew(command.id, command.leases, now);
       break;
     case Command::Kind::kDropLease:
-      DropLease(command.id, now);
+      DropLease(command.id);
       break;
     case Command::Kind::kSetTimer:
       timers_.Set(command.id, command.when);
@@ -193,9 +193,9 @@ void Dispatcher::Renew(uint64_t seq, const std::vector<uint64_t>& leases, BootNa
   Complete(CompletionKind::kRenewEnd, seq, now);
 }
 
-void Dispatcher::DropLease(uint64_t lease, BootNanos now) {
-  ExpireLeases(now);
-  // Over already: LEASE_OVER is on its way, and is the only word about it.
+// Also when its end has come but was not told yet: nobody wants to hear of it any more, and an owner that
+// slept must not tell more than one that was awake.
+void Dispatcher::DropLease(uint64_t lease) {
   if (leases_.Clear(lease)) lease_durations_.erase(lease);
 }
 

@@ -62,7 +62,7 @@ class Dispatcher {
   void EndEarly(uint64_t id, JobStatus status, BootNanos now);
   void Grant(uint64_t lease, BootNanos end, BootNanos duration);
   void Renew(uint64_t seq, const std::vector<uint64_t>& leases, BootNanos now);
-  void DropLease(uint64_t lease, BootNanos now);
+  void DropLease(uint64_t lease);
   void Close(BootNanos now);
   void OnReached(const PathEvent& event, BootNanos now);
   void OnQuiet(const PathEvent& event, BootNanos now);

@@ -230,12 +230,13 @@ const root = fileURLToPath(new URL("../../..", import.meta.url));
 const setup = `import { createRequire } from "node:module";
 const require = createRequire(${JSON.stringify(join(root, "package.json"))});
 const native = require(require("node-gyp-build").resolve(${JSON.stringify(root)}));
+const { packedLayout } = await import(${JSON.stringify(new URL("../dataplane/packed_layout.mjs", import.meta.url).href)});
 const model = ${JSON.stringify(join(root, TINY))};
 const options = { threads: 2, weights: "auto", kv: "auto", tokensPerBlock: 32 };
 let calls = 0;
 const open = async () => {
   const engine = await native.loadModel(model, options);
-  const layout = { layers: 5, planes: 2, heads: 2, tokensPerBlock: 32, headBytes: 128 };
+  const layout = packedLayout({ layers: 5, planes: 2, heads: 2, tokensPerBlock: 32, headBytes: 128 });
   const plane = await native.openDataPlane({ layout, blocks: 64, epoch: "00000000000000aa", check: false }, () => {});
   engine.attachPools([{ span: plane.span, firstLayer: 0, layers: 5, firstHead: 0, heads: 2 }], 64);
   const table = Uint32Array.from({ length: 64 }, (_, index) => index);

@@ -46,8 +46,9 @@ export class RankedPulls {
   ): ReceiveTransfer {
     const { needed, unneeded } = this.#peerRanks.sources(sizes);
     const { requestId, peer, tokens, skipTokens, blocks } = offer;
-    const [first, ...rest] = needed.map((needs) => {
-      const { rank, token, target } = sourceOf(sources, needs);
+    // All are found before any is asked.
+    const found = needed.map((rank) => sourceOf(sources, rank));
+    const [first, ...rest] = found.map(({ rank, token, target }) => {
       const part = this.#peerRanks.partFrom(rank, sizes);
       return this.#start({ requestId, token, peer, tokens, skipTokens, blocks, part }, target, signal);
     });

@@ -155,8 +155,11 @@ std::optional<Error> DataPlane::OpenPaths(const std::shared_ptr<HostPool>& pool,
   if (options_.shared_memory) {
     auto descriptor = EncodeDescriptor(own);
     if (!descriptor) {
-      return Error{ErrorCode::kSocketDirRefused,
-                   "socket directory " + own.directory + " is too long; set KVT_SOCKET_DIR to a shorter one"};
+      return Error{
+          ErrorCode::kSocketDirRefused,
+          "socket directory " + own.directory +
+              " is too long (set KVT_SOCKET_DIR to a shorter one), or the pool has too many layers at "
+              "places of their own"};
     }
     auto path = SharedMemoryPath::Open({own, pool, options_.crew, sleeper_});
     if (!path.ok()) return path.error();

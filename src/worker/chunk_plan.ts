@@ -16,7 +16,7 @@ export interface ChunkBudget {
 
 /**
  * Divides a step's tokens among the prompts that are being computed: an equal share each, what is left in order. Whoever gets nothing
- * stands first the next time (the scheduler moves the served to the end).
+ * stands first the next time (the step loop moves the served to the end).
  */
 export function planPrefill(prefilling: readonly WorkerRequest[], budget: ChunkBudget): Chunk[] {
   if (prefilling.length === 0) return [];

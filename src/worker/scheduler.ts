@@ -1,29 +1,22 @@
 import { KvError } from "../errors.ts";
 import type { RequestId } from "../ids.ts";
 import type { CancelOutcome } from "../transceiver/api.ts";
-import {
-  AdmissionQueue,
-  checkServable,
-  dependsOnPeer,
-  endsAtFirstToken,
-  leavesRoom,
-  mayStartEarly,
-} from "./admission.ts";
+import { checkServable, endsAtFirstToken } from "./admission.ts";
+import { Admitter } from "./admitter.ts";
 import { BlockReservations } from "./block_reservations.ts";
-import { planPrefill } from "./chunk_plan.ts";
 import { type DeparturePhase, Departures } from "./departures.ts";
 import type { Engine, Sample } from "./engine.ts";
-import { asKvError, computeChunk, copyPart, DecodeCall, leaveStep } from "./engine_calls.ts";
+import { asKvError, copyPart } from "./engine_calls.ts";
 import { Handoffs } from "./handoffs.ts";
 import type { CachedBlock } from "./prefix_cache.ts";
 import { type Finish, type RequestSpec, WorkerRequest } from "./request.ts";
 import type { SchedulerLimits, SchedulerLoad, SchedulerOptions } from "./scheduler_options.ts";
-import { Standoffs } from "./standoffs.ts";
+import { StepLoop } from "./step_loop.ts";
 
 /**
  * Continuous batching. A request is admitted, in order of arrival, when the pool has blocks for all it may ever need
- * (docs/decisions/011-reserve-at-admission.md), so whatever runs can finish. Each step computes one token of every decoding request and
- * chunks of the prompts, at most `stepTokens` together. Blocks are given back once no engine call and no transfer touches them.
+ * (docs/decisions/011-reserve-at-admission.md), so whatever runs can finish. Here is how requests begin and end; whose turn it is, the
+ * engine's steps and the transfers have a file each. Blocks are given back once no engine call and no transfer touches them.
  */
 export class Scheduler {
   readonly #engine: Engine;
@@ -32,15 +25,9 @@ export class Scheduler {
   readonly #blocks: BlockReservations;
   readonly #departures: Departures;
   readonly #live = new Set<WorkerRequest>();
-  readonly #waiting: AdmissionQueue;
-  readonly #standoffs: Standoffs;
+  readonly #admitter: Admitter;
+  readonly #steps: StepLoop;
   readonly #handoffs: Handoffs;
-  #prefilling: WorkerRequest[] = [];
-  readonly #decoding = new Set<WorkerRequest>();
-  #decodeCall: DecodeCall | null = null;
-  #looping = false;
-  #again = false;
-  #stepStartedMs: number | null = null;
   #draining = false;
   #broken: KvError | null = null;
   #idleWaiters: (() => void)[] = [];
@@ -69,29 +56,45 @@ export class Scheduler {
         forget: (request) => this.#forget(request),
       },
     );
-    this.#waiting = new AdmissionQueue(options.limits, (request, error) => this.#stop(request, error));
-    this.#standoffs = new Standoffs({
-      afterMs: options.limits.giveWayMs,
-      blocks: this.#blocks.total,
-      blocksFor: this.#blocks.blocksFor,
-      live: this.#live,
-      waiting: this.#waiting,
-      giveWay: (request, error) => {
-        this.#stop(request, error);
-        this.#handoffs.abandon(request);
+    this.#steps = new StepLoop(
+      { ...options, blocks: this.#blocks, stepTokens: options.limits.stepTokens },
+      {
+        admit: () => this.#admitter.admit(),
+        prompted: (request, first) => this.#afterPrompt(request, first),
+        sampled: (request, sample) => this.#accept(request, sample),
+        failed: (request, error) => this.#fail(request, error),
+        broken: (error) => this.#breakDown(error),
+        rested: () => this.#noteIdle(),
       },
-    });
+    );
+    this.#admitter = new Admitter(
+      {
+        limits: options.limits,
+        blocks: this.#blocks,
+        live: this.#live,
+        busy: () => this.#handoffs.receiving + this.#steps.prefilling + this.#steps.decoding,
+        expecting: () => this.#handoffs.expecting,
+      },
+      {
+        begin: (request) => this.#begin(request),
+        expired: (request, error) => this.#stop(request, error),
+        giveWay: (request, error) => {
+          this.#stop(request, error);
+          this.#handoffs.abandon(request);
+        },
+      },
+    );
     this.#stopListening = options.pool.onFreed(() => {
-      if (this.#waiting.length > 0) this.#wake();
+      if (this.#admitter.waiting > 0) this.#steps.wake();
     });
   }
 
   get load(): SchedulerLoad {
     return {
-      waiting: this.#waiting.length + this.#handoffs.expecting,
+      waiting: this.#admitter.waiting + this.#handoffs.expecting,
       receiving: this.#handoffs.receiving,
-      prefilling: this.#prefilling.length,
-      decoding: this.#decoding.size,
+      prefilling: this.#steps.prefilling,
+      decoding: this.#steps.decoding,
       offered: [...this.#live].filter(({ state }) => state === "DISAGG_CONTEXT_TRANS_IN_PROGRESS").length,
       cachedBlocks: this.#blocks.cachedBlocks,
       evictableBlocks: this.#blocks.evictableBlocks,
@@ -108,9 +111,7 @@ export class Scheduler {
     const problems: string[] = [];
     if (this.#broken !== null) problems.push(this.#broken.message);
     const { stepLimitMs } = this.#limits;
-    if (this.#stepStartedMs !== null && this.#options.nowMs() - this.#stepStartedMs > stepLimitMs) {
-      problems.push(`an engine step has run for more than ${stepLimitMs} ms`);
-    }
+    if (this.#steps.stepMs > stepLimitMs) problems.push(`an engine step has run for more than ${stepLimitMs} ms`);
     return problems;
   }
 
@@ -136,26 +137,15 @@ export class Scheduler {
     return request;
   }
 
-  /** Gives a request blocks before its reader has come, if nobody can miss them: so prefill does not wait for another worker's first step. */
   #startEarly(request: WorkerRequest): boolean {
-    const { maxBatchSize: batch, bothRoles, earlyShare, maxSeqLen } = this.#limits;
-    const { total: blocks, blocksFor } = this.#blocks;
-    const busy = this.#handoffs.receiving + this.#prefilling.length + this.#decoding.size;
-    if (this.#waiting.length + this.#handoffs.expecting > 0 || busy >= Math.ceil(batch / 2)) return false;
-    if (!mayStartEarly(request, this.#live, { blocks, blocksFor, earlyShare, maxSeqLen })) return false;
-    const others = { live: this.#live, waiting: this.#waiting };
-    if (bothRoles && !leavesRoom(request, others, { blocks, batch, blocksFor })) return false;
-    if (!this.#blocks.reserve(request)) return false;
-    request.startedEarly = true;
-    request.change("early");
-    this.#begin(request);
-    this.#wake();
+    if (!this.#admitter.startEarly(request)) return false;
+    this.#steps.wake();
     return true;
   }
 
   #queue(request: WorkerRequest): void {
-    this.#waiting.push(request);
-    this.#wake();
+    this.#admitter.push(request);
+    this.#steps.wake();
   }
 
   /**
@@ -180,8 +170,7 @@ export class Scheduler {
 
   #phaseOf(request: WorkerRequest): DeparturePhase {
     if (request.state === "DISAGG_GENERATION_TRANS_IN_PROGRESS") return "receiving";
-    if (this.#decoding.has(request)) return "decode";
-    return this.#prefilling.includes(request) ? "prefill" : "queued";
+    return this.#steps.phaseOf(request) ?? "queued";
   }
 
   /** Ends the offer that a state of this worker names (POST /kv/release). @throws KvError BAD_STATE, TRANSCEIVER_DISABLED */
@@ -223,7 +212,7 @@ export class Scheduler {
     }
     await this.drain();
     this.#stopListening();
-    this.#standoffs.blockedAt(null);
+    this.#admitter.close();
     this.#blocks.forgetPrefixes();
   }
 
@@ -233,7 +222,7 @@ export class Scheduler {
     if (spec.role.kind !== "aggregated" && !this.#handoffs.possible) throw new KvError("TRANSCEIVER_DISABLED", {});
     checkServable(spec, this.#limits, this.#blocks.capacity);
     if (spec.role.kind === "context") this.#checkOffers();
-    this.#waiting.checkRoom();
+    this.#admitter.checkRoom();
   }
 
   /** Before any prefill is spent: whatever is admitted can be offered. */
@@ -243,51 +232,6 @@ export class Scheduler {
     if (open >= maxOffers) throw new KvError("OFFERS_FULL", { open, limit: maxOffers });
   }
 
-  #wake(): void {
-    this.#again = true;
-    if (this.#looping) return;
-    this.#looping = true;
-    // Not at once: `submit` and pool listeners run in the middle of somebody else's work.
-    queueMicrotask(() => void this.#loop());
-  }
-
-  async #loop(): Promise<void> {
-    try {
-      while (this.#again || this.#prefilling.length > 0 || this.#decoding.size > 0) {
-        this.#again = false;
-        this.#admit();
-        await this.#step();
-      }
-    } catch (error) {
-      this.#breakDown(error);
-    } finally {
-      this.#looping = false;
-      this.#noteIdle();
-    }
-  }
-
-  #admit(): void {
-    const { maxBatchSize: batch, bothRoles } = this.#limits;
-    let roomIsShort = false;
-    for (const request of this.#waiting) {
-      if (this.#handoffs.receiving + this.#prefilling.length + this.#decoding.size >= batch) break;
-      if (bothRoles && dependsOnPeer(request)) {
-        const { total: blocks, blocksFor } = this.#blocks;
-        const others = { live: this.#live, waiting: this.#waiting };
-        roomIsShort ||= !leavesRoom(request, others, { blocks, batch, blocksFor });
-        // Those that the peer waits for go past it.
-        if (roomIsShort) continue;
-      }
-      if (!this.#blocks.reserve(request)) {
-        this.#standoffs.blockedAt(request);
-        return;
-      }
-      this.#waiting.remove(request);
-      this.#begin(request);
-    }
-    this.#standoffs.blockedAt(null);
-  }
-
   /** It has its blocks. */
   #begin(request: WorkerRequest): void {
     const { role } = request.spec;
@@ -295,7 +239,7 @@ export class Scheduler {
     this.#copyPart(request);
     if (role.kind === "generation") this.#handoffs.receive(request, role);
     else if (role.kind !== "context" || !role.generationFirst || this.#handoffs.stream(request, role.contextId)) {
-      this.#prefilling.push(request);
+      this.#steps.addPrompt(request);
     }
   }
 
@@ -309,76 +253,12 @@ export class Scheduler {
     });
   }
 
-  async #step(): Promise<void> {
-    const rows = [...this.#decoding];
-    const chunks = planPrefill(this.#prefilling, {
-      budget: this.#limits.stepTokens,
-      rows: rows.length,
-      minimum: this.#blocks.tokensPerBlock,
-    });
-    if (chunks.length === 0 && this.#prefilling.length > 0) {
-      // Or the loop would turn without end.
-      throw new KvError("INTERNAL", { where: "scheduler", why: `no chunk for ${this.#prefilling.length} prompts` });
-    }
-    if (rows.length === 0 && chunks.length === 0) return;
-    const startedMs = this.#options.nowMs();
-    this.#stepStartedMs = startedMs;
-    // Decode first: the engine works in the order given, and a token that is waited for is shorter than a chunk.
-    const calls = chunks.map(
-      ({ request, tokens }) =>
-        () =>
-          this.#prefill(request, tokens),
-    );
-    if (rows.length > 0) calls.unshift(() => this.#decode(rows));
-    await Promise.all(calls.map((call) => call()));
-    this.#stepStartedMs = null;
-    const prefillTokens = chunks.reduce((sum, { tokens }) => sum + tokens, 0);
-    this.#options.onStep?.({ rows: rows.length, prefillTokens, ms: this.#options.nowMs() - startedMs });
-    // Who was served a part goes to the end, so that no long prompt holds back what came after it.
-    const served = new Set(chunks.map(({ request }) => request));
-    this.#prefilling = [
-      ...this.#prefilling.filter((request) => !served.has(request)),
-      ...this.#prefilling.filter((request) => served.has(request)),
-    ];
-  }
-
-  async #prefill(request: WorkerRequest, count: number): Promise<void> {
-    const sample = await computeChunk(this.#engine, request, count);
-    leaveStep(request);
-    if (request.abortedWith !== null) {
-      this.#fail(request, request.abortedWith);
-      return;
-    }
-    request.computedTokens += count;
-    this.#blocks.remember(request, request.computedTokens);
-    if (sample === undefined) {
-      request.streaming?.ready(request.computedTokens);
-      return;
-    }
-    this.#prefilling = this.#prefilling.filter((other) => other !== request);
-    request.prefilledMs = this.#options.nowMs();
-    this.#afterPrompt(request, sample);
-  }
-
-  async #decode(rows: readonly WorkerRequest[]): Promise<void> {
-    const call = new DecodeCall(rows);
-    this.#decodeCall = call;
-    const samples = await call.run(this.#engine);
-    this.#decodeCall = null;
-    for (const request of rows) leaveStep(request);
-    for (const [index, request] of rows.entries()) {
-      const sample = samples[index];
-      if (request.abortedWith !== null) this.#fail(request, request.abortedWith);
-      else if (sample !== undefined) this.#accept(request, sample);
-    }
-  }
-
   /** Token 0 of a prompt computed here. */
   #afterPrompt(request: WorkerRequest, sample: Sample): void {
     const { role } = request.spec;
     if (role.kind !== "context") {
       request.change("decode");
-      this.#decoding.add(request);
+      this.#steps.addRow(request);
       this.#accept(request, sample);
       return;
     }
@@ -416,8 +296,8 @@ export class Scheduler {
       return;
     }
     request.change("decode");
-    this.#decoding.add(request);
-    this.#wake();
+    this.#steps.addRow(request);
+    this.#steps.wake();
   }
 
   /** The answer is the first token alone: nothing is fetched, and the context side may let go. */
@@ -438,7 +318,7 @@ export class Scheduler {
   #stop(request: WorkerRequest, error: KvError): void {
     request.abortedWith = error;
     request.expecting?.abort();
-    this.#waiting.remove(request);
+    this.#admitter.remove(request);
     request.streaming?.cancel(error.message);
     if (request.receiving !== null && request.state === "DISAGG_GENERATION_TRANS_IN_PROGRESS") {
       this.#handoffs.cancelReceive(request, error);
@@ -447,8 +327,7 @@ export class Scheduler {
     }
     if (request.inStep) {
       request.change("abortInStep");
-      request.step?.abort();
-      this.#decodeCall?.abortIfUnwanted();
+      this.#steps.abortCall(request);
       return;
     }
     this.#fail(request, error);
@@ -475,16 +354,15 @@ export class Scheduler {
     this.#live.delete(request);
     this.#departures.freed(request);
     this.#handoffs.forget(request);
-    this.#decoding.delete(request);
-    this.#prefilling = this.#prefilling.filter((other) => other !== request);
-    if (this.#waiting.length > 0) this.#wake();
+    this.#steps.remove(request);
+    if (this.#admitter.waiting > 0) this.#steps.wake();
     this.#noteIdle();
   }
 
   #isIdle(): boolean {
-    const waiting = this.#waiting.length + this.#handoffs.expecting + this.#handoffs.receiving;
-    const busy = waiting + this.#prefilling.length + this.#decoding.size;
-    return busy === 0 && !this.#looping;
+    const waiting = this.#admitter.waiting + this.#handoffs.expecting + this.#handoffs.receiving;
+    const busy = waiting + this.#steps.prefilling + this.#steps.decoding;
+    return busy === 0 && !this.#steps.isLooping;
   }
 
   #noteIdle(): void {
@@ -499,7 +377,7 @@ export class Scheduler {
       if (request.state === "DISAGG_CONTEXT_TRANS_IN_PROGRESS") continue;
       request.expecting?.abort();
       request.streaming?.cancel(this.#broken.message);
-      this.#waiting.remove(request);
+      this.#admitter.remove(request);
       request.reject(this.#broken);
       this.#forget(request);
     }

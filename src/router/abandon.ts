@@ -1,6 +1,7 @@
 import type { Logger } from "../observability/log.ts";
 import type { Handoff } from "./context_reply.ts";
 import { exchange } from "./exchange.ts";
+import { wordsOf } from "./hop_failure.ts";
 import { joinSignals } from "./joined_signal.ts";
 import type { RouterMetrics } from "./router_metrics.ts";
 import type { UpstreamWorker } from "./upstream_worker.ts";
@@ -14,6 +15,12 @@ export interface AbandonOptions {
 
 const LIMIT_MS = 5_000;
 const BYTES_MAX = 64 * 1024;
+
+/**
+ * Codes of a 404 that is as good as a yes: what was to end has ended by itself, or will when its worker reads that the connection is
+ * closed. Any other 404, of a worker without the route or of a proxy before it, is nobody's word that a block is free.
+ */
+const ENDED_BY_ITSELF = { release: "no_offer", abort: "request_not_found" } as const;
 
 /**
  * Tells workers that nobody will use what they hold, so that no block waits for a timer (S135). Nobody waits for the outcome except
@@ -92,10 +99,11 @@ export class Abandon {
         silenceMs: 0,
         bytesMax: BYTES_MAX,
       });
-      // 404: it has ended by itself, which is as good.
-      const isDone = answer.status === 200 || answer.status === 404;
+      const { code } = wordsOf(answer);
+      const isDone = answer.status === 200 || (answer.status === 404 && code === ENDED_BY_ITSELF[kind]);
       metrics.releases.inc({ kind, outcome: isDone ? "done" : "refused" });
-      if (!isDone) log.warn({ requestId, worker: worker.url, kind, status: answer.status }, "worker refused to let go");
+      if (isDone) return;
+      log.warn({ requestId, worker: worker.url, kind, status: answer.status, code }, "worker refused to let go");
     } catch (error) {
       metrics.releases.inc({ kind, outcome: "unreachable" });
       const why = error instanceof Error ? error.message : String(error);

@@ -196,9 +196,9 @@ describe("a router's retry", () => {
 });
 
 describe("what /kv/release and /kv/abort answer", () => {
-  const release = (params: string) => {
+  const release = (params: string, side: Side = "context") => {
     const state = /"encoded_opaque_state":"([^"]+)"/.exec(params)?.[1] ?? "";
-    return post(here.context.url, "/kv/release", { encoded_opaque_state: state }).then(
+    return post(here[side].url, "/kv/release", { encoded_opaque_state: state }).then(
       (text) => JSON.parse(text).outcome,
       (error: { code: string }) => error.code,
     );
@@ -211,6 +211,7 @@ describe("what /kv/release and /kv/abort answer", () => {
 
   it("is cancelled for an offer that nobody reads, and already_complete afterwards", async () => {
     const hop = await contextHop(here.context.url, "completion", SHORT);
+    expect(await release(hop.params, "generation")).toBe("no_offer");
     expect(await release(hop.params)).toBe("cancelled");
     expect(freed).toEqual([["context", "offered"]]);
     expect(await release(hop.params)).toBe("already_complete");

@@ -125,6 +125,22 @@ describe("a context worker that fails", () => {
     expect(ctx.aborted).toEqual([response.headers.get("x-request-id")]);
   });
 
+  it.each([
+    ["that it aborts", 200, { aborted: 1 }, "done"],
+    ["that it ran no such request", 404, { error: { code: "request_not_found" } }, "done"],
+    ["404 as one that does not know the route", 404, { error: { code: "route_not_found" } }, "refused"],
+    ["404 as a proxy does", 404, { detail: "Not Found" }, "refused"],
+  ])("that says to an abort %s (%i, %j) counts as %s", async (_how, status, body, outcome) => {
+    const { complete, ctx, router, log } = await start({ settings: { maxRetries: 0 } });
+    ctx.abortAnswer = { status, body };
+    ctx.context = reset;
+    await complete();
+    await ctx.until(() => ctx.aborted.length > 0);
+    await router.close();
+    const complaints = log.filter(({ msg }) => msg === "worker refused to let go");
+    expect(complaints.map(({ status: said }) => said)).toEqual(outcome === "done" ? [] : [status]);
+  });
+
   it("gets the next try only when the abort of the lost one has been answered, since both carry the same request id", async () => {
     const { complete, ctx } = await start({ hooks: { pause: () => Promise.resolve() } });
     const answer = ctx.context;

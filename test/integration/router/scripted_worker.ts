@@ -86,7 +86,9 @@ export class ScriptedWorker {
   readonly aborted: string[] = [];
   /** Texts of the next answers to GET /perf_metrics; then empty lists. */
   readonly perf: string[] = [];
-  /** Delays the answer to /kv/abort. */
+  /** The answer to /kv/abort. */
+  abortAnswer: { readonly status: number; readonly body: unknown } = { status: 200, body: { aborted: 1 } };
+  /** Delays it. */
   beforeAborted: () => Promise<void> = async () => undefined;
   readonly authorizations: (string | undefined)[] = [];
   context: Script = (request) =>
@@ -180,7 +182,7 @@ export class ScriptedWorker {
       this.authorizations.push(request.headers.authorization);
       this.#heard();
       await this.beforeAborted();
-      json({ aborted: 1 });
+      json(this.abortAnswer.body, this.abortAnswer.status);
     } else if (path === "/v1/completions" || path === "/v1/chat/completions")
       this.#serve(path, request, text, response);
     else json({ detail: "Not Found" }, 404);

@@ -110,19 +110,27 @@ async function receiveOneBlock(pair, add, say) {
   add("receive-one-block", "control_round_trip_us_p50", quantile(roundTrips, 0.5), "µs");
 }
 
-/** `call_gb_per_s`: 8 receives of 4 MiB in flight. */
+/** `call_gb_per_s`: 8 receives of 4 MiB in flight. Offers come in batches, as the pool holds 89 of them; only the receives are timed. */
 async function eightReceives(pair, add) {
   const tokens = Math.round((4 * MiB) / pair.kv.blockBytes) * layout.tokensPerBlock;
-  const states = await pair.offers(64, tokens);
   let bytes = 0;
-  const lane = async () => {
-    for (let state = states.pop(); state !== undefined; state = states.pop()) {
-      bytes += (await pair.receive(state, tokens)).report.bytes;
-    }
-  };
-  const start = performance.now();
-  await Promise.all(Array.from({ length: 8 }, lane));
-  add("eight-receives", "call_gb_per_s", bytes / (performance.now() - start) / 1e6, "GB/s");
+  let ms = 0;
+  for (let batch = 0; batch < 9; batch++) {
+    const states = await pair.offers(64, tokens);
+    let moved = 0;
+    const lane = async () => {
+      for (let state = states.pop(); state !== undefined; state = states.pop()) {
+        moved += (await pair.receive(state, tokens)).report.bytes;
+      }
+    };
+    const start = performance.now();
+    await Promise.all(Array.from({ length: 8 }, lane));
+    // The first batch warms up both JS engines and the caches.
+    if (batch === 0) continue;
+    ms += performance.now() - start;
+    bytes += moved;
+  }
+  add("eight-receives", "call_gb_per_s", bytes / ms / 1e6, "GB/s");
 }
 
 async function delayDuring(work) {

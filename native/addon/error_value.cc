@@ -13,6 +13,8 @@ const char* NameOf(ErrorCode code) {
       return "MEMORY_REFUSED";
     case ErrorCode::kSocketDirRefused:
       return "SOCKET_DIR_REFUSED";
+    case ErrorCode::kDescriptorTooLong:
+      return "DESCRIPTOR_TOO_LONG";
     case ErrorCode::kNixlUnusable:
       return "NIXL_UNUSABLE";
     case ErrorCode::kNixlFailed:

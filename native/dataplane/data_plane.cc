@@ -45,6 +45,15 @@ std::string SocketName(uint64_t number) {
   return name;
 }
 
+// Layers at one distance are one entry, so only irregular places can make it long.
+Error TooLong(const Geometry& geometry) {
+  uint64_t entries = 0;
+  for (const Group& group : geometry.groups) entries += group.layers.size();
+  return {ErrorCode::kDescriptorTooLong, "its layers need " + std::to_string(entries) +
+                                             " entries, a descriptor has " +
+                                             std::to_string(kDescriptorBytesMax) + " bytes"};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<DataPlane>> DataPlane::Start(Options options, std::function<void()> notify) {
@@ -154,13 +163,7 @@ std::optional<Error> DataPlane::OpenPaths(const std::shared_ptr<HostPool>& pool,
   std::vector<PathSet::Entry> entries;
   if (options_.shared_memory) {
     auto descriptor = EncodeDescriptor(own);
-    if (!descriptor) {
-      return Error{
-          ErrorCode::kSocketDirRefused,
-          "socket directory " + own.directory +
-              " is too long (set KVT_SOCKET_DIR to a shorter one), or the pool has too many layers at "
-              "places of their own"};
-    }
+    if (!descriptor) return TooLong(own.geometry);
     auto path = SharedMemoryPath::Open({own, pool, options_.crew, sleeper_});
     if (!path.ok()) return path.error();
     entries.push_back({PathKind::kSharedMemory, std::move(path.value()), std::move(*descriptor)});
@@ -173,6 +176,7 @@ std::optional<Error> DataPlane::OpenPaths(const std::shared_ptr<HostPool>& pool,
                                       options_.blocks, pool, sleeper_});
     if (!path.ok()) return path.error();
     std::vector<uint8_t> descriptor = path.value()->descriptor();
+    if (descriptor.size() > kDescriptorBytesMax) return TooLong(own.geometry);
     entries.push_back({PathKind::kNixlDirect, std::move(path.value()), std::move(descriptor)});
   }
   auto paths = std::make_unique<PathSet>(std::move(entries));

@@ -30,7 +30,8 @@ struct PoolDescriptor {
       socket;  // file name in it; a peer looks in its own directory first (containers mount it elsewhere)
 };
 
-constexpr size_t kDescriptorBytesMax = 4096;
+// What the length of a blob can say (PathSet): 2,900 layers at places that follow no rule.
+constexpr size_t kDescriptorBytesMax = 65'535;
 
 // Nothing when it would be longer than kDescriptorBytesMax.
 std::optional<std::vector<uint8_t>> EncodeDescriptor(const PoolDescriptor& descriptor);

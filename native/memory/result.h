@@ -14,6 +14,7 @@ enum class ErrorCode {
   kPoolUnavailable,
   kMemoryRefused,
   kSocketDirRefused,
+  kDescriptorTooLong,
   kNixlUnusable,
   kNixlFailed,
 };

@@ -66,4 +66,10 @@ export const nativeErrors = {
     message: "the socket directory can't be used: {why}",
     remedy: "set KVT_SOCKET_DIR to a short path of a directory that belongs to this user and has mode 0700",
   },
+  DESCRIPTOR_TOO_LONG: {
+    scope: "call",
+    status: 500,
+    message: "what a peer must know of the pool's places is too long for it: {why}",
+    remedy: "lay the layers of a group out at one distance, which is told once, or keep fewer of them in one pool",
+  },
 } as const satisfies Record<string, ErrorSpec>;

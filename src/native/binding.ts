@@ -11,7 +11,7 @@ export interface NativeBinding {
   /**
    * Reserves the pool on a thread of its own and opens the data plane, which keeps Node alive until it has settled.
    * Throws a TypeError that names a bad argument. Rejects with an Error whose `code` is POOL_UNAVAILABLE, MEMORY_REFUSED (adopt),
-   * SOCKET_DIR_REFUSED, NIXL_UNUSABLE or NIXL_FAILED and whose message says why.
+   * SOCKET_DIR_REFUSED, DESCRIPTOR_TOO_LONG, NIXL_UNUSABLE or NIXL_FAILED and whose message says why.
    */
   openDataPlane(
     options: NativeDataPlaneOptions,
@@ -93,7 +93,7 @@ export interface NativeDataPlaneOptions {
 export type PageKind = "hugetlb" | "transparent" | "normal";
 
 export interface NativeDataPlane {
-  /** What a peer needs to reach this pool: opaque bytes, at most 4096, carried in WELCOME. Secret: it opens the whole pool. */
+  /** What a peer needs to reach this pool: opaque bytes, at most 256 KiB, carried in WELCOME. Secret: it opens the whole pool. */
   readonly descriptor: Uint8Array;
   readonly poolBytes: number;
   readonly blockBytes: number;

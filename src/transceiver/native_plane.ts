@@ -122,7 +122,7 @@ export class NativePlane implements DataPlane {
     this.#native = native;
   }
 
-  /** @throws KvError POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED, NIXL_UNUSABLE, NIXL_FAILED */
+  /** @throws KvError POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED, DESCRIPTOR_TOO_LONG, NIXL_UNUSABLE, NIXL_FAILED */
   static async open(binding: NativeBinding, options: NativeDataPlaneOptions): Promise<NativePlane> {
     let plane: NativePlane | undefined;
     try {
@@ -337,6 +337,8 @@ function openError(error: unknown, options: NativeDataPlaneOptions): unknown {
       return new KvError("MEMORY_REFUSED", { why }, { cause: error });
     case "SOCKET_DIR_REFUSED":
       return new KvError("SOCKET_DIR_REFUSED", { why }, { cause: error });
+    case "DESCRIPTOR_TOO_LONG":
+      return new KvError("DESCRIPTOR_TOO_LONG", { why }, { cause: error });
     case "NIXL_UNUSABLE":
       return new KvError("NIXL_UNUSABLE", { why }, { cause: error });
     case "NIXL_FAILED":

@@ -29,6 +29,9 @@ export const FRAME_LIMIT = 1 << 20;
 /** Transfers that one RENEW or HELLO may name. */
 export const IDS_LIMIT = 4096;
 
+/** A section of 64 KiB for each path, and none more than there are paths. */
+const DESCRIPTOR_BYTES = 1 << 18;
+
 /** What a refused PULL is told; the receiver raises the KvError of the same code (LAYOUT: LAYOUT_MISMATCH). */
 export const refuseCodes = ["GONE", "BUSY", "BAD_TOKEN", "LAYOUT", "NO_OFFER", "QUEUE_TIMEOUT", "DRAINING"] as const;
 export type RefuseCode = (typeof refuseCodes)[number];
@@ -80,7 +83,7 @@ export const frameFields = {
     instance: textField,
     layout: Layout,
     /** Empty when the layouts differ: nothing could be read with it. */
-    descriptor: bytesField.refine((raw) => raw.length <= 4096, "must be at most 4096 bytes"),
+    descriptor: bytesField.refine((raw) => raw.length <= DESCRIPTOR_BYTES, `must be at most ${DESCRIPTOR_BYTES} bytes`),
     /** `pulls`: how many of one receiver are served at the same time; it keeps the others back. */
     limits: z.object({ leaseMs: millisField.min(1), stallMs: millisField, pulls: z.int().min(1).max(4096).optional() }),
     proof: proofField,

@@ -76,6 +76,23 @@ describe("options that are not valid are refused by name", () => {
   it("a socket directory that is none", async () => {
     await expect(open({ ...good, socketDir: "/dev/null" })).rejects.toMatchObject({ code: "SOCKET_DIR_REFUSED" });
   });
+
+  it("more layers at places that follow no rule than a peer can be told of; fewer, or such that do, are opened", async () => {
+    const placed = (layers: number, at: (layer: number) => number) => {
+      const one = { planes: 1, heads: 1, elementBytes: 64, headStride: 64, tokenStride: 64 };
+      const bases = Float64Array.from({ length: layers }, (_, layer) => 64 * at(layer));
+      const numbers = Uint32Array.from({ length: layers }, (_, layer) => layer);
+      const blockBytes = 1 << 18;
+      const groups = [{ ...layout.groups[0], ...one, blockStride: blockBytes, layers: numbers, bases }];
+      return open({ ...good, blocks: 1, layout: { tokensPerBlock: 1, blockBytes, groups } });
+    };
+    const falling = (layer: number) => 4095 - layer;
+    await expect(placed(4096, falling)).rejects.toMatchObject({
+      code: "DESCRIPTOR_TOO_LONG",
+      message: expect.stringMatching(/need \d{4} entries/),
+    });
+    for (const plane of [await placed(2900, falling), await placed(4096, (layer) => layer)]) await plane.close();
+  });
 });
 
 describe("a plane", () => {

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { crossTargets, missingCrossTools, runCppTests, sanitizerSettings } from "./cpp_tests.mjs";
-import { runNixlTests } from "./nixl.mjs";
+import { NIXL_TESTS, runNixlTests } from "./nixl.mjs";
 import { checkPackage } from "./pack_check.mjs";
 import { prepare, root } from "./prepare.mjs";
 import { addCounts, closingSummary, noCounts } from "./report.mjs";
@@ -156,12 +156,12 @@ const vitest = async (title, project) =>
 
 const lanes = {
   style: ["style", checkStyle],
-  cpp: ["C++ tests", () => runCppTests()],
+  cpp: ["C++ tests", () => runCppTests({ without: NIXL_TESTS })],
   "cpp-aarch64": ["C++ tests for aarch64", () => crossCpp("aarch64")],
   nixl: ["NIXL", () => runNixlTests()],
   unit: ["unit tests", () => vitest("unit tests", "unit")],
   integration: ["integration tests", () => vitest("integration tests", "integration")],
-  asan: ["C++ tests with AddressSanitizer", () => runCppTests({ sanitize: "address,undefined" })],
+  asan: ["C++ tests with AddressSanitizer", () => runCppTests({ sanitize: "address,undefined", without: NIXL_TESTS })],
   tsan: ["C++ tests with ThreadSanitizer", () => runCppTests({ sanitize: "thread", names: THREADED_TESTS })],
   "asan-js": ["JS tests with AddressSanitizer", sanitizedJs],
   package: ["package", checkPackage],

@@ -56,11 +56,11 @@ function crossSettings(target) {
 }
 
 /**
- * @param {{ sanitize?: string, target?: string, names?: string[], env?: NodeJS.ProcessEnv, label?: string }} options
+ * @param {{ sanitize?: string, target?: string, names?: string[], without?: string[], env?: NodeJS.ProcessEnv, label?: string }} options
  *   sanitize: value of -fsanitize=; target: one of crossTargets, without it this machine; names: test programs to run, without
- *   them all, of another target those that matter there; env: beside the process's own; label: what env means
+ *   them all, of another target those that matter there; without: not these; env: beside the process's own; label: what env means
  */
-export async function runCppTests({ sanitize = "", target = "", names, env = {}, label = "" } = {}) {
+export async function runCppTests({ sanitize = "", target = "", names, without = [], env = {}, label = "" } = {}) {
   const variant = target !== "" ? target : sanitize;
   const folder = join(root, variant === "" ? "build-tests" : `build-tests-${variant.split(",")[0]}`);
   const kind = variant === "" ? "" : ` (${variant})`;
@@ -69,7 +69,7 @@ export async function runCppTests({ sanitize = "", target = "", names, env = {},
   const all = readdirSync(join(root, "native/test"))
     .filter((file) => file.endsWith("_test.cc"))
     .map((file) => file.slice(0, -".cc".length));
-  const programs = names === undefined ? all : all.filter((name) => names.includes(name));
+  const programs = all.filter((name) => (names?.includes(name) ?? true) && !without.includes(name));
 
   await step(`build C++ tests${kind}`, async (say) => {
     const cmake = await provideCmake(root, say);

@@ -42,7 +42,9 @@ Napi::Value PlaneObject::Reach(const Napi::CallbackInfo& info) {
   command.id = peer;
   command.descriptor.assign(bytes.begin(), bytes.end());
   command.when = Later(BootNow(), FromMillis(timeout));
-  live_peers_.insert(peer);
+  auto life = std::make_shared<PeerLife>();
+  live_peers_[peer] = life;
+  command.life = std::move(life);
   plane_->Submit(std::move(command));
   return env_.Undefined();
 }
@@ -51,8 +53,30 @@ Napi::Value PlaneObject::ReleasePeer(const Napi::CallbackInfo& info) {
   Arguments arguments(env_);
   const uint64_t peer = arguments.Id(info[0], "peer");
   if (!arguments.ok() || !plane_ || closing_) return env_.Undefined();
-  live_peers_.erase(peer);
+  const auto live = live_peers_.find(peer);
+  if (live != live_peers_.end()) {
+    live->second->Disconnected();
+    live_peers_.erase(live);
+  }
   Submit(Command::Kind::kReleasePeer, peer);
+  return env_.Undefined();
+}
+
+// At once, not when the owner comes to it: the peer sees the end of a connection only when nobody here has
+// it.
+Napi::Value PlaneObject::PeerConnected(const Napi::CallbackInfo& info) {
+  Arguments arguments(env_);
+  const uint64_t peer = arguments.Id(info[0], "peer");
+  const bool over = info[1].IsNull();
+  const uint64_t connection = over ? 0 : arguments.Integer(info[1], "connection", 0, 1 << 30);
+  if (!arguments.ok() || !plane_ || closing_) return env_.Undefined();
+  const auto live = live_peers_.find(peer);
+  if (live == live_peers_.end()) return env_.Undefined();
+  if (over) {
+    live->second->Disconnected();
+  } else if (plane_->options().nixl) {
+    live->second->Connected(static_cast<int>(connection));
+  }
   return env_.Undefined();
 }
 
@@ -274,6 +298,7 @@ Napi::Value PlaneObject::Unref(const Napi::CallbackInfo&) {
 Napi::Value PlaneObject::Close(const Napi::CallbackInfo&) {
   if (closing_) return closing_->Promise();
   closing_ = Napi::Promise::Deferred::New(env_);
+  for (const auto& [peer, life] : live_peers_) life->Disconnected();
   const Napi::Promise promise = closing_->Promise();
   if (!memory_.IsEmpty()) {
     memory_.Value().Detach();

@@ -176,6 +176,7 @@ void PlaneObject::Define(const Napi::Object& object) {
       Getter<&PlaneObject::Span>("span"),
       Method<&PlaneObject::Reach>("reach"),
       Method<&PlaneObject::ReleasePeer>("releasePeer"),
+      Method<&PlaneObject::PeerConnected>("peerConnected"),
       Method<&PlaneObject::Post>("post"),
       Method<&PlaneObject::Digest>("digest"),
       Method<&PlaneObject::TakeDigests>("takeDigests"),
@@ -217,7 +218,11 @@ void PlaneObject::Forget(const Record& record) {
   const auto kind = static_cast<CompletionKind>(static_cast<int>(record[0]));
   const auto id = static_cast<uint64_t>(record[1]);
   if (kind == CompletionKind::kJobQuiet) live_jobs_.erase(id);
-  if (kind == CompletionKind::kReached && record[2] != 0) live_peers_.erase(id);
+  if (kind != CompletionKind::kReached || record[2] == 0) return;
+  const auto live = live_peers_.find(id);
+  if (live == live_peers_.end()) return;
+  live->second->Disconnected();
+  live_peers_.erase(live);
 }
 
 void PlaneObject::FinishClose() {

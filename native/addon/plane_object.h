@@ -3,6 +3,7 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -34,6 +35,7 @@ class PlaneObject {
 
   Napi::Value Reach(const Napi::CallbackInfo& info);
   Napi::Value ReleasePeer(const Napi::CallbackInfo& info);
+  Napi::Value PeerConnected(const Napi::CallbackInfo& info);
   Napi::Value Post(const Napi::CallbackInfo& info);
   Napi::Value Digest(const Napi::CallbackInfo& info);
   Napi::Value TakeDigests(const Napi::CallbackInfo& info);
@@ -90,7 +92,7 @@ class PlaneObject {
   std::vector<Record> batch_;
   // An id may be used again only after its last completion was delivered.
   std::unordered_set<uint64_t> live_jobs_;
-  std::unordered_set<uint64_t> live_peers_;
+  std::unordered_map<uint64_t, std::shared_ptr<PeerLife>> live_peers_;
 };
 
 }  // namespace kvt

@@ -32,6 +32,7 @@ struct Command {
   BootNanos when = 0;      // a deadline (post, reach, timer), or the end of a lease (grant)
   BootNanos duration = 0;  // of a lease, each time it is renewed
   std::vector<uint8_t> descriptor;
+  std::shared_ptr<const PeerLife> life;  // of a peer to reach
   std::vector<uint64_t> leases;
   std::unique_ptr<Transfer> transfer;
   std::unique_ptr<DigestRequest> digest;

@@ -79,6 +79,7 @@ void Dispatcher::Reach(Command command) {
   peers_[key] = {command.id, false, false};
   peer_keys_[command.id] = key;
   ++reaching_;
+  path_->Know(key, std::move(command.life));
   path_->Reach(key, std::move(command.descriptor), command.when);
 }
 

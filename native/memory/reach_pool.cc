@@ -1,7 +1,6 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 
 #include <algorithm>
 #include <array>
@@ -9,11 +8,8 @@
 
 #include "memory/fd_exchange.h"
 #include "memory/fd_exchange_wire.h"
+#include "memory/peer_life.h"
 #include "memory/socket_directory.h"
-
-#ifndef SO_PEERPIDFD  // Linux 6.5
-#define SO_PEERPIDFD 77
-#endif
 
 namespace kvt {
 namespace {
@@ -111,20 +107,6 @@ FileDescriptor TakeAnswer(int fd, ExchangeReply* reply) {
   return file;
 }
 
-// Prefers the socket's own pidfd: a pid could have been reused, and means nothing in another namespace.
-void IdentifyProcess(int fd, PeerPool* pool) {
-  ucred peer{};
-  socklen_t size = sizeof peer;
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0) pool->pid = peer.pid;
-  int pidfd = -1;
-  size = sizeof pidfd;
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) == 0) {
-    pool->pidfd = FileDescriptor(pidfd);
-  } else if (pool->pid > 0) {
-    pool->pidfd = FileDescriptor(static_cast<int>(syscall(SYS_pidfd_open, pool->pid, 0)));
-  }
-}
-
 bool ServedBySameUser(int fd) {
   ucred peer{};
   socklen_t size = sizeof peer;
@@ -174,7 +156,9 @@ Reached ReachPool(std::span<const uint8_t> bytes, const std::string& own_directo
   if (!file.ok()) return {ReachStatus::kRefused, nullptr};
   auto pool = std::make_shared<PeerPool>();
   pool->descriptor = *descriptor;
-  IdentifyProcess(fd, pool.get());
+  int pid = 0;
+  pool->pidfd = PeerProcess(fd, &pid);
+  pool->pid = pid;
   status = MapPool(file, reply, deadline, pool.get());
   if (status != ReachStatus::kOk) return {status, nullptr};
   return {ReachStatus::kOk, std::move(pool)};

@@ -57,12 +57,21 @@ void NixlDirectPath::Give(Order order) {
   orders_waiting_.Signal();
 }
 
+void NixlDirectPath::Know(PeerKey peer, std::shared_ptr<const PeerLife> life) {
+  lives_[peer] = std::move(life);
+}
+
 void NixlDirectPath::Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) {
   Order order;
   order.kind = Order::Kind::kReach;
   order.key = peer;
   order.descriptor = std::move(descriptor);
   order.deadline = deadline;
+  const auto life = lives_.find(peer);
+  if (life != lives_.end()) {
+    order.life = std::move(life->second);
+    lives_.erase(life);
+  }
   Give(std::move(order));
 }
 
@@ -197,7 +206,7 @@ bool NixlDirectPath::TakeOrders(NixlWorker* worker) {
   for (Order& order : orders) {
     switch (order.kind) {
       case Order::Kind::kReach:
-        worker->Reach(order.key, order.descriptor, order.deadline);
+        worker->Reach(order.key, order.descriptor, order.deadline, std::move(order.life));
         break;
       case Order::Kind::kPost:
         worker->Post(std::move(order.peer), std::move(order.transfer));

@@ -40,6 +40,7 @@ class NixlDirectPath final : public Path {
 
   const std::vector<uint8_t>& descriptor() const { return descriptor_; }
 
+  void Know(PeerKey peer, std::shared_ptr<const PeerLife> life) override;
   void Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) override;
   std::optional<double> CostMicros(PeerKey peer, uint64_t bytes, uint64_t piece_bytes) const override;
   Posted Post(std::unique_ptr<Transfer> transfer) override;
@@ -56,6 +57,7 @@ class NixlDirectPath final : public Path {
     uint64_t key = 0;
     std::vector<uint8_t> descriptor;
     BootNanos deadline = 0;
+    std::shared_ptr<const PeerLife> life;
     std::shared_ptr<const NixlPeer> peer;
     std::unique_ptr<Transfer> transfer;
   };
@@ -75,6 +77,7 @@ class NixlDirectPath final : public Path {
   std::atomic<BootNanos> end_by_{kNever};
   // Of the owner.
   std::unordered_map<PeerKey, std::shared_ptr<const NixlPeer>> peers_;
+  std::unordered_map<PeerKey, std::shared_ptr<const PeerLife>> lives_;  // of peers that are not reached yet
   std::vector<uint8_t> descriptor_;
   // Between both threads.
   std::mutex mutex_;

@@ -11,12 +11,18 @@ constexpr size_t kWarmUpBytes = 64;
 constexpr size_t kFlightsPerJob = 4;
 // A peer that comes back within a while needs no new connection.
 constexpr size_t kIdleRemotesMax = 32;
+// How long a job waits for a new connection to its peer: dialling takes 250 ms.
+constexpr BootNanos kCutNanosMax = 1'000 * kNanosPerMilli;
 const std::vector<uint8_t> kWarmUp = {'k', 'v', 't', '-', 'w', 'a', 'r', 'm'};
 
 std::vector<int32_t> FirstIndices(size_t count) {
   std::vector<int32_t> indices(count);
   for (size_t at = 0; at < count; ++at) indices[at] = static_cast<int32_t>(at);
   return indices;
+}
+
+bool IsThere(const std::shared_ptr<const PeerLife>& life) {
+  return !life || life->Ask() == PeerLife::State::kAlive;
 }
 
 uint64_t AddressOf(const void* data) { return reinterpret_cast<uintptr_t>(data); }
@@ -71,7 +77,8 @@ std::optional<Error> NixlWorker::Start() {
   return std::nullopt;
 }
 
-void NixlWorker::Reach(PeerKey peer, const std::vector<uint8_t>& bytes, BootNanos deadline) {
+void NixlWorker::Reach(PeerKey peer, const std::vector<uint8_t>& bytes, BootNanos deadline,
+                       std::shared_ptr<const PeerLife> life) {
   auto reach = std::make_unique<RunningReach>();
   reach->peer = peer;
   reach->deadline = deadline;
@@ -90,11 +97,13 @@ void NixlWorker::Reach(PeerKey peer, const std::vector<uint8_t>& bytes, BootNano
     rest = Plan::Compile({descriptor->geometry}, {options_.geometry}, &why, false);
     if (!plan || !rest) status = ReachStatus::kBadDescriptor;
   }
+  if (status == ReachStatus::kOk && !IsThere(life)) status = ReachStatus::kNixlFailed;
   if (status == ReachStatus::kOk) status = Load(*descriptor);
   if (status == ReachStatus::kOk) {
     reach->found = std::make_shared<const NixlPeer>(
         NixlPeer{descriptor->agent, std::make_shared<const Plan>(std::move(*plan)),
-                 std::make_shared<const Plan>(std::move(*rest)), descriptor->blocks, descriptor->address});
+                 std::make_shared<const Plan>(std::move(*rest)), descriptor->blocks, descriptor->address,
+                 std::move(life)});
     ++remotes_[descriptor->agent].users;
     peers_[peer] = descriptor->agent;
     // The other side wakes up for it.
@@ -284,8 +293,27 @@ bool NixlWorker::StepJob(Job* job) {
     }
     job->flights.erase(job->flights.begin() + static_cast<std::ptrdiff_t>(at));
   }
-  if (!job->stopped && job->flights.size() < kFlightsPerJob) moved = PostNext(job) || moved;
+  const bool wants = !job->stopped && job->flights.size() < kFlightsPerJob;
+  if (wants && MayPost(job)) moved = PostNext(job) || moved;
   return moved;
+}
+
+// A post to a dead peer may never return, so the kernel is asked before each. Over a new connection the job
+// goes on where it was.
+bool NixlWorker::MayPost(Job* job) {
+  const auto& life = job->peer->life;
+  const PeerLife::State state = life ? life->Ask() : PeerLife::State::kAlive;
+  if (state == PeerLife::State::kAlive) {
+    job->cut_since = 0;
+    return true;
+  }
+  const BootNanos now = BootNow();
+  if (job->cut_since == 0) job->cut_since = now;
+  if (state == PeerLife::State::kDead || now - job->cut_since >= kCutNanosMax) {
+    job->failed = true;
+    job->stopped = true;
+  }
+  return false;
 }
 
 bool NixlWorker::PostNext(Job* job) {

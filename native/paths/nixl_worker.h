@@ -23,6 +23,7 @@ struct NixlPeer {
   std::shared_ptr<const Plan> rest;  // without the groups that have no heads
   uint32_t blocks = 0;
   uint64_t address = 0;
+  std::shared_ptr<const PeerLife> life;
 
   const std::shared_ptr<const Plan>& PlanFor(const Transfer& transfer) const {
     return transfer.replicated ? plan : rest;
@@ -57,7 +58,8 @@ class NixlWorker {
   const std::vector<uint8_t>& descriptor() const { return descriptor_; }
 
   // Loads the peer and reads a few bytes of its pool, which shows that the two agents understand each other.
-  void Reach(PeerKey peer, const std::vector<uint8_t>& descriptor, BootNanos deadline);
+  void Reach(PeerKey peer, const std::vector<uint8_t>& descriptor, BootNanos deadline,
+             std::shared_ptr<const PeerLife> life);
   void Post(std::shared_ptr<const NixlPeer> peer, std::unique_ptr<Transfer> transfer);
   void Cancel(JobKey job);
   void Release(PeerKey peer);
@@ -89,6 +91,7 @@ class NixlWorker {
     std::vector<Flight> flights;
     bool stopped = false;  // cancelled, failed, or all is posted
     bool failed = false;
+    BootNanos cut_since = 0;  // 0: its peer was there when it was last asked
     BootNanos started = 0;
     uint64_t bytes = 0;
     uint64_t runs = 0;
@@ -118,6 +121,8 @@ class NixlWorker {
   bool StepReach(RunningReach* reach, std::vector<Reached>* reached);
   bool StepJob(Job* job);
   bool PostNext(Job* job);
+  // Whether the peer is there; a job whose peer stays away is failed.
+  bool MayPost(Job* job);
   PathEvent EndOf(const Job& job) const;
   void Recover(const std::string& agent);
   void Unuse(const std::string& agent);

@@ -9,6 +9,7 @@
 #include "layout/plan.h"
 #include "memory/boot_clock.h"
 #include "memory/fd_exchange.h"
+#include "memory/peer_life.h"
 
 namespace kvt {
 
@@ -57,6 +58,12 @@ class Path {
 
   virtual ~Path() = default;
 
+  // Comes before the peer's Reach, from paths that have to know whether it lives; forgotten with its Release,
+  // or when it is not reached.
+  virtual void Know(PeerKey peer, std::shared_ptr<const PeerLife> life) {
+    (void)peer;
+    (void)life;
+  }
   virtual void Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) = 0;
   // Expected microseconds of moving that much in pieces of that size; nothing when the peer is not reached.
   virtual std::optional<double> CostMicros(PeerKey peer, uint64_t bytes, uint64_t piece_bytes) const = 0;

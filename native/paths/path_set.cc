@@ -38,8 +38,11 @@ std::vector<uint8_t> PathSet::Descriptor() const {
   return std::move(out.bytes);
 }
 
+void PathSet::Know(PeerKey key, std::shared_ptr<const PeerLife> life) { lives_[key] = std::move(life); }
+
 void PathSet::Reach(PeerKey key, std::vector<uint8_t> descriptor, BootNanos deadline) {
   auto sections = ReadSections(descriptor);
+  auto known = lives_.extract(key);
   PathEvent refused;
   refused.kind = PathEvent::Kind::kReached;
   refused.key = key;
@@ -48,6 +51,7 @@ void PathSet::Reach(PeerKey key, std::vector<uint8_t> descriptor, BootNanos dead
     Peer& peer = peers_[key];
     peer.sections = std::move(*sections);
     peer.deadline = deadline;
+    if (known) peer.life = std::move(known.mapped());
     if (TryFrom(key, &peer, 0)) return;
     peers_.erase(key);
   }
@@ -59,6 +63,7 @@ bool PathSet::TryFrom(PeerKey key, Peer* peer, size_t from) {
     const auto section = peer->sections.find(static_cast<int>(entries_[at].kind));
     if (section == peer->sections.end()) continue;
     peer->entry = at;
+    entries_[at].path->Know(key, peer->life);
     entries_[at].path->Reach(key, section->second, peer->deadline);
     return true;
   }

@@ -23,6 +23,7 @@ class PathSet final : public Path {
   // Of all paths together.
   std::vector<uint8_t> Descriptor() const;
 
+  void Know(PeerKey peer, std::shared_ptr<const PeerLife> life) override;
   void Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) override;
   std::optional<double> CostMicros(PeerKey peer, uint64_t bytes, uint64_t piece_bytes) const override;
   Posted Post(std::unique_ptr<Transfer> transfer) override;
@@ -36,6 +37,7 @@ class PathSet final : public Path {
   struct Peer {
     std::unordered_map<int, std::vector<uint8_t>> sections;  // by kind
     BootNanos deadline = 0;
+    std::shared_ptr<const PeerLife> life;
     size_t entry = 0;  // that is tried, or was reached
     bool reached = false;
     bool released = false;
@@ -47,6 +49,7 @@ class PathSet final : public Path {
 
   std::vector<Entry> entries_;
   std::unordered_map<PeerKey, Peer> peers_;
+  std::unordered_map<PeerKey, std::shared_ptr<const PeerLife>> lives_;  // of the next Reach
   std::unordered_map<JobKey, size_t> jobs_;
   std::vector<PathEvent> refused_;
 };

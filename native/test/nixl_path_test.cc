@@ -1,5 +1,6 @@
 // Path nixl_direct between two pools of this process, against what path shared_memory brings (spec nixl.md).
 #include <poll.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <cstring>
@@ -61,7 +62,9 @@ struct Node {
     }
   }
 
-  ReachStatus Reach(PeerKey key, const std::vector<uint8_t>& descriptor, BootNanos limit = kLimit) {
+  ReachStatus Reach(PeerKey key, const std::vector<uint8_t>& descriptor, BootNanos limit = kLimit,
+                    std::shared_ptr<const PeerLife> life = nullptr) {
+    path->Know(key, std::move(life));
     path->Reach(key, descriptor, Later(BootNow(), limit));
     return Next(PathEvent::Kind::kReached, key).reached;
   }
@@ -335,6 +338,46 @@ TEST("a stopped peer's job goes on when the peer does, and a close doesn't wait 
   CHECK(BootNow() - before < 5'000 * kNanosPerMilli);
   const char* transport = getenv("UCX_TLS");
   if (transport != nullptr && std::string(transport) == "tcp") CHECK(!end.complete);
+}
+
+TEST(
+    "nothing is posted to a peer whose connection or process has ended, and a new connection lets it go on") {
+  WITH_NIXL();
+  Far far;
+  int ends[2];
+  CHECK(far.good && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+  auto life = std::make_shared<PeerLife>();
+  life->Connected(ends[0]);
+  CHECK(far.node.Reach(5, far.descriptor, kLimit, life) == ReachStatus::kOk);
+  const Tokens all{0, kFarBlocks * 32, kFarBlocks * 32};
+  CHECK(far.node.Post(1, 5, far.from, far.to, all) == Path::Posted::kTaken);
+  CHECK(far.node.Next(PathEvent::Kind::kQuiet, 1).complete);
+  const std::vector<std::byte> before(far.node.pool->data(), far.node.pool->data() + far.node.pool->bytes());
+  const auto untouched = [&] { return memcmp(before.data(), far.node.pool->data(), before.size()) == 0; };
+  const std::vector<uint32_t> other(far.from);
+
+  // The far end closes; what was asked for waits, and goes on over the next connection.
+  close(ends[1]);
+  CHECK(life->Ask() == PeerLife::State::kCut);
+  CHECK(far.node.Post(2, 5, far.from, other, all) == Path::Posted::kTaken);
+  CHECK(far.node.Reach(6, {}) == ReachStatus::kBadDescriptor);
+  CHECK(untouched());
+  life->Disconnected();
+  close(ends[0]);
+  CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+  life->Connected(ends[0]);
+  CHECK(far.node.Next(PathEvent::Kind::kQuiet, 2).complete);
+
+  // Nobody connects anew: the job ends, and no new reach begins.
+  CHECK(far.node.Post(3, 5, far.from, far.to, all) == Path::Posted::kTaken);
+  CHECK(far.node.Next(PathEvent::Kind::kQuiet, 3).complete);
+  CHECK(untouched());
+  close(ends[1]);
+  CHECK(far.node.Post(4, 5, far.from, other, all) == Path::Posted::kTaken);
+  const PathEvent end = far.node.Next(PathEvent::Kind::kQuiet, 4);
+  CHECK(!end.complete && untouched());
+  CHECK(far.node.Reach(7, far.descriptor, kLimit, life) == ReachStatus::kNixlFailed);
+  close(ends[0]);
 }
 
 int main(int argc, char** argv) {

@@ -110,6 +110,12 @@ export interface NativeDataPlane {
   reach(peer: number, descriptor: Uint8Array, timeoutMs: number): void;
   /** Unmaps once no job uses it. A reach that runs ends RELEASED; the id may be used again at once. */
   releasePeer(peer: number): void;
+  /**
+   * `connection`: file descriptor of a socket that is connected to the peer, whose end tells the data plane, without JavaScript, that the
+   * peer may be gone: nothing is begun with it that might never come back. Duplicated, so null is to be said when the socket is closed: until
+   * then the peer doesn't see its end. Asked for by paths over NIXL only; no-op without.
+   */
+  peerConnected(peer: number, connection: number | null): void;
 
   /**
    * Copies tokens [fromToken, toToken) of a sequence: source block table at the peer, target block table here. Tables cover the
@@ -178,7 +184,7 @@ export interface NativePoolSpan {
 }
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of this file. */
-export const mirrorVersion = 8;
+export const mirrorVersion = 9;
 
 /** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra, runs, pieces]`. */
 export const RECORD_WORDS = 10;

@@ -65,6 +65,8 @@ export interface ReachListener {
   dead(): void;
 }
 export interface PlanePeer {
+  /** The file descriptor of the socket to it, null when that has closed: what shows that it lives while this thread is busy. */
+  connected(connection: number | null): void;
   /** Nothing is told afterwards; the mapping goes when no read uses it. */
   release(): void;
 }

@@ -117,6 +117,12 @@ export class FrameChannel {
     return this.#closed;
   }
 
+  /** Of its socket; null when it has none any more. Node has no public name for it. */
+  get fileDescriptor(): number | null {
+    const { _handle: handle } = this.#socket as Socket & { readonly _handle?: { readonly fd?: number } | null };
+    return handle?.fd !== undefined && handle.fd >= 0 ? handle.fd : null;
+  }
+
   /** The peer is proven: it may send frames up to the protocol's limit. */
   trust(): void {
     this.#frameLimit = FRAME_LIMIT;

@@ -86,12 +86,22 @@ class Lease implements PlaneLease {
 class Peer implements PlanePeer {
   readonly id: number;
   readonly listener: ReachListener;
+  readonly #native: NativeDataPlane;
   readonly #onRelease: (peer: Peer) => void;
 
-  constructor(id: number, listener: ReachListener, onRelease: (peer: Peer) => void) {
+  constructor(
+    id: number,
+    listener: ReachListener,
+    { native, onRelease }: { readonly native: NativeDataPlane; readonly onRelease: (peer: Peer) => void },
+  ) {
     this.id = id;
     this.listener = listener;
+    this.#native = native;
     this.#onRelease = onRelease;
+  }
+
+  connected(connection: number | null): void {
+    this.#native.peerConnected(this.id, connection);
   }
 
   release(): void {
@@ -150,9 +160,10 @@ export class NativePlane implements DataPlane {
   }
 
   reach(descriptor: Uint8Array, timeoutMs: number, listener: ReachListener): PlanePeer {
-    const peer = new Peer(++this.#lastId, listener, (released) => {
+    const onRelease = (released: Peer): void => {
       if (this.#peers.delete(released.id)) this.#native.releasePeer(released.id);
-    });
+    };
+    const peer = new Peer(++this.#lastId, listener, { native: this.#native, onRelease });
     this.#peers.set(peer.id, peer);
     this.#native.reach(peer.id, descriptor, timeoutMs);
     return peer;

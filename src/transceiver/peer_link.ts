@@ -287,8 +287,9 @@ export class PeerLink implements ChannelListener {
         this.#leaseMs = welcome.limits.leaseMs;
         this.#senderLayout = welcome.layout;
         this.#around.welcomed(welcome.limits);
+        if (!this.#mapped) this.#reach(welcome.descriptor);
+        this.#peer?.connected(channel.fileDescriptor);
         if (this.#mapped) this.#isUp();
-        else this.#reach(welcome.descriptor);
       }
     }
     return this;
@@ -329,6 +330,7 @@ export class PeerLink implements ChannelListener {
   /** The connection is gone; the mapping and the leases are not. */
   #lost(why: string): void {
     this.#channel = null;
+    this.#peer?.connected(null);
     this.#renewals.cut();
     if (this.#end !== null) return;
     this.#state = "down";

@@ -197,6 +197,7 @@ export class SimPlane implements DataPlane {
     const peer: SimPeer = {
       target,
       released: false,
+      connected: () => {},
       release: () => {
         peer.released = true;
       },

@@ -1,5 +1,5 @@
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readlinkSync, rmSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -38,6 +38,17 @@ it("the last frame of a side that closes is read by one that writes before it re
   await once(other, "close");
   expect(Buffer.concat(chunks).toString("latin1")).toContain("the last word");
   if (!dialled.destroyed) await once(dialled, "close");
+  server.close();
+});
+
+it("a channel's file descriptor is that of its socket while it has one", async () => {
+  const { channel, dialled, other, server } = await pair("c.sock");
+  const { fileDescriptor } = channel;
+  expect(readlinkSync(`/proc/self/fd/${fileDescriptor}`)).toMatch(/^socket:/);
+  channel.close("the test ends");
+  expect(channel.fileDescriptor).toBeNull();
+  expect(dialled.destroyed).toBe(true);
+  other.destroy();
   server.close();
 });
 

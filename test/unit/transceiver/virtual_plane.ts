@@ -61,7 +61,7 @@ export class VirtualPlane implements DataPlane {
   }
 
   reach(_descriptor: Uint8Array, _timeoutMs: number, _listener: ReachListener): PlanePeer {
-    return { release: () => {} };
+    return { connected: () => {}, release: () => {} };
   }
 
   expectRead(): void {}

@@ -17,6 +17,8 @@ interface FlagText {
 export type FlagSpec = FlagText &
   (
     | { readonly kind: "string" }
+    /** May be given so many times. */
+    | { readonly kind: "strings"; readonly max: number }
     | { readonly kind: "boolean" }
     | { readonly kind: "integer" | "number"; readonly min?: number; readonly max?: number }
     | { readonly kind: "choice"; readonly choices: Readonly<Record<string, string>> }
@@ -30,7 +32,9 @@ type ValueOf<Spec extends FlagSpec> = Spec extends { readonly kind: "boolean" }
     ? number
     : Spec extends { readonly choices: Readonly<Record<string, infer Value>> }
       ? Value
-      : string;
+      : Spec extends { readonly kind: "strings" }
+        ? readonly string[]
+        : string;
 
 /** The values given, by canonical name; `origin` is the flag as the user wrote it. */
 export type GivenFlags<Table extends FlagTable> = { readonly [Name in keyof Table]?: Candidate<ValueOf<Table[Name]>> };
@@ -122,13 +126,21 @@ class Parser<Table extends FlagTable> {
       }
       text = this.#words.shift() ?? "";
     }
-    if (this.#given.has(name)) {
+    const before = this.#given.get(name);
+    if (before !== undefined && spec.kind !== "strings") {
       this.#wrong.push(`${written} is given twice`);
       return;
     }
     const value = convert(spec, text);
-    if (typeof value === "object") this.#wrong.push(`${written}: ${value.wrong}`);
-    else this.#given.set(name, { value, origin: written });
+    if (typeof value === "object") {
+      this.#wrong.push(`${written}: ${value.wrong}`);
+    } else if (spec.kind === "strings") {
+      const values = [...((before?.value as readonly string[] | undefined) ?? []), String(value)];
+      if (values.length > spec.max) this.#wrong.push(`${written} is given ${values.length} times, ${spec.max} at most`);
+      this.#given.set(name, { value: values, origin: written });
+    } else {
+      this.#given.set(name, { value, origin: written });
+    }
   }
 }
 
@@ -137,6 +149,7 @@ const booleans: Readonly<Record<string, boolean>> = { true: true, "1": true, fal
 function convert(spec: FlagSpec, text: string): string | number | boolean | { readonly wrong: string } {
   switch (spec.kind) {
     case "string":
+    case "strings":
       return text === "" ? { wrong: "the value is empty" } : text;
     case "boolean":
       return booleans[text.toLowerCase()] ?? { wrong: `${JSON.stringify(text)} is neither true nor false` };
@@ -167,7 +180,7 @@ function convertNumber(
 export const placeholder = (spec: FlagSpec): string => {
   if (spec.value) return spec.value;
   if (spec.kind === "choice") return Object.keys(spec.choices).join("|");
-  return spec.kind === "string" ? "TEXT" : spec.kind === "boolean" ? "" : "N";
+  return spec.kind === "string" || spec.kind === "strings" ? "TEXT" : spec.kind === "boolean" ? "" : "N";
 };
 
 /**

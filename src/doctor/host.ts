@@ -1,7 +1,8 @@
-import { lstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { lstatSync, readdirSync, readFileSync } from "node:fs";
 import { availableParallelism, networkInterfaces, release, totalmem } from "node:os";
 import { loadNative, nativeFile } from "../native/loader.ts";
 import type { NixlEnv } from "../nixl/places.ts";
+import { processNamespaces } from "../transceiver/probe_place.ts";
 import { defaultSocketDir } from "../transceiver/socket_directory.ts";
 
 /** What of this machine decides how KV can move. */
@@ -53,7 +54,7 @@ export function hostFacts(env: NixlEnv): HostFacts {
     },
     memlock: textOf("/proc/self/limits").match(/^Max locked memory\s+(\S+)/m)?.[1] ?? "unknown",
     socketDirectory: socketDirectory(env),
-    namespaces: namespaces(),
+    namespaces: processNamespaces(),
     ptraceScope: textOf("/proc/sys/kernel/yama/ptrace_scope").trim() || "none",
     networks: Object.keys(networkInterfaces()),
     rdma: entriesOf("/sys/class/infiniband"),
@@ -104,16 +105,4 @@ function socketDirectory(env: NixlEnv): HostFacts["socketDirectory"] {
     const { code } = error as NodeJS.ErrnoException;
     return { path, why: code === "ENOENT" ? null : `it can't be read (${code})` };
   }
-}
-
-function namespaces(): Readonly<Record<string, string>> {
-  const found: Record<string, string> = {};
-  for (const name of ["ipc", "mnt", "net", "pid", "user"]) {
-    try {
-      found[name] = readlinkSync(`/proc/self/ns/${name}`);
-    } catch {
-      found[name] = "unknown";
-    }
-  }
-  return found;
 }

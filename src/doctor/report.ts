@@ -4,6 +4,7 @@ import { mapPlugins } from "../nixl/plugin_tree.ts";
 import { type NixlMiss, nothingFound, searchNixl } from "../nixl/search.ts";
 import { type CudaFacts, cudaFacts } from "./cuda.ts";
 import { type HostFacts, hostFacts } from "./host.ts";
+import { examinePair, type PairFacts } from "./peers.ts";
 
 export interface NixlFacts {
   readonly library: (NixlPlace & NativeNixlReport) | null;
@@ -26,15 +27,21 @@ export interface DoctorReport {
   readonly host: HostFacts;
   readonly nixl: NixlFacts;
   readonly cuda: CudaFacts;
+  /** Of this machine. */
   readonly paths: readonly PathFacts[];
+  /** Of two running workers, where they were named. */
+  readonly pair?: PairFacts;
   /** What is broken, with a remedy each; kvt doctor exits with 1 when there is any. */
   readonly problems: readonly string[];
 }
 
 const variableNames = /^(NIXL_|UCX_|FI_|KVT_NIXL|TRTLLM_NIXL)/;
 
-/** Looks at this machine. Loads NIXL in child processes only; takes a second or two. */
-export async function examine(env: NixlEnv): Promise<DoctorReport> {
+/**
+ * Looks at this machine, and at two workers as a pair where they are named (`HOST:PORT`). Loads NIXL in child processes only; takes a second
+ * or two, and some more for the pair.
+ */
+export async function examine(env: NixlEnv, peers?: readonly [string, string]): Promise<DoctorReport> {
   const problems: string[] = [];
   const host = hostFacts(env);
   if ("why" in host.addon) problems.push(host.addon.why);
@@ -43,7 +50,14 @@ export async function examine(env: NixlEnv): Promise<DoctorReport> {
     problems.push(`the socket directory ${path} can't be used: ${why}; set KVT_SOCKET_DIR to one of your own`);
   }
   const nixl = "why" in host.addon ? withoutAddon(env) : await nixlFacts(env, problems);
-  return { host, nixl, cuda: cudaFacts(), paths: pathFacts(host, nixl), problems };
+  const local = { host, nixl, cuda: cudaFacts(), paths: pathFacts(host, nixl), problems };
+  if (peers === undefined) return local;
+  try {
+    return { ...local, pair: await examinePair(peers, env.KVT_AUTH_TOKEN, problems) };
+  } catch (error) {
+    problems.push(error instanceof Error ? error.message : String(error));
+    return local;
+  }
 }
 
 const setVariables = (env: NixlEnv): Readonly<Record<string, string>> =>

@@ -1,4 +1,6 @@
+import type { PairFacts } from "./peers.ts";
 import type { DoctorReport } from "./report.ts";
+import type { WorkerFacts } from "./worker_client.ts";
 
 /** How lines are marked: good, bad, and what is only said. */
 export interface Marks {
@@ -17,6 +19,7 @@ export function doctorText(report: DoctorReport, marks: Marks): string {
     nixlLines(report, marks),
     cudaLines(report, marks),
     pathLines(report, marks),
+    ...(report.pair === undefined ? [] : [pairLines(report.pair, marks)]),
   ];
   if (report.problems.length > 0) {
     sections.push([marks.head("problems"), ...report.problems.map((text) => `  ${marks.bad("✗")} ${text}`)]);
@@ -89,4 +92,33 @@ function pathLines({ paths }: DoctorReport, marks: Marks): string[] {
     marks.head("paths"),
     ...paths.map(({ name, usable, why }) => `  ${usable ? marks.good("✓") : marks.dim("·")} ${name.padEnd(14)}${why}`),
   ];
+}
+
+function pairLines({ source, reader, layout, places, paths }: PairFacts, marks: Marks): string[] {
+  const worker = ({ url, instance, role, model, version }: WorkerFacts) =>
+    `${url} (${instance}, ${role === null ? "both roles" : `${role.toLowerCase()} only`}, ${model}, version ${version})`;
+  const line = (what: string, text: string) => `  ${marks.dim(what.padEnd(18))}${text}`;
+  const notes = layout.notes.length === 0 ? "" : ` (not alike, which does no harm: ${layout.notes.join("; ")})`;
+  const lines = [
+    marks.head("pair"),
+    line("is read", worker(source)),
+    line("reads", worker(reader)),
+    line("layout", layout.fits ? `${marks.good("✓")} KV can move${notes}` : `${marks.bad("✗")} ${layout.differences}`),
+  ];
+  if (places !== null) {
+    const [there, here] = [places.source.namespaces, places.reader.namespaces];
+    const own = Object.keys(there).filter((name) => there[name] !== here[name]);
+    const text = own.length === 0 ? "all shared" : `not shared: ${own.join(", ")}`;
+    const machine = places.source.bootId === places.reader.bootId ? `one machine; namespaces ${text}` : "two machines";
+    lines.push(line("places", machine));
+  }
+  for (const { name, chosen, usable, why, measured } of paths) {
+    lines.push(`  ${usable ? marks.good("✓") : marks.dim("·")} ${name.padEnd(14)}${chosen ? "taken: " : ""}${why}`);
+    for (const { pieceBytes, latencyUs, moveUs, gbPerS } of measured ?? []) {
+      const size = pieceBytes < 1 << 20 ? `${pieceBytes / 1024} KiB` : `${pieceBytes / 2 ** 20} MiB`;
+      const alone = `${latencyUs.toFixed(0)} µs from call to end, ${moveUs.toFixed(0)} µs of it copying`;
+      lines.push(`      ${size.padStart(6)}  ${gbPerS.toFixed(2).padStart(6)} GB/s   one piece alone: ${alone}`);
+    }
+  }
+  return lines;
 }

@@ -76,6 +76,12 @@ export const callErrors = {
     message: "{what} needs the bearer token of KVT_AUTH_TOKEN",
     remedy: "send `Authorization: Bearer ...`",
   },
+  PROBE_RUNS: {
+    scope: "call",
+    status: 409,
+    message: "a probe of paths runs on this worker already",
+    remedy: "wait until it has ended, a minute at most",
+  },
   BODY_TOO_LARGE: {
     scope: "call",
     status: 413,

@@ -77,8 +77,8 @@ export function addKvRoutes(front: FastifyInstance, options: KvRouteOptions): vo
 const bytesOf = (request: FastifyRequest): Uint8Array =>
   request.body instanceof Uint8Array ? request.body : new Uint8Array();
 
-/** Bearer KVT_AUTH_TOKEN when there is one, else callers on this host only. */
-function guard(request: FastifyRequest, authToken: string | null): void {
+/** Bearer KVT_AUTH_TOKEN when there is one, else callers on this host only. @throws KvError UNAUTHORIZED */
+export function guard(request: FastifyRequest, authToken: string | null): void {
   const what = `${request.method} ${request.routeOptions.url ?? ""}`;
   if (authToken === null) {
     if (isLoopback(request.socket.remoteAddress ?? "")) return;

@@ -10,11 +10,12 @@ import type { DeparturePhase } from "./departures.ts";
 import { GREEDY } from "./engine.ts";
 import { addInfoRoutes } from "./info_routes.ts";
 import { addKvRoutes } from "./kv_routes.ts";
+import { PathProbes } from "./path_probes.ts";
 import { PerfMetrics } from "./perf_metrics.ts";
 import { Records, type RequestRecord, transferRecord } from "./records.ts";
 import type { StateChange } from "./request_state.ts";
 import { WorkerMetrics } from "./worker_metrics.ts";
-import { buildWorker, type WorkerParts } from "./worker_parts.ts";
+import { buildWorker, probeSettingOf, type WorkerParts } from "./worker_parts.ts";
 
 export interface WorkerServer {
   /** `http://host:port` */
@@ -121,6 +122,8 @@ export async function startWorker(settings: WorkerSettings, hooks: WorkerHooks =
     records,
     authToken: settings.authToken,
   });
+  const probes = new PathProbes({ setting: probeSettingOf(settings), authToken: settings.authToken });
+  probes.addRoutes(front);
 
   const { host } = settings;
   try {
@@ -156,6 +159,7 @@ export async function startWorker(settings: WorkerSettings, hooks: WorkerHooks =
     await within(drained(), drainMs);
     await scheduler.close();
     await within(completions.settled(), FLUSH_MS);
+    await probes.close();
     await front.close();
     await parts.close();
     log.info({ url }, "worker closed");

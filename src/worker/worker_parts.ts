@@ -5,6 +5,7 @@ import { blockBytesOf, type Layout } from "../kv/layout.ts";
 import { type ParallelSizes, placeOf, ranksOf, shareOf } from "../kv/ranks.ts";
 import type { Logger } from "../observability/log.ts";
 import { KvInstance } from "../transceiver/instance.ts";
+import type { ProbeSetting } from "../transceiver/path_probe.ts";
 import type { TransceiverHooks } from "../transceiver/transceiver_parts.ts";
 import { BY_MAX_NUM_TOKENS } from "./admission.ts";
 import { ContextIds } from "./context_ids.ts";
@@ -182,18 +183,32 @@ export const layoutOf = (geometry: EngineGeometry): Layout => ({
   attention: "gqa",
 });
 
+/** How this worker reaches peers, for a probe of its paths; null: it has no transceiver. */
+export function probeSettingOf(settings: WorkerSettings): ProbeSetting | null {
+  const { transceiver, transfer } = settings;
+  if (transceiver === null) return null;
+  return {
+    config: { backend: transceiver.backend },
+    path: transfer.path,
+    sameHost: transfer.sameHost,
+    ...reachOf(settings),
+  };
+}
+
+/** Control endpoint, secret and socket directory. */
+function reachOf({ control, authToken, socketDir }: WorkerSettings) {
+  const { host, port, tls } = control;
+  const secure =
+    tls === null ? {} : { tls: { cert: tls.cert, key: tls.key, ...(tls.ca === null ? {} : { ca: tls.ca }) } };
+  return {
+    listen: { host, port, ...secure },
+    ...(authToken === null ? {} : { authToken }),
+    ...(socketDir === null ? {} : { socketDir }),
+  };
+}
+
 function transceiverOptions(settings: WorkerSettings, geometry: EngineGeometry, blocks: number) {
-  const { transceiver, control, lease } = settings;
-  const tls =
-    control.tls === null
-      ? {}
-      : {
-          tls: {
-            cert: control.tls.cert,
-            key: control.tls.key,
-            ...(control.tls.ca === null ? {} : { ca: control.tls.ca }),
-          },
-        };
+  const { transceiver, lease } = settings;
   return {
     config:
       transceiver === null
@@ -207,7 +222,6 @@ function transceiverOptions(settings: WorkerSettings, geometry: EngineGeometry, 
     layout: layoutOf(geometry),
     ...sizesOf(settings),
     pool: { memory: "host" as const, blocks },
-    listen: { host: control.host, port: control.port, ...tls },
     lease,
     verify: settings.transfer.verify,
     path: transceiver === null ? ("shared_memory" as const) : settings.transfer.path,
@@ -216,7 +230,6 @@ function transceiverOptions(settings: WorkerSettings, geometry: EngineGeometry, 
     maxConcurrentPulls: settings.transfer.maxReceives,
     maxConcurrentPullsPerPeer: settings.transfer.maxReceivesPerPeer,
     maxConcurrentSends: settings.transfer.maxSendsPerPeer,
-    ...(settings.authToken === null ? {} : { authToken: settings.authToken }),
-    ...(settings.socketDir === null ? {} : { socketDir: settings.socketDir }),
+    ...reachOf(settings),
   };
 }

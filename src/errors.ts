@@ -59,5 +59,14 @@ export class KvError<Code extends ErrorCode = ErrorCode> extends Error {
   }
 }
 
+/**
+ * For an error that is kept. Until the text of its stack is asked for, V8 keeps the frames themselves, and through them whoever called:
+ * the request, its prompt, its connection.
+ */
+export function withoutFrames<E extends Error>(error: E): E {
+  for (let at: unknown = error; at instanceof Error; at = at.cause) void at.stack;
+  return error;
+}
+
 export const isKvError = (value: unknown, code?: ErrorCode): value is KvError =>
   value instanceof KvError && (code === undefined || value.code === code);

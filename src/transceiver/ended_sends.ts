@@ -1,8 +1,8 @@
 import type { EndedSend } from "./api.ts";
 import type { DataPlane } from "./data_plane.ts";
 
-/** Ended senders that nobody asked for; more are forgotten, oldest first. */
-const KEPT = 4096;
+/** Ended senders that nobody asked for, as many as may be open by default; more are forgotten, oldest first. */
+const KEPT = 1024;
 
 /** What `waitForSenders` hands out: each ended send once. */
 export class EndedSends {

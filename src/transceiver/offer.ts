@@ -1,4 +1,4 @@
-import { KvError } from "../errors.ts";
+import { KvError, withoutFrames } from "../errors.ts";
 import { type CapabilityToken, newToken, type RequestId, type TransferId } from "../ids.ts";
 import type { BlockHold } from "../kv/pool.ts";
 import type { CancelOutcome, FirstTokens, TransferReport } from "./api.ts";
@@ -148,7 +148,8 @@ export class Offer implements SessionOwner {
   ended(over: SenderSession, report: TransferReport | null, error: KvError | null): void {
     this.#open--;
     if (report !== null) this.#reports.push(report);
-    this.#error ??= error;
+    // Ended offers are remembered, and so is how they ended.
+    this.#error ??= error && withoutFrames(error);
     this.#house.sessionEnded(over);
     if (this.#open > 0) {
       // Its side can't use a part of the KV. After LEASE_EXPIRED it may have it all: only its last word was lost.

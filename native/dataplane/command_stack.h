@@ -35,6 +35,7 @@ struct Command {
   std::shared_ptr<const PeerLife> life;  // of a peer to reach
   std::vector<uint64_t> leases;
   std::unique_ptr<Transfer> transfer;
+  std::unique_ptr<StagedGrant> grant;  // null: the lease opens nothing to paths
   std::unique_ptr<DigestRequest> digest;
 };
 

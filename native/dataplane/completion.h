@@ -16,6 +16,7 @@ enum class CompletionKind {
   kReached = 9,
   kPeerDead = 10,
   kDigested = 11,
+  kSlotStalled = 12,
 };
 
 enum class JobStatus { kOk = 0, kCancelled = 1, kTimedOut = 2, kFailed = 3, kBadRange = 4, kNoPeer = 5 };

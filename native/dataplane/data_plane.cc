@@ -173,7 +173,8 @@ std::optional<Error> DataPlane::OpenPaths(const std::shared_ptr<HostPool>& pool,
     snprintf(name, sizeof name, "kvt-%016llx-%016llx", static_cast<unsigned long long>(options_.epoch),
              static_cast<unsigned long long>(number));
     auto path = NixlDirectPath::Open({options_.nixl->library, options_.nixl->plugin, name, options_.geometry,
-                                      options_.blocks, pool, sleeper_});
+                                      options_.blocks, pool, sleeper_, options_.nixl->direct,
+                                      options_.nixl->staging, options_.crew});
     if (!path.ok()) return path.error();
     std::vector<uint8_t> descriptor = path.value()->descriptor();
     if (descriptor.size() > kDescriptorBytesMax) return TooLong(own.geometry);

@@ -20,6 +20,7 @@
 #include "memory/sleeper.h"
 #include "paths/copy_crew.h"
 #include "paths/digests.h"
+#include "paths/nixl_worker.h"
 #include "paths/path.h"
 
 namespace kvt {
@@ -37,6 +38,8 @@ class DataPlane {
   struct Nixl {
     std::string library;  // absolute path
     std::string plugin;
+    bool direct = true;  // peers may read the pool itself
+    std::optional<StagingOptions> staging;
   };
   struct Options {
     Geometry geometry;

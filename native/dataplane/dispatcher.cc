@@ -24,7 +24,7 @@ void Dispatcher::Apply(Command command, BootNanos now) {
       EndEarly(command.id, JobStatus::kCancelled, now);
       break;
     case Command::Kind::kGrant:
-      Grant(command.id, command.when, command.duration);
+      Grant(command);
       break;
     case Command::Kind::kRenew:
       Renew(command.id, command.leases, now);
@@ -58,6 +58,9 @@ void Dispatcher::Apply(const PathEvent& event, BootNanos now) {
     }
     case PathEvent::Kind::kQuiet:
       OnQuiet(event, now);
+      break;
+    case PathEvent::Kind::kStalled:
+      if (leases_.Find(event.key)) Complete(CompletionKind::kSlotStalled, event.key, now);
       break;
   }
   Count();
@@ -177,9 +180,17 @@ void Dispatcher::OnQuiet(const PathEvent& event, BootNanos now) {
 }
 
 // Its end was set when it was asked for: an owner that slept meanwhile neither lengthens nor shortens it.
-void Dispatcher::Grant(uint64_t lease, BootNanos end, BootNanos duration) {
-  leases_.Set(lease, end);
-  lease_durations_[lease] = duration;
+void Dispatcher::Grant(const Command& command) {
+  leases_.Set(command.id, command.when);
+  lease_durations_[command.id] = command.duration;
+  if (!command.grant) return;
+  path_leases_.insert(command.id);
+  path_->Grant(command.id, *command.grant);
+}
+
+void Dispatcher::EndLease(uint64_t lease) {
+  lease_durations_.erase(lease);
+  if (path_leases_.erase(lease) > 0) path_->EndLease(lease);
 }
 
 void Dispatcher::Renew(uint64_t seq, const std::vector<uint64_t>& leases, BootNanos now) {
@@ -197,12 +208,12 @@ void Dispatcher::Renew(uint64_t seq, const std::vector<uint64_t>& leases, BootNa
 // Also when its end has come but was not told yet: nobody wants to hear of it any more, and an owner that
 // slept must not tell more than one that was awake.
 void Dispatcher::DropLease(uint64_t lease) {
-  if (leases_.Clear(lease)) lease_durations_.erase(lease);
+  if (leases_.Clear(lease)) EndLease(lease);
 }
 
 void Dispatcher::ExpireLeases(BootNanos now) {
   while (const auto lease = leases_.PopDue(now)) {
-    lease_durations_.erase(*lease);
+    EndLease(*lease);
     Complete(CompletionKind::kLeaseOver, *lease, now);
   }
 }
@@ -217,6 +228,8 @@ void Dispatcher::Close(BootNanos now) {
   for (const uint64_t id : ids) ReleasePeer(id);
   leases_.Clear();
   lease_durations_.clear();
+  for (const uint64_t lease : path_leases_) path_->EndLease(lease);
+  path_leases_.clear();
   timers_.Clear();
 }
 

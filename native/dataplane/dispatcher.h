@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "dataplane/command_stack.h"
@@ -60,13 +61,14 @@ class Dispatcher {
   void ReleasePeer(uint64_t id);
   void Post(Command command, BootNanos now);
   void EndEarly(uint64_t id, JobStatus status, BootNanos now);
-  void Grant(uint64_t lease, BootNanos end, BootNanos duration);
+  void Grant(const Command& command);
   void Renew(uint64_t seq, const std::vector<uint64_t>& leases, BootNanos now);
   void DropLease(uint64_t lease);
   void Close(BootNanos now);
   void OnReached(const PathEvent& event, BootNanos now);
   void OnQuiet(const PathEvent& event, BootNanos now);
   void ExpireLeases(BootNanos now);
+  void EndLease(uint64_t lease);
   void Complete(CompletionKind kind, uint64_t id, BootNanos at, double extra = 0);
   void CompleteJob(uint64_t id, JobStatus status, BootNanos now);
   void Count() const;
@@ -86,6 +88,7 @@ class Dispatcher {
 
   DeadlineSet leases_;
   std::unordered_map<uint64_t, BootNanos> lease_durations_;
+  std::unordered_set<uint64_t> path_leases_;  // that the path was told of
   DeadlineSet timers_;
   uint64_t last_key_ = 0;
   bool closing_ = false;

@@ -12,7 +12,8 @@
 namespace kvt {
 namespace {
 
-constexpr uint32_t kMagic = 0x314e564b;  // "KVN1", little-endian
+constexpr uint32_t kMagic = 0x324e564b;  // "KVN2", little-endian
+constexpr uint32_t kSlotsMax = 1024;
 constexpr uint64_t kSeed = 0x6b76742d6e69786cULL;
 
 // 0: none known.
@@ -38,6 +39,9 @@ std::optional<std::vector<uint8_t>> EncodeNixlDescriptor(const NixlDescriptor& d
   out.Number(descriptor.blocks);
   out.Number(descriptor.address);
   out.Number(descriptor.bytes);
+  out.Number(descriptor.slots_address);
+  out.Number(descriptor.slot_bytes);
+  out.Number(descriptor.slots);
   out.Blob(descriptor.metadata);
   out.Number(XXH3_64bits_withSeed(out.bytes.data(), out.bytes.size(), kSeed));
   return std::move(out.bytes);
@@ -59,11 +63,18 @@ std::optional<NixlDescriptor> DecodeNixlDescriptor(std::span<const uint8_t> byte
   descriptor.blocks = in.Number<uint32_t>();
   descriptor.address = in.Number<uint64_t>();
   descriptor.bytes = in.Number<uint64_t>();
+  descriptor.slots_address = in.Number<uint64_t>();
+  descriptor.slot_bytes = in.Number<uint64_t>();
+  descriptor.slots = in.Number<uint32_t>();
   descriptor.metadata = in.Blob();
   // The user address space: no sum of offsets in it overflows.
   constexpr uint64_t kBytesMax = uint64_t{1} << 47;
   if (!in.Finished() || descriptor.bytes == 0 || descriptor.bytes > kBytesMax) return std::nullopt;
-  if (descriptor.address == 0 || descriptor.address > kBytesMax) return std::nullopt;
+  if (descriptor.address > kBytesMax || descriptor.slots_address > kBytesMax) return std::nullopt;
+  if (descriptor.slots > 0 && (descriptor.slots_address == 0 || descriptor.slot_bytes == 0))
+    return std::nullopt;
+  if (descriptor.slots > kSlotsMax || descriptor.slot_bytes > kBytesMax / kSlotsMax) return std::nullopt;
+  if (descriptor.address == 0 && descriptor.slots == 0) return std::nullopt;
   if (!descriptor.geometry.OutOfBounds(descriptor.blocks, descriptor.bytes).empty()) return std::nullopt;
   if (descriptor.agent.empty() || descriptor.metadata.size() > kNixlMetadataBytesMax) return std::nullopt;
   return descriptor;

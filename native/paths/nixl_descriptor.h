@@ -10,15 +10,19 @@
 
 namespace kvt {
 
-// What a peer needs to read a pool through NIXL. Secret, as it opens the whole pool (invariant I7).
+// What a peer needs to read a pool through NIXL: straight, from staging slots, or both. Secret, as the first
+// opens the whole pool (invariant I7).
 struct NixlDescriptor {
   std::string version;  // of NIXL; empty: not known
   std::string plugin;
   std::string agent;
   Geometry geometry;
   uint32_t blocks = 0;
-  uint64_t address = 0;  // of the pool, in its own process
-  uint64_t bytes = 0;    // of the pool
+  uint64_t address = 0;        // of the pool, in its own process; 0: it is not readable
+  uint64_t bytes = 0;          // of the pool
+  uint64_t slots_address = 0;  // of the first staging slot
+  uint64_t slot_bytes = 0;
+  uint32_t slots = 0;  // one after another; 0: there are none
   std::vector<uint8_t> metadata;
 };
 

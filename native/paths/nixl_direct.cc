@@ -22,16 +22,18 @@ constexpr BootNanos kServingNap = 100 * kMicro;
 constexpr BootNanos kIdleNap = 10'000 * kMicro;
 
 constexpr double kFixedMicros = 20;
+constexpr double kStagedFixedMicros = 150;
+constexpr double kStagedBytesPerMicro = 2'000;
 constexpr double kPieceMicros = 4;
 constexpr double kBytesPerMicro = 3'500;
 
 }  // namespace
 
 Result<std::unique_ptr<NixlDirectPath>> NixlDirectPath::Open(Options options) {
-  if (options.plugin == "LIBFABRIC") {
+  if (options.plugin == "LIBFABRIC" && options.direct) {
     return Error{ErrorCode::kNixlFailed,
                  "path nixl_direct does not go with plug-in LIBFABRIC, whose reads of a dead peer never end: "
-                 "they must go to staging buffers, and nixl_staged is not built yet; use plug-in UCX"};
+                 "they must go to staging slots; use path nixl_staged, or plug-in UCX"};
   }
   std::unique_ptr<NixlDirectPath> path(new NixlDirectPath(std::move(options)));
   auto thread = StartThread("kvt-nixl", [raw = path.get()] { raw->Run(); });
@@ -45,7 +47,7 @@ Result<std::unique_ptr<NixlDirectPath>> NixlDirectPath::Open(Options options) {
 
 NixlDirectPath::~NixlDirectPath() {
   stop_.store(true, std::memory_order_release);
-  orders_waiting_.Signal();
+  orders_waiting_->Signal();
   if (thread_.joinable()) thread_.join();
 }
 
@@ -54,7 +56,7 @@ void NixlDirectPath::Give(Order order) {
     const std::lock_guard lock(mutex_);
     orders_.push_back(std::move(order));
   }
-  orders_waiting_.Signal();
+  orders_waiting_->Signal();
 }
 
 void NixlDirectPath::Know(PeerKey peer, std::shared_ptr<const PeerLife> life) {
@@ -76,8 +78,10 @@ void NixlDirectPath::Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNa
 }
 
 std::optional<double> NixlDirectPath::CostMicros(PeerKey peer, uint64_t bytes, uint64_t piece_bytes) const {
-  if (!peers_.contains(peer)) return std::nullopt;
+  const auto found = peers_.find(peer);
+  if (found == peers_.end()) return std::nullopt;
   const auto size = static_cast<double>(bytes);
+  if (found->second->staged) return kStagedFixedMicros + size / kStagedBytesPerMicro;
   const double pieces = piece_bytes == 0 ? 0 : size / static_cast<double>(piece_bytes);
   return kFixedMicros + pieces * kPieceMicros + size / kBytesPerMicro;
 }
@@ -112,13 +116,30 @@ void NixlDirectPath::Release(PeerKey peer) {
   Give(std::move(order));
 }
 
+void NixlDirectPath::Grant(LeaseKey lease, const StagedGrant& grant) {
+  if (!options_.staging) return;
+  Order order;
+  order.kind = Order::Kind::kGrant;
+  order.key = lease;
+  order.grant = grant;
+  Give(std::move(order));
+}
+
+void NixlDirectPath::EndLease(LeaseKey lease) {
+  if (!options_.staging) return;
+  Order order;
+  order.kind = Order::Kind::kEndLease;
+  order.key = lease;
+  Give(std::move(order));
+}
+
 void NixlDirectPath::Serve(bool leases_out) {
-  if (leases_out_.exchange(leases_out) != leases_out && leases_out) orders_waiting_.Signal();
+  if (leases_out_.exchange(leases_out) != leases_out && leases_out) orders_waiting_->Signal();
 }
 
 void NixlDirectPath::EndBy(BootNanos deadline) {
   end_by_.store(deadline, std::memory_order_relaxed);
-  orders_waiting_.Signal();
+  orders_waiting_->Signal();
 }
 
 void NixlDirectPath::Poll(std::vector<PathEvent>* events) {
@@ -132,7 +153,7 @@ void NixlDirectPath::Poll(std::vector<PathEvent>* events) {
   for (NixlWorker::Reached& one : reached) {
     PathEvent event;
     event.kind = PathEvent::Kind::kReached;
-    event.path = PathKind::kNixlDirect;
+    event.path = one.found && one.found->staged ? PathKind::kNixlStaged : PathKind::kNixlDirect;
     event.key = one.peer;
     event.reached = one.status;
     if (one.found) peers_[one.peer] = std::move(one.found);
@@ -146,7 +167,8 @@ void NixlDirectPath::Run() {
   std::unique_ptr<NixlWorker> worker;
   if (library.ok()) {
     auto opened = NixlWorker::Open({library.value(), options_.plugin, options_.agent, options_.geometry,
-                                    options_.blocks, options_.pool->data(), options_.pool->bytes()});
+                                    options_.blocks, options_.pool, options_.direct, options_.staging,
+                                    options_.crew, [waiting = orders_waiting_] { waiting->Signal(); }});
     if (opened.ok()) worker = std::move(opened.value());
     if (!opened.ok()) wrong = opened.error();
   } else {
@@ -217,15 +239,21 @@ bool NixlDirectPath::TakeOrders(NixlWorker* worker) {
       case Order::Kind::kRelease:
         worker->Release(order.key);
         break;
+      case Order::Kind::kGrant:
+        worker->Grant(order.key, std::move(order.grant));
+        break;
+      case Order::Kind::kEndLease:
+        worker->EndLease(order.key);
+        break;
     }
   }
   return !orders.empty();
 }
 
 void NixlDirectPath::Wait(BootNanos nanos) const {
-  pollfd polled{orders_waiting_.get(), POLLIN, 0};
+  pollfd polled{orders_waiting_->get(), POLLIN, 0};
   const timespec time{0, static_cast<long>(nanos)};
-  if (ppoll(&polled, 1, &time, nullptr) > 0) orders_waiting_.Clear();
+  if (ppoll(&polled, 1, &time, nullptr) > 0) orders_waiting_->Clear();
 }
 
 }  // namespace kvt

@@ -19,7 +19,8 @@
 
 namespace kvt {
 
-// NIXL reads from the peer's pool straight into ours: another host, or one whose memory can't be mapped. One
+// NIXL reads from the peer's pool straight into ours, or through staging slots on both sides: another host,
+// or one whose memory can't be mapped. Which of the two is decided for each peer (nixl_worker.h). One
 // thread an agent makes every NIXL call, because a post copies inline and may block; the owner only leaves
 // commands there and finds events.
 class NixlDirectPath final : public Path {
@@ -32,6 +33,9 @@ class NixlDirectPath final : public Path {
     uint32_t blocks = 0;
     std::shared_ptr<HostPool> pool;
     std::shared_ptr<const Sleeper> wake;  // the owner's
+    bool direct = true;                   // peers may read blocks straight
+    std::optional<StagingOptions> staging;
+    CopyCrew* crew = nullptr;  // with staging
   };
 
   // Blocks while NIXL is loaded and the pool registered: some 100 ms.
@@ -47,12 +51,14 @@ class NixlDirectPath final : public Path {
   void Cancel(JobKey job) override;
   void Poll(std::vector<PathEvent>* events) override;
   void Release(PeerKey peer) override;
+  void Grant(LeaseKey lease, const StagedGrant& grant) override;
+  void EndLease(LeaseKey lease) override;
   void Serve(bool leases_out) override;
   void EndBy(BootNanos deadline) override;
 
  private:
   struct Order {
-    enum class Kind { kReach, kPost, kCancel, kRelease };
+    enum class Kind { kReach, kPost, kCancel, kRelease, kGrant, kEndLease };
     Kind kind = Kind::kReach;
     uint64_t key = 0;
     std::vector<uint8_t> descriptor;
@@ -60,6 +66,7 @@ class NixlDirectPath final : public Path {
     std::shared_ptr<const PeerLife> life;
     std::shared_ptr<const NixlPeer> peer;
     std::unique_ptr<Transfer> transfer;
+    StagedGrant grant;
   };
 
   explicit NixlDirectPath(Options options) : options_(std::move(options)) {}
@@ -71,7 +78,8 @@ class NixlDirectPath final : public Path {
   void Wait(BootNanos nanos) const;
 
   const Options options_;
-  EventFd orders_waiting_;
+  // Shared with copies that may end after this.
+  const std::shared_ptr<EventFd> orders_waiting_ = std::make_shared<EventFd>();
   std::atomic<bool> stop_{false};
   std::atomic<bool> leases_out_{false};
   std::atomic<BootNanos> end_by_{kNever};

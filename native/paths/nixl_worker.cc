@@ -13,6 +13,11 @@ constexpr size_t kFlightsPerJob = 4;
 constexpr size_t kIdleRemotesMax = 32;
 // How long a job waits for a new connection to its peer: dialling takes 250 ms.
 constexpr BootNanos kCutNanosMax = 1'000 * kNanosPerMilli;
+// Receivers that may be told of chunks.
+constexpr size_t kIntroducedMax = 128;
+constexpr BootNanos kToldFor = 1'000 * kNanosPerMilli;
+// Larger pieces are read straight: what a copy on both sides costs is more than what posting them does.
+constexpr uint64_t kDirectPieceBytesMin = uint64_t{256} << 10;
 const std::vector<uint8_t> kWarmUp = {'k', 'v', 't', '-', 'w', 'a', 'r', 'm'};
 
 std::vector<int32_t> FirstIndices(size_t count) {
@@ -37,6 +42,7 @@ Result<std::unique_ptr<NixlWorker>> NixlWorker::Open(Options options) {
 
 // Requests go first: they use lists, memory and agent.
 NixlWorker::~NixlWorker() {
+  staged_.reset();
   jobs_.clear();
   reaches_.clear();
 }
@@ -45,22 +51,28 @@ std::optional<Error> NixlWorker::Start() {
   nixl::AgentOptions chosen;
   chosen.name = options_.name;
   chosen.plugin = options_.plugin;
+  chosen.progress_thread = options_.plugin != "UCX";
   auto agent = nixl::Agent::Open(options_.library, chosen);
   if (!agent.ok()) return agent.error();
   agent_ = std::move(agent.value());
-  auto pool = agent_->Register(nixl::MemoryKind::kDram, {{AddressOf(options_.pool), options_.pool_bytes, 0}});
-  if (!pool.ok()) return pool.error();
-  pool_ = std::move(pool.value());
+  NixlDescriptor own;
+  own.bytes = options_.pool->bytes();
+  if (options_.direct) {
+    own.address = AddressOf(options_.pool->data());
+    auto pool = agent_->Register(nixl::MemoryKind::kDram, {{own.address, own.bytes, 0}});
+    if (!pool.ok()) return pool.error();
+    pool_ = std::move(pool.value());
+  }
+  if (options_.staging) {
+    if (auto wrong = StartStaging(&own)) return wrong;
+  }
   auto metadata = agent_->LocalMetadata();
   if (!metadata.ok()) return metadata.error();
-  NixlDescriptor own;
   own.version = options_.library->version();
   own.plugin = options_.plugin;
   own.agent = options_.name;
   own.geometry = options_.geometry;
   own.blocks = options_.blocks;
-  own.address = AddressOf(options_.pool);
-  own.bytes = options_.pool_bytes;
   own.metadata = std::move(metadata.value());
   auto descriptor = EncodeNixlDescriptor(own);
   if (!descriptor) {
@@ -74,6 +86,33 @@ std::optional<Error> NixlWorker::Start() {
   auto scratch = agent_->Register(nixl::MemoryKind::kDram, {{AddressOf(scratch_.data()), kScratchBytes, 0}});
   if (!scratch.ok()) return scratch.error();
   scratch_memory_ = std::move(scratch.value());
+  if (!options_.staging) return std::nullopt;
+  // What reads land in is no part of what peers are told either.
+  auto landing = agent_->Register(nixl::MemoryKind::kDram,
+                                  {{AddressOf(slots_->receiver_slot(0)), slots_->side_bytes(), 0}});
+  if (!landing.ok()) return landing.error();
+  receiver_slots_ = std::move(landing.value());
+  staged_ = std::unique_ptr<NixlStaged>(
+      new NixlStaged(NixlStaged::Options{options_.geometry, options_.blocks, options_.pool, slots_,
+                                         options_.crew, options_.staging->stall, options_.wake, descriptor_},
+                     this));
+  return std::nullopt;
+}
+
+std::optional<Error> NixlWorker::StartStaging(NixlDescriptor* own) {
+  const StagingOptions& staging = *options_.staging;
+  own->slots = staging.slots;
+  own->slot_bytes = StagingSlotBytes(options_.geometry, staging.tokens);
+  slots_ = StagingMemory::Create(own->slots, own->slot_bytes);
+  if (!slots_) {
+    return Error{ErrorCode::kPoolUnavailable,
+                 "the system gives no memory for " + std::to_string(2 * own->slots) + " staging slots of " +
+                     std::to_string(own->slot_bytes) + " bytes; lower max_tokens_in_buffer"};
+  }
+  own->slots_address = AddressOf(slots_->sender_slot(0));
+  auto slots = agent_->Register(nixl::MemoryKind::kDram, {{own->slots_address, slots_->side_bytes(), 0}});
+  if (!slots.ok()) return slots.error();
+  sender_slots_ = std::move(slots.value());
   return std::nullopt;
 }
 
@@ -97,20 +136,34 @@ void NixlWorker::Reach(PeerKey peer, const std::vector<uint8_t>& bytes, BootNano
     rest = Plan::Compile({descriptor->geometry}, {options_.geometry}, &why, false);
     if (!plan || !rest) status = ReachStatus::kBadDescriptor;
   }
+  NixlPeer found;
+  if (status == ReachStatus::kOk) {
+    found.agent = descriptor->agent;
+    found.plan = std::make_shared<const Plan>(std::move(*plan));
+    found.rest = std::make_shared<const Plan>(std::move(*rest));
+    found.blocks = descriptor->blocks;
+    found.address = descriptor->address;
+    found.life = life;
+    status = Pair(*descriptor, &found);
+  }
   if (status == ReachStatus::kOk && !IsThere(life)) status = ReachStatus::kNixlFailed;
   if (status == ReachStatus::kOk) status = Load(*descriptor);
   if (status == ReachStatus::kOk) {
-    reach->found = std::make_shared<const NixlPeer>(
-        NixlPeer{descriptor->agent, std::make_shared<const Plan>(std::move(*plan)),
-                 std::make_shared<const Plan>(std::move(*rest)), descriptor->blocks, descriptor->address,
-                 std::move(life)});
+    reach->found = std::make_shared<const NixlPeer>(std::move(found));
+    reach->introduced = !reach->found->staged;
+    remotes_[descriptor->agent].life = std::move(life);
     ++remotes_[descriptor->agent].users;
+    remotes_[descriptor->agent].told = BootNow();
     peers_[peer] = descriptor->agent;
     // The other side wakes up for it.
-    (void)agent_->Notify(descriptor->agent, kWarmUp);
-    const size_t warm_up_bytes = std::min<uint64_t>(kWarmUpBytes, descriptor->bytes);
+    (void)Notify(descriptor->agent,
+                 reach->introduced ? kWarmUp : EncodeStaged(StagedMessage::Introduce{descriptor_}));
+    const bool slots = reach->found->staged != nullptr;
+    const uint64_t far = slots ? descriptor->slots_address : descriptor->address;
+    const size_t warm_up_bytes =
+        std::min<uint64_t>(kWarmUpBytes, slots ? descriptor->slot_bytes : descriptor->bytes);
     auto flight = Fly(descriptor->agent, {{AddressOf(scratch_.data()), warm_up_bytes, 0}},
-                      {{descriptor->address, warm_up_bytes, 0}});
+                      {{far, warm_up_bytes, 0}}, std::nullopt);
     if (flight) {
       reach->flight = std::move(*flight);
     } else {
@@ -124,6 +177,31 @@ void NixlWorker::Reach(PeerKey peer, const std::vector<uint8_t>& bytes, BootNano
     reach->found.reset();
   }
   reaches_.push_back(std::move(reach));
+}
+
+ReachStatus NixlWorker::Pair(const NixlDescriptor& descriptor, NixlPeer* peer) const {
+  const bool direct = options_.direct && descriptor.address != 0;
+  const bool staged = staged_ && descriptor.slots > 0;
+  if (!direct && !staged) return ReachStatus::kNoCommonPath;
+  if (direct && (!staged || peer->plan->PieceBytes() >= kDirectPieceBytesMin)) return ReachStatus::kOk;
+  std::string why;
+  auto source = staged_->SourceOf(descriptor, &why);
+  if (source) peer->staged = std::make_shared<const StagedSource>(std::move(*source));
+  return source || direct ? ReachStatus::kOk : ReachStatus::kBadDescriptor;
+}
+
+PeerLife::State NixlWorker::Life(const std::string& agent) const {
+  const auto found = remotes_.find(agent);
+  if (found == remotes_.end()) return PeerLife::State::kDead;
+  return found->second.life ? found->second.life->Ask() : PeerLife::State::kAlive;
+}
+
+bool NixlWorker::Notify(const std::string& agent, std::span<const uint8_t> bytes) {
+  if (!agent_ || Life(agent) != PeerLife::State::kAlive) return false;
+  Recover(agent);
+  const bool told = agent_->Notify(agent, bytes) == nixl::Status::kSuccess;
+  if (!told) remotes_[agent].broken = true;
+  return told;
 }
 
 ReachStatus NixlWorker::Load(const NixlDescriptor& descriptor) {
@@ -146,7 +224,8 @@ ReachStatus NixlWorker::Load(const NixlDescriptor& descriptor) {
 
 std::optional<NixlWorker::Flight> NixlWorker::Fly(const std::string& agent,
                                                   const std::vector<nixl::Piece>& own,
-                                                  const std::vector<nixl::Piece>& far) {
+                                                  const std::vector<nixl::Piece>& far,
+                                                  std::optional<std::vector<uint8_t>> notification) {
   Flight flight;
   auto own_list = agent_->Prepare("", nixl::MemoryKind::kDram, own);
   if (!own_list.ok()) return std::nullopt;
@@ -154,7 +233,7 @@ std::optional<NixlWorker::Flight> NixlWorker::Fly(const std::string& agent,
   if (!far_list.ok()) return std::nullopt;
   const std::vector<int32_t> indices = FirstIndices(own.size());
   auto request = agent_->Make(nixl::Operation::kRead, *own_list.value(), indices, *far_list.value(), indices,
-                              {std::nullopt, false});
+                              {std::move(notification), false});
   if (!request.ok()) return std::nullopt;
   flight.own = std::move(own_list.value());
   flight.far = std::move(far_list.value());
@@ -166,16 +245,35 @@ std::optional<NixlWorker::Flight> NixlWorker::Fly(const std::string& agent,
 }
 
 void NixlWorker::Post(std::shared_ptr<const NixlPeer> peer, std::unique_ptr<Transfer> transfer) {
+  ++remotes_[peer->agent].users;
+  if (peer->staged) {
+    staged_jobs_[transfer->job] = peer->agent;
+    // A sender that serves many forgets those that were silent.
+    const BootNanos now = BootNow();
+    if (now - std::exchange(remotes_[peer->agent].told, now) > kToldFor) {
+      (void)Notify(peer->agent, EncodeStaged(StagedMessage::Introduce{descriptor_}));
+    }
+    staged_->Post(peer->agent, peer->staged, std::move(transfer));
+    return;
+  }
   std::shared_ptr<const Plan> plan = peer->PlanFor(*transfer);
-  jobs_.push_back(
-      std::make_unique<Job>(std::move(peer), std::move(plan), std::move(transfer), AddressOf(options_.pool)));
-  ++remotes_[jobs_.back()->peer->agent].users;
+  jobs_.push_back(std::make_unique<Job>(std::move(peer), std::move(plan), std::move(transfer),
+                                        AddressOf(options_.pool->data())));
+}
+
+void NixlWorker::Grant(LeaseKey lease, StagedGrant grant) {
+  if (staged_) staged_->Grant(lease, std::move(grant));
+}
+
+void NixlWorker::EndLease(LeaseKey lease) {
+  if (staged_) staged_->EndLease(lease);
 }
 
 void NixlWorker::Cancel(JobKey key) {
   for (const auto& job : jobs_) {
     if (job->cutter.transfer().job == key) job->stopped = true;
   }
+  if (staged_) staged_->Cancel(key);
 }
 
 void NixlWorker::Release(PeerKey peer) {
@@ -203,6 +301,8 @@ void NixlWorker::Unuse(const std::string& agent) {
 }
 
 void NixlWorker::ForgetIdle(const std::string& agent) {
+  const bool broken = remotes_[agent].broken;
+  if (agent_ && staged_ && !broken) (void)Notify(agent, EncodeStaged(StagedMessage::Leave{}));
   if (agent_) (void)agent_->Forget(agent);
   remotes_.erase(agent);
 }
@@ -234,8 +334,78 @@ bool NixlWorker::Step(std::vector<PathEvent>* events, std::vector<Reached>* reac
   if (heard.ok() && !heard.value().empty()) {
     last_heard_ = BootNow();
     moved = true;
+    for (const nixl::Notification& one : heard.value()) Hear(one);
+  }
+  if (staged_) moved = StepStaged(events) || moved;
+  return moved;
+}
+
+bool NixlWorker::StepStaged(std::vector<PathEvent>* events) {
+  const size_t before = events->size();
+  std::vector<LeaseKey> stalled;
+  const bool moved = staged_->Step(events, &stalled);
+  for (const LeaseKey lease : stalled) {
+    PathEvent event;
+    event.kind = PathEvent::Kind::kStalled;
+    event.key = lease;
+    events->push_back(event);
+  }
+  for (size_t at = before; at < events->size(); ++at) {
+    const auto job = staged_jobs_.find((*events)[at].key);
+    if ((*events)[at].kind != PathEvent::Kind::kQuiet || job == staged_jobs_.end()) continue;
+    const std::string agent = job->second;
+    staged_jobs_.erase(job);
+    Unuse(agent);
   }
   return moved;
+}
+
+void NixlWorker::Hear(const nixl::Notification& heard) {
+  if (!staged_) return;
+  const auto message = DecodeStaged(heard.bytes);
+  if (!message) return;
+  if (const auto* introduce = std::get_if<StagedMessage::Introduce>(&*message)) {
+    return Introduce(heard.agent, introduce->descriptor);
+  }
+  if (std::holds_alternative<StagedMessage::Introduced>(*message)) {
+    for (const auto& reach : reaches_) {
+      if (reach->found && reach->found->agent == heard.agent) reach->introduced = true;
+    }
+    return;
+  }
+  if (std::holds_alternative<StagedMessage::Leave>(*message)) return EndIntroduction(heard.agent);
+  staged_->Hear(heard.agent, *message);
+}
+
+// A receiver that has our descriptor gives us its own, so that it can be told of chunks.
+void NixlWorker::Introduce(const std::string& agent, std::span<const uint8_t> bytes) {
+  const auto descriptor = DecodeNixlDescriptor(bytes);
+  if (!descriptor || descriptor->agent != agent || Load(*descriptor) != ReachStatus::kOk) return;
+  Remote& remote = remotes_[agent];
+  if (!remote.introduced) {
+    remote.introduced = true;
+    ++remote.users;
+  }
+  std::erase(introduced_, agent);
+  introduced_.push_back(agent);
+  (void)staged_->Serve(*descriptor);
+  for (size_t at = 0; introduced_.size() > kIntroducedMax && at < introduced_.size();) {
+    const std::string oldest = introduced_[at];
+    if (staged_->Uses(oldest)) {
+      ++at;
+    } else {
+      EndIntroduction(oldest);
+    }
+  }
+}
+
+void NixlWorker::EndIntroduction(const std::string& agent) {
+  const auto found = remotes_.find(agent);
+  if (found == remotes_.end() || !found->second.introduced || staged_->Uses(agent)) return;
+  found->second.introduced = false;
+  std::erase(introduced_, agent);
+  staged_->EndServe(agent);
+  Unuse(agent);
 }
 
 void NixlWorker::TearDown(std::vector<PathEvent>* events, std::vector<Reached>* reached) {
@@ -245,7 +415,10 @@ void NixlWorker::TearDown(std::vector<PathEvent>* events, std::vector<Reached>* 
     job->flights.clear();
     job->stopped = true;
   }
+  if (staged_) staged_->TearDown(events);
   // Only its end makes it certain that no byte lands any more: a released request may still be in flight.
+  sender_slots_.reset();
+  receiver_slots_.reset();
   scratch_memory_.reset();
   pool_.reset();
   agent_.reset();
@@ -259,7 +432,8 @@ bool NixlWorker::StepReach(RunningReach* reach, std::vector<Reached>* reached) {
   if (!reach->found) {
     status = reach->status;
   } else {
-    const nixl::Status read = reach->flight.request->Check();
+    nixl::Status read = reach->flight.request->Check();
+    if (read == nixl::Status::kSuccess && !reach->introduced) read = nixl::Status::kInProgress;
     const bool late = read == nixl::Status::kInProgress && BootNow() >= reach->deadline;
     if (read == nixl::Status::kInProgress && !late && !reach->released) return false;
     if (read != nixl::Status::kSuccess) status = late ? ReachStatus::kTimedOut : ReachStatus::kNixlFailed;
@@ -326,7 +500,7 @@ bool NixlWorker::PostNext(Job* job) {
   job->runs += chunk.runs;
   job->pieces += chunk.own.size();
   Recover(job->peer->agent);
-  auto flight = Fly(job->peer->agent, chunk.own, chunk.far);
+  auto flight = Fly(job->peer->agent, chunk.own, chunk.far, std::nullopt);
   if (flight) {
     job->flights.push_back(std::move(*flight));
   } else {
@@ -344,7 +518,7 @@ void NixlWorker::Recover(const std::string& agent) {
   const bool flying = std::any_of(jobs_.begin(), jobs_.end(), [&agent](const std::unique_ptr<Job>& job) {
     return job->peer->agent == agent && !job->flights.empty();
   });
-  if (flying) return;
+  if (flying || (staged_ && staged_->Reads(agent))) return;
   (void)agent_->Forget(agent);
   remote.broken = !agent_->LoadRemote(remote.metadata).ok();
 }

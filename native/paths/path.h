@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -16,6 +17,16 @@ namespace kvt {
 // Ids that the owner gives; never used twice in one data plane.
 using PeerKey = uint64_t;
 using JobKey = uint64_t;
+using LeaseKey = uint64_t;
+
+// A transfer's id with its attempt: who names it may have what was granted to it.
+using Ticket = std::array<uint8_t, 20>;
+
+// What a lease opens for a path whose sender works too: blocks in token order.
+struct StagedGrant {
+  Ticket ticket{};
+  std::vector<uint32_t> blocks;
+};
 
 struct Transfer {
   JobKey job = 0;
@@ -24,17 +35,19 @@ struct Transfer {
   std::vector<uint32_t> target_blocks;
   Tokens tokens;
   bool replicated = true;  // groups without heads too
+  Ticket ticket{};         // of its grant
   BootNanos posted = 0;
 };
 
 // src/native/binding.ts nativePath.
-enum class PathKind { kSharedMemory = 1, kNixlDirect = 3 };
+enum class PathKind { kSharedMemory = 1, kNixlDirect = 3, kNixlStaged = 4 };
 
 struct PathEvent {
   enum class Kind {
     kReached,   // of a peer, once a Reach
     kPeerDead,  // of a peer: its process is known dead; transfers still work
     kQuiet,     // of a job, once a Post: no thread touches its blocks any more
+    kStalled,   // of a lease: its reader keeps a staging slot too long
   };
   Kind kind = Kind::kQuiet;
   uint64_t key = 0;
@@ -74,6 +87,12 @@ class Path {
   virtual void Poll(std::vector<PathEvent>* events) = 0;
   // The peer is forgotten, its memory unmapped, when the last of its jobs is quiet. Ends a reach that runs.
   virtual void Release(PeerKey peer) = 0;
+  // A lease begins and ends, for paths whose sender works too. What was not granted is never given.
+  virtual void Grant(LeaseKey lease, const StagedGrant& grant) {
+    (void)lease;
+    (void)grant;
+  }
+  virtual void EndLease(LeaseKey lease) { (void)lease; }
   // Whether leases are out, so that peers may read from here: a path whose transport needs this side's work
   // stays awake.
   virtual void Serve(bool leases_out) { (void)leases_out; }

@@ -100,6 +100,7 @@ void PathSet::Poll(std::vector<PathEvent>* events) {
         OnReached(event, events);
         break;
       case PathEvent::Kind::kPeerDead:
+      case PathEvent::Kind::kStalled:
         events->push_back(event);
         break;
       case PathEvent::Kind::kQuiet:
@@ -133,6 +134,14 @@ void PathSet::Release(PeerKey key) {
   } else {
     found->second.released = true;
   }
+}
+
+void PathSet::Grant(LeaseKey lease, const StagedGrant& grant) {
+  for (Entry& entry : entries_) entry.path->Grant(lease, grant);
+}
+
+void PathSet::EndLease(LeaseKey lease) {
+  for (Entry& entry : entries_) entry.path->EndLease(lease);
 }
 
 void PathSet::Serve(bool leases_out) {

@@ -30,6 +30,8 @@ class PathSet final : public Path {
   void Cancel(JobKey job) override;
   void Poll(std::vector<PathEvent>* events) override;
   void Release(PeerKey peer) override;
+  void Grant(LeaseKey lease, const StagedGrant& grant) override;
+  void EndLease(LeaseKey lease) override;
   void Serve(bool leases_out) override;
   void EndBy(BootNanos deadline) override;
 

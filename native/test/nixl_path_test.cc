@@ -1,4 +1,4 @@
-// Path nixl_direct between two pools of this process, against what path shared_memory brings (spec nixl.md).
+// Paths nixl_direct and nixl_staged between two pools of this process, and of another (spec nixl.md).
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -14,15 +14,42 @@ namespace {
 using namespace kvt;              // NOLINT: a test
 using namespace kvt::nixl::test;  // NOLINT
 
+// What a test needs: any plug-in for staged transfers, UCX for direct ones.
+#define WITH_STAGED() \
+  if (LibraryFile().empty()) SKIP(kNoNixl)
 #define WITH_NIXL() \
   if (LibraryFile().empty() || PluginName() != "UCX") SKIP(kNoNixl)
 
+struct Mode {
+  const char* name;
+  bool direct;
+  std::optional<StagingOptions> staging;
+
+  PathKind kind() const { return direct ? PathKind::kNixlDirect : PathKind::kNixlStaged; }
+  bool works() const { return !direct || PluginName() == "UCX"; }
+};
+constexpr BootNanos kStall = 10'000 * kNanosPerMilli;
+const Mode kDirect{"direct", true, std::nullopt};
+const Mode kStaged{"staged", false, StagingOptions{2, 64, kStall}};
+// One slot of one block, and many.
+const Mode kNarrow{"narrow", false, StagingOptions{1, 32, kStall}};
+const Mode kWide{"wide", false, StagingOptions{5, 2048, kStall}};
+const std::vector<Mode> kModes{kDirect, kStaged, kNarrow, kWide};
+
+Ticket TicketOf(uint8_t number) {
+  Ticket ticket{};
+  ticket[0] = number;
+  return ticket;
+}
+
 // A pool with its path, polled in the owner's place.
 struct Node {
-  Node(const Geometry& of, uint32_t count, const std::string& name) : geometry(of), blocks(count) {
+  Node(const Geometry& of, uint32_t count, const std::string& name, const Mode& mode = kDirect)
+      : geometry(of), blocks(count) {
     auto created = HostPool::Create(geometry.BlockBytes() * blocks, stop);
     pool = created.value();
-    auto opened = NixlDirectPath::Open({LibraryFile(), "UCX", name, geometry, blocks, pool, wake});
+    auto opened = NixlDirectPath::Open({LibraryFile(), PluginName(), name, geometry, blocks, pool, wake,
+                                        mode.direct, mode.staging, &CopyCrew::OfProcess()});
     if (opened.ok()) {
       path = std::move(opened.value());
     } else {
@@ -70,8 +97,9 @@ struct Node {
   }
 
   Path::Posted Post(JobKey job, PeerKey peer, std::vector<uint32_t> source, std::vector<uint32_t> target,
-                    Tokens tokens) {
+                    Tokens tokens, uint8_t ticket = 1) {
     auto transfer = std::make_unique<Transfer>();
+    transfer->ticket = TicketOf(ticket);
     transfer->job = job;
     transfer->peer = peer;
     transfer->source_blocks = std::move(source);
@@ -122,7 +150,7 @@ bool Holds(const Node& node, const std::vector<uint8_t>& bytes) {
 }  // namespace
 
 TEST("tokens cross between pools of any two shapes, whole and in part, and nothing else changes") {
-  WITH_NIXL();
+  WITH_STAGED();
   const Geometry whole = kvt::test::Hnd(4, 2, 4, 32, 128);
   struct Shape {
     Geometry source;
@@ -132,67 +160,136 @@ TEST("tokens cross between pools of any two shapes, whole and in part, and nothi
   const Geometry small_blocks = kvt::test::Hnd(4, 2, 4, 16, 128);
   std::mt19937 random(3);
   int number = 0;
-  for (const Shape& shape : {Shape{whole, whole}, Shape{whole, half}, Shape{small_blocks, whole}}) {
-    ++number;
-    Node source(shape.source, 128, "source" + std::to_string(number));
-    Node target(shape.target, 64, "target" + std::to_string(number));
-    if (!source.path || !target.path) return;
-    CHECK(target.Reach(1, source.path->descriptor()) == ReachStatus::kOk);
-    const uint64_t tokens = 64 * 32;
-    JobKey job = 10;
-    for (const Tokens range : {Tokens{0, tokens, tokens}, Tokens{13, 1000, tokens}, Tokens{40, 41, tokens}}) {
-      source.Fill(number * 100 + job);
-      target.Fill(number * 100 + job + 50);
-      const auto from = Shuffled(128, &random);
-      const auto to = Shuffled(64, &random);
-      const auto expected = Expected(source, target, from, to, range);
-      CHECK(target.Post(++job, 1, from, to, range) == Path::Posted::kTaken);
-      const PathEvent end = target.Next(PathEvent::Kind::kQuiet, job);
-      CHECK(end.complete);
-      CHECK(end.path == PathKind::kNixlDirect);
-      CHECK(end.bytes > 0 && end.pieces > 0 && end.moving > 0);
-      CHECK(Holds(target, expected));
+  for (const Mode& mode : kModes) {
+    if (!mode.works()) continue;
+    for (const Shape& shape : {Shape{whole, whole}, Shape{whole, half}, Shape{small_blocks, whole}}) {
+      ++number;
+      const std::string name = std::string(mode.name) + std::to_string(number);
+      Node source(shape.source, 128, "source-" + name, mode);
+      Node target(shape.target, 64, "target-" + name, mode);
+      if (!source.path || !target.path) return;
+      CHECK(target.Reach(1, source.path->descriptor()) == ReachStatus::kOk);
+      const uint64_t tokens = 64 * 32;
+      JobKey job = 10;
+      for (const Tokens range :
+           {Tokens{0, tokens, tokens}, Tokens{13, 1000, tokens}, Tokens{40, 41, tokens}}) {
+        source.Fill(number * 100 + job);
+        target.Fill(number * 100 + job + 50);
+        const auto from = Shuffled(128, &random);
+        const auto to = Shuffled(64, &random);
+        const auto expected = Expected(source, target, from, to, range);
+        source.path->Grant(job, {TicketOf(job), from});
+        const auto ticket = static_cast<uint8_t>(job++);
+        CHECK(target.Post(job, 1, from, to, range, ticket) == Path::Posted::kTaken);
+        const PathEvent end = target.Next(PathEvent::Kind::kQuiet, job);
+        CHECK(end.complete);
+        CHECK(end.path == mode.kind());
+        CHECK(end.bytes > 0 && end.pieces > 0 && end.moving > 0);
+        CHECK(Holds(target, expected));
+        source.path->EndLease(job - 1);
+      }
     }
   }
 }
 
 TEST("many jobs at once all end complete, with the bytes of each") {
-  WITH_NIXL();
+  WITH_STAGED();
   const Geometry geometry = kvt::test::Hnd(8, 2, 4, 32, 128);
-  Node source(geometry, 64, "many-source");
-  Node target(geometry, 64, "many-target");
-  if (!source.path || !target.path) return;
-  source.Fill(1);
-  CHECK(target.Reach(1, source.path->descriptor()) == ReachStatus::kOk);
-  for (uint32_t job = 0; job < 64; ++job) {
-    CHECK(target.Post(100 + job, 1, {63 - job}, {job}, {0, 32, 32}) == Path::Posted::kTaken);
-  }
-  for (uint32_t job = 0; job < 64; ++job) CHECK(target.Next(PathEvent::Kind::kQuiet, 100 + job).complete);
-  for (uint32_t job = 0; job < 64; ++job) {
-    const size_t bytes = geometry.BlockBytes();
-    CHECK(memcmp(target.pool->data() + job * bytes, source.pool->data() + (63 - job) * bytes, bytes) == 0);
+  for (const Mode& mode : kModes) {
+    if (!mode.works()) continue;
+    Node source(geometry, 64, std::string("many-source-") + mode.name, mode);
+    Node target(geometry, 64, std::string("many-target-") + mode.name, mode);
+    if (!source.path || !target.path) return;
+    source.Fill(1);
+    CHECK(target.Reach(1, source.path->descriptor()) == ReachStatus::kOk);
+    for (uint32_t job = 0; job < 64; ++job) {
+      // Every other grant comes after what asks for it.
+      if (job % 2 == 0) source.path->Grant(job, {TicketOf(job), {63 - job}});
+      CHECK(target.Post(100 + job, 1, {63 - job}, {job}, {0, 32, 32}, job) == Path::Posted::kTaken);
+      if (job % 2 != 0) source.path->Grant(job, {TicketOf(job), {63 - job}});
+    }
+    for (uint32_t job = 0; job < 64; ++job) CHECK(target.Next(PathEvent::Kind::kQuiet, 100 + job).complete);
+    for (uint32_t job = 0; job < 64; ++job) {
+      const size_t bytes = geometry.BlockBytes();
+      CHECK(memcmp(target.pool->data() + job * bytes, source.pool->data() + (63 - job) * bytes, bytes) == 0);
+    }
   }
 }
 
 TEST("a cancelled job becomes quiet, and jobs of a released peer are refused") {
-  WITH_NIXL();
+  WITH_STAGED();
   const Geometry geometry = kvt::test::Hnd(8, 2, 4, 32, 128);
-  Node source(geometry, 512, "cancel-source");
-  Node target(geometry, 512, "cancel-target");
+  for (const Mode& mode : kModes) {
+    if (!mode.works()) continue;
+    Node source(geometry, 512, std::string("cancel-source-") + mode.name, mode);
+    Node target(geometry, 512, std::string("cancel-target-") + mode.name, mode);
+    if (!source.path || !target.path) return;
+    CHECK(target.Reach(1, source.path->descriptor()) == ReachStatus::kOk);
+    std::mt19937 random(4);
+    const auto ids = Shuffled(512, &random);
+    source.path->Grant(1, {TicketOf(1), ids});
+    CHECK(target.Post(1, 1, ids, ids, {0, 512 * 32, 512 * 32}) == Path::Posted::kTaken);
+    target.path->Cancel(1);
+    target.Next(PathEvent::Kind::kQuiet, 1);
+    CHECK(target.Post(2, 1, {0}, {600}, {0, 32, 32}) == Path::Posted::kBadRange);
+    CHECK(target.Post(2, 1, {600}, {0}, {0, 32, 32}) == Path::Posted::kBadRange);
+    target.path->Release(1);
+    CHECK(target.Post(3, 1, {0}, {0}, {0, 32, 32}) == Path::Posted::kNoPeer);
+    CHECK(target.Reach(2, source.path->descriptor()) == ReachStatus::kOk);
+    // Every slot that the cancelled job had is free again.
+    for (JobKey job = 4; job < 12; ++job) {
+      CHECK(target.Post(job, 2, ids, ids, {0, 512 * 32, 512 * 32}) == Path::Posted::kTaken);
+      CHECK(target.Next(PathEvent::Kind::kQuiet, job).complete);
+    }
+  }
+}
+
+TEST("what was not granted, or is granted no more, is refused") {
+  WITH_STAGED();
+  const Geometry geometry = kvt::test::Hnd(2, 2, 2, 32, 128);
+  Node source(geometry, 8, "grant-source", kStaged);
+  Node target(geometry, 8, "grant-target", kStaged);
   if (!source.path || !target.path) return;
   CHECK(target.Reach(1, source.path->descriptor()) == ReachStatus::kOk);
-  std::mt19937 random(4);
-  const auto ids = Shuffled(512, &random);
-  CHECK(target.Post(1, 1, ids, ids, {0, 512 * 32, 512 * 32}) == Path::Posted::kTaken);
-  target.path->Cancel(1);
-  target.Next(PathEvent::Kind::kQuiet, 1);
-  CHECK(target.Post(2, 1, {0}, {600}, {0, 32, 32}) == Path::Posted::kBadRange);
-  CHECK(target.Post(2, 1, {600}, {0}, {0, 32, 32}) == Path::Posted::kBadRange);
-  target.path->Release(1);
-  CHECK(target.Post(3, 1, {0}, {0}, {0, 32, 32}) == Path::Posted::kNoPeer);
-  CHECK(target.Reach(2, source.path->descriptor()) == ReachStatus::kOk);
-  CHECK(target.Post(4, 2, {0}, {0}, {0, 32, 32}) == Path::Posted::kTaken);
-  CHECK(target.Next(PathEvent::Kind::kQuiet, 4).complete);
+  source.path->Grant(1, {TicketOf(1), {3, 4}});
+  CHECK(target.Post(1, 1, {3, 4}, {0, 1}, {0, 64, 64}) == Path::Posted::kTaken);
+  CHECK(target.Next(PathEvent::Kind::kQuiet, 1).complete);
+  // Another ticket, more than it has blocks, and after its end.
+  CHECK(target.Post(2, 1, {3, 4}, {0, 1}, {0, 64, 64}, 2) == Path::Posted::kTaken);
+  CHECK(!target.Next(PathEvent::Kind::kQuiet, 2).complete);
+  CHECK(target.Post(3, 1, {3, 4, 5}, {0, 1, 2}, {0, 96, 96}) == Path::Posted::kTaken);
+  CHECK(!target.Next(PathEvent::Kind::kQuiet, 3).complete);
+  source.path->EndLease(1);
+  CHECK(target.Post(4, 1, {3, 4}, {0, 1}, {0, 64, 64}) == Path::Posted::kTaken);
+  CHECK(!target.Next(PathEvent::Kind::kQuiet, 4).complete);
+}
+
+TEST(
+    "a side reads straight where pieces are large, through slots where they are small, and never both sides "
+    "differently") {
+  WITH_NIXL();
+  const Geometry small = kvt::test::Hnd(2, 2, 2, 32, 128);
+  const Geometry large = kvt::test::Hnd(1, 1, 1, 1024, 512);
+  const Mode both{"both", true, StagingOptions{2, 1024, kStall}};
+  for (const bool big : {false, true}) {
+    const std::string name = big ? "-big" : "-small";
+    Node source(big ? large : small, 4, "both-source" + name, both);
+    Node target(big ? large : small, 4, "both-target" + name, both);
+    Node staged(big ? large : small, 4, "staged-target" + name, kStaged);
+    Node direct(big ? large : small, 4, "direct-target" + name, kDirect);
+    if (!source.path || !target.path || !staged.path || !direct.path) return;
+    source.path->Grant(1, {TicketOf(1), {0}});
+    JobKey job = 0;
+    for (const auto& [node, kind] :
+         {std::pair{&target, big ? PathKind::kNixlDirect : PathKind::kNixlStaged},
+          std::pair{&staged, PathKind::kNixlStaged}, std::pair{&direct, PathKind::kNixlDirect}}) {
+      CHECK(node->Reach(1, source.path->descriptor()) == ReachStatus::kOk);
+      CHECK(node->Post(++job, 1, {0}, {0}, {0, 32, 32}) == Path::Posted::kTaken);
+      const PathEvent end = node->Next(PathEvent::Kind::kQuiet, job);
+      CHECK(end.complete && end.path == kind);
+    }
+    CHECK(direct.Reach(2, staged.path->descriptor()) == ReachStatus::kNoCommonPath);
+  }
 }
 
 TEST("a descriptor that was changed, is of another plug-in or version, or of a gone agent is refused") {
@@ -231,16 +328,18 @@ TEST("LIBFABRIC is refused for reads into blocks, and a wrong library with its r
   std::atomic<bool> stop{false};
   auto pool = HostPool::Create(geometry.BlockBytes() * 4, stop);
   const auto wake = std::make_shared<Sleeper>();
-  auto fabric = NixlDirectPath::Open({"/absent", "LIBFABRIC", "x", geometry, 4, pool.value(), wake});
-  CHECK(!fabric.ok() && fabric.error().why.find("must go to staging buffers") != std::string::npos);
-  auto absent = NixlDirectPath::Open({"/absent", "UCX", "x", geometry, 4, pool.value(), wake});
+  auto fabric =
+      NixlDirectPath::Open({"/absent", "LIBFABRIC", "x", geometry, 4, pool.value(), wake, true, {}, nullptr});
+  CHECK(!fabric.ok() && fabric.error().why.find("must go to staging slots") != std::string::npos);
+  auto absent =
+      NixlDirectPath::Open({"/absent", "UCX", "x", geometry, 4, pool.value(), wake, true, {}, nullptr});
   CHECK(!absent.ok() && absent.error().code == ErrorCode::kNixlUnusable);
 }
 
 TEST("an idle path costs less than 2 % of a core") {
   WITH_NIXL();
   const Geometry geometry = kvt::test::Hnd(2, 2, 2, 32, 128);
-  Node node(geometry, 8, "idle");
+  Node node(geometry, 8, "idle", Mode{"idle", true, StagingOptions{2, 64, kStall}});
   if (!node.path) return;
   const auto used = [] {
     timespec time{};

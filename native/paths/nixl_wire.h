@@ -1,0 +1,36 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "memory/peer_life.h"
+#include "nixl/agent.h"
+
+namespace kvt {
+
+// A posted READ.
+struct NixlFlight {
+  std::unique_ptr<nixl::PreparedList> own;
+  std::unique_ptr<nixl::PreparedList> far;
+  std::unique_ptr<nixl::Request> request;  // goes before its lists
+  uint64_t bytes = 0;
+};
+
+// The agent as staged transfers use it. Its thread.
+class NixlWire {
+ public:
+  virtual ~NixlWire() = default;
+  // To be asked before each read: a post to a dead peer may never return.
+  virtual PeerLife::State Life(const std::string& agent) const = 0;
+  // False when the peer can't be told.
+  virtual bool Notify(const std::string& agent, std::span<const uint8_t> bytes) = 0;
+  // Reads far[i] into own[i]; the notification leaves when that has ended. Nothing when NIXL refuses.
+  virtual std::optional<NixlFlight> Fly(const std::string& agent, const std::vector<nixl::Piece>& own,
+                                        const std::vector<nixl::Piece>& far,
+                                        std::optional<std::vector<uint8_t>> notification) = 0;
+};
+
+}  // namespace kvt

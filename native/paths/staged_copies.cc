@@ -1,0 +1,83 @@
+#include "paths/staged_copies.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace kvt {
+namespace {
+
+// A copy thread takes so much before it looks whether it shall stop.
+constexpr uint64_t kSliceBytes = uint64_t{256} << 10;
+// Less costs less than waking a copy thread.
+constexpr uint64_t kHereBytesMax = uint64_t{64} << 10;
+
+}  // namespace
+
+std::shared_ptr<StagingMemory> StagingMemory::Create(uint32_t slots, uint64_t slot_bytes) {
+  void* data =
+      mmap(nullptr, 2 * slots * slot_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) return nullptr;
+  return std::shared_ptr<StagingMemory>(new StagingMemory(slots, slot_bytes, static_cast<std::byte*>(data)));
+}
+
+StagingMemory::~StagingMemory() { munmap(data_, 2 * side_bytes()); }
+
+StagedCopies::StagedCopies(std::shared_ptr<HostPool> pool, std::shared_ptr<StagingMemory> memory,
+                           CopyCrew* crew, std::function<void()> wake)
+    : pool_(std::move(pool)), memory_(std::move(memory)), crew_(crew), inbox_(std::make_shared<Inbox>()) {
+  inbox_->wake = std::move(wake);
+}
+
+void StagedCopies::Start(Copy copy) {
+  auto transfer = std::make_unique<Transfer>();
+  transfer->source_blocks = std::move(copy.source_blocks);
+  transfer->target_blocks = std::move(copy.target_blocks);
+  transfer->tokens = copy.tokens;
+  auto task = std::make_shared<CopyTask>(std::move(copy.plan), std::move(transfer));
+  const bool pack = copy.side == Side::kPack;
+  task->source = pack ? pool_->data() : memory_->receiver_slot(copy.slot);
+  task->target = pack ? memory_->sender_slot(copy.slot) : pool_->data();
+  task->source_owner = pack ? std::shared_ptr<const void>(pool_) : memory_;
+  task->target_owner = pack ? std::shared_ptr<const void>(memory_) : pool_;
+  const uint64_t row = std::max<uint64_t>(1, task->plan->UnitBytes());
+  const uint64_t block = std::max<uint64_t>(1, task->plan->Rows());
+  task->units_per_slice = block * row <= kSliceBytes ? block * (kSliceBytes / (block * row))
+                                                     : std::max<uint64_t>(1, kSliceBytes / row);
+  task->on_quiet = [inbox = inbox_, done = task.get(), side = copy.side, slot = copy.slot] {
+    done->source_owner.reset();
+    done->target_owner.reset();
+    const bool whole = done->units_done.load(std::memory_order_relaxed) == done->units;
+    {
+      const std::lock_guard lock(inbox->mutex);
+      inbox->ends.push_back({side, slot, whole, done->runs.load(std::memory_order_relaxed),
+                             done->pieces.load(std::memory_order_relaxed)});
+    }
+    inbox->wake();
+  };
+  const uint64_t bytes = task->plan->Bytes(task->transfer->tokens);
+  running_[KeyOf(copy.side, copy.slot)] = task;
+  if (bytes <= kHereBytesMax) {
+    CopyCrew::RunHere(*task);
+  } else {
+    crew_->Add(task);
+  }
+}
+
+void StagedCopies::Stop(Side side, uint32_t slot) {
+  const auto found = running_.find(KeyOf(side, slot));
+  if (found != running_.end()) crew_->Cancel(found->second);
+}
+
+std::vector<StagedCopies::End> StagedCopies::Take() {
+  std::vector<End> ends;
+  {
+    const std::lock_guard lock(inbox_->mutex);
+    ends.swap(inbox_->ends);
+  }
+  for (const End& end : ends) running_.erase(KeyOf(end.side, end.slot));
+  return ends;
+}
+
+}  // namespace kvt

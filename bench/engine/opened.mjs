@@ -28,7 +28,7 @@ export async function openEngine(file, { threads, tokens }) {
   const blockTable = Uint32Array.from({ length: blocks }, (_, index) => index);
   let call = 0;
   return {
-    prefill: async (prompt) => (await engine.prefill(++call, prompt, 0, blockTable, greedy)).token,
+    prefill: async (prompt) => (await engine.prefill(++call, prompt, 0, blockTable, greedy, null, 1)).token,
     decode: async (token, pos) =>
       (await engine.decode(++call, [{ token, pos, blockTable, sampling: greedy }]))[0].token,
     close: async () => {

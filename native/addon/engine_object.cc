@@ -105,7 +105,8 @@ void EngineObject::CancelAll() {
 }
 
 template <class Work>
-Napi::Value EngineObject::Submit(uint64_t call, Work work) {
+Napi::Value EngineObject::Submit(uint64_t call, Work work,
+                                 std::shared_ptr<Napi::FunctionReference> on_layers) {
   const uint64_t ticket = ++last_ticket_;
   auto cancelled = std::make_shared<std::atomic<bool>>(false);
   auto task = [this, ticket, cancelled, work = std::move(work)]() mutable {
@@ -122,7 +123,7 @@ Napi::Value EngineObject::Submit(uint64_t call, Work work) {
   };
   const auto deferred = Napi::Promise::Deferred::New(env_);
   if (!thread_.Post(std::move(task))) return Rejected(Failure{Fault::kClosed, "the engine is closed"});
-  pending_.emplace(ticket, Pending{deferred, cancelled});
+  pending_.emplace(ticket, Pending{deferred, cancelled, std::move(on_layers)});
   if (call != 0) tickets_.emplace(call, ticket);
   // Node stays alive, and the object in memory, exactly while something is pending.
   if (pending_.size() == 1) napi_ref_threadsafe_function(env_, wake_js_);
@@ -170,16 +171,32 @@ Napi::Value EngineObject::Prefill(const Napi::CallbackInfo& info) {
   std::vector<uint32_t> table = ReadUint32s(arguments, info[3], "blockTable");
   std::optional<engine::Sampling> sampling;
   if (!info[4].IsNull()) sampling = ReadSampling(arguments, info[4]);
+  const bool told = !info[5].IsNull();
+  if (told && !info[5].IsFunction()) arguments.Fail("onLayers", "must be a function or null");
+  const auto from = static_cast<uint32_t>(arguments.Integer(info[6], "fromLayers", 1, kMaxUint32));
   if (!arguments.ok()) return env_.Undefined();
   if (std::optional<Failure> failure = Refusal()) return Rejected(*failure);
-  return Submit(call,
-                [this, tokens = std::move(tokens), start, table = std::move(table),
-                 sampling = std::move(sampling)](const std::atomic<bool>& cancelled) -> Outcome {
-                  auto result =
-                      engine_->Prefill(tokens, start, table, sampling ? &*sampling : nullptr, cancelled);
-                  if (!result) return result.failure();
-                  return std::move(*result);
-                });
+  std::shared_ptr<Napi::FunctionReference> on_layers;
+  if (told) {
+    on_layers = std::make_shared<Napi::FunctionReference>(Napi::Persistent(info[5].As<Napi::Function>()));
+  }
+  const uint64_t ticket = last_ticket_ + 1;  // as Submit counts
+  engine::LayersWritten written;
+  if (told) {
+    written = [this, ticket, from](uint32_t layers) {
+      if (layers >= from) Report(ticket, layers);
+    };
+  }
+  return Submit(
+      call,
+      [this, tokens = std::move(tokens), start, table = std::move(table), sampling = std::move(sampling),
+       written = std::move(written)](const std::atomic<bool>& cancelled) -> Outcome {
+        auto result =
+            engine_->Prefill(tokens, start, table, sampling ? &*sampling : nullptr, cancelled, written);
+        if (!result) return result.failure();
+        return std::move(*result);
+      },
+      std::move(on_layers));
 }
 
 Napi::Value EngineObject::Decode(const Napi::CallbackInfo& info) {
@@ -264,10 +281,20 @@ void EngineObject::Push(uint64_t ticket, Outcome outcome) {
   bool first = false;
   {
     const std::lock_guard lock(answers_mutex_);
-    first = answers_.empty();
+    first = !std::exchange(woken_, true);
     answers_.push_back({ticket, std::move(outcome)});
   }
   // The wake-up under way takes all that is there when it runs.
+  if (first) napi_call_threadsafe_function(wake_js_, nullptr, napi_tsfn_nonblocking);
+}
+
+void EngineObject::Report(uint64_t ticket, uint32_t layers) {
+  bool first = false;
+  {
+    const std::lock_guard lock(answers_mutex_);
+    first = !std::exchange(woken_, true);
+    progress_ = {ticket, layers};
+  }
   if (first) napi_call_threadsafe_function(wake_js_, nullptr, napi_tsfn_nonblocking);
 }
 
@@ -283,10 +310,14 @@ void EngineObject::OnWake(napi_env env, napi_value, void* context, void*) {
 
 void EngineObject::Deliver() {
   std::vector<Answer> answers;
+  Progress progress;
   {
     const std::lock_guard lock(answers_mutex_);
+    woken_ = false;
     answers.swap(answers_);
+    progress = std::exchange(progress_, {});
   }
+  TellProgress(progress, answers);
   for (const Answer& answer : answers) {
     const auto found = pending_.find(answer.ticket);
     const Napi::Promise::Deferred deferred = found->second.deferred;
@@ -296,6 +327,18 @@ void EngineObject::Deliver() {
     if (pending_.empty() && wake_js_ != nullptr) napi_unref_threadsafe_function(env_, wake_js_);
     self_.Unref();
   }
+}
+
+// A call that is over says more by its answer.
+void EngineObject::TellProgress(const Progress& progress, const std::vector<Answer>& answers) {
+  const auto found = pending_.find(progress.ticket);
+  if (found == pending_.end() || !found->second.on_layers) return;
+  for (const Answer& answer : answers) {
+    if (answer.ticket == progress.ticket) return;
+  }
+  // Kept while it runs: it may end the call's entry.
+  const std::shared_ptr<Napi::FunctionReference> on_layers = found->second.on_layers;
+  on_layers->Call({Napi::Number::New(env_, progress.layers)});
 }
 
 void EngineObject::Settle(const Napi::Promise::Deferred& deferred, const Outcome& outcome) {

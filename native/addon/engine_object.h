@@ -48,10 +48,17 @@ class EngineObject {
   struct Pending {
     Napi::Promise::Deferred deferred;
     Cancelled cancelled;
+    std::shared_ptr<Napi::FunctionReference> on_layers;  // null: nobody listens
   };
   struct Answer {
     uint64_t ticket;
     Outcome outcome;
+  };
+  // How far a call is: the KV of its tokens is written in so many first layers. Calls run one after another,
+  // so one place holds it, and JavaScript takes what is there when it comes to it.
+  struct Progress {
+    uint64_t ticket = 0;
+    uint32_t layers = 0;
   };
 
   explicit EngineObject(Napi::Env env) : env_(env) {}
@@ -63,15 +70,17 @@ class EngineObject {
 
   // Starts `work` on the engine's thread; its outcome settles the promise. `call` 0: can't be cancelled.
   template <class Work>
-  Napi::Value Submit(uint64_t call, Work work);
+  Napi::Value Submit(uint64_t call, Work work, std::shared_ptr<Napi::FunctionReference> on_layers = nullptr);
   Napi::Value Rejected(engine::Failure failure);
   std::optional<engine::Failure> Refusal() const;
   uint64_t ReadCall(const Napi::Value& value, class Arguments& arguments) const;
   void CancelAll();
   // On the engine's thread.
   void Push(uint64_t ticket, Outcome outcome);
+  void Report(uint64_t ticket, uint32_t layers);
   // On the JS thread, for each wake-up.
   void Deliver();
+  void TellProgress(const Progress& progress, const std::vector<Answer>& answers);
   void Settle(const Napi::Promise::Deferred& deferred, const Outcome& outcome);
   void Define(const Napi::Object& object);
 
@@ -85,6 +94,8 @@ class EngineObject {
   bool closing_ = false;
   std::mutex answers_mutex_;
   std::vector<Answer> answers_;
+  Progress progress_;
+  bool woken_ = false;  // JavaScript has been called and has not come yet
   // Set by the load, read by the JS thread once that has answered, ended by the close: never written in
   // between.
   std::unique_ptr<engine::Engine> engine_;

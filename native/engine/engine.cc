@@ -78,7 +78,8 @@ MaybeFailure Engine::CheckToken(uint32_t token) const {
 }
 
 MaybeFailure Engine::Evaluate(std::span<const uint32_t> tokens, uint32_t start,
-                              const std::vector<uint32_t>& table, const std::atomic<bool>& cancelled) {
+                              const std::vector<uint32_t>& table, const std::atomic<bool>& cancelled,
+                              const LayersWritten& written) {
   if (MaybeFailure failure = CheckRows(start, tokens.size(), table)) return failure;
   for (const uint32_t token : tokens) {
     if (MaybeFailure failure = CheckToken(token)) return failure;
@@ -90,7 +91,8 @@ MaybeFailure Engine::Evaluate(std::span<const uint32_t> tokens, uint32_t start,
     for (size_t i = first; i < first + count; ++i) {
       rows.push_back({tokens[i], start + static_cast<uint32_t>(i), table.data()});
     }
-    if (!forward_.Run(rows, memory_, cancelled)) return Cancelled();
+    const bool last = first + count == tokens.size();
+    if (!forward_.Run(rows, memory_, cancelled, last ? written : nullptr)) return Cancelled();
     evaluated_ = count;
   }
   return std::nullopt;
@@ -98,11 +100,12 @@ MaybeFailure Engine::Evaluate(std::span<const uint32_t> tokens, uint32_t start,
 
 Result<std::optional<Sample>> Engine::Prefill(std::span<const uint32_t> tokens, uint32_t start,
                                               const std::vector<uint32_t>& table, const Sampling* sampling,
-                                              const std::atomic<bool>& cancelled) {
+                                              const std::atomic<bool>& cancelled,
+                                              const LayersWritten& written) {
   if (sampling != nullptr) {
     if (MaybeFailure failure = CheckSampling(*sampling, config().vocab)) return *failure;
   }
-  if (MaybeFailure failure = Evaluate(tokens, start, table, cancelled)) return *failure;
+  if (MaybeFailure failure = Evaluate(tokens, start, table, cancelled, written)) return *failure;
   if (sampling == nullptr) return std::optional<Sample>();
   logits_.resize(std::max<size_t>(logits_.size(), config().vocab));
   forward_.Logits(evaluated_ - 1, 1, logits_.data());
@@ -150,7 +153,7 @@ Result<std::vector<Sample>> Engine::Decode(std::span<const DecodeRow> rows,
     for (const DecodeRow& row : rows.subspan(first, count)) {
       batch.push_back({row.token, row.position, row.table.data()});
     }
-    if (!forward_.Run(batch, memory_, cancelled)) return Cancelled();
+    if (!forward_.Run(batch, memory_, cancelled, nullptr)) return Cancelled();
     // A few rows at a time read the output matrix once and need little memory for a large vocabulary.
     for (size_t i = 0; i < count; i += kLogitRows) {
       const size_t together = std::min(kLogitRows, count - i);

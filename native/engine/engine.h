@@ -46,10 +46,12 @@ class Engine {
   // Keeps the pools' owners (and so their mappings) until the next attach or the engine's end.
   void Attach(std::vector<RankPool> pools, uint32_t blocks);
 
-  // Evaluates `tokens` at positions start ..; with `sampling`, samples after the last.
+  // Evaluates `tokens` at positions start ..; with `sampling`, samples after the last. `written` hears when
+  // the KV of all of them is there in so many first layers, the last time before the call is over.
   Result<std::optional<Sample>> Prefill(std::span<const uint32_t> tokens, uint32_t start,
                                         const std::vector<uint32_t>& table, const Sampling* sampling,
-                                        const std::atomic<bool>& cancelled);
+                                        const std::atomic<bool>& cancelled,
+                                        const LayersWritten& written = nullptr);
   // One token for each row.
   Result<std::vector<Sample>> Decode(std::span<const DecodeRow> rows, const std::atomic<bool>& cancelled);
   // As Prefill; answers the logits after the last token.
@@ -64,7 +66,7 @@ class Engine {
   MaybeFailure CheckRows(uint32_t position, uint64_t count, std::span<const uint32_t> table) const;
   MaybeFailure CheckToken(uint32_t token) const;
   MaybeFailure Evaluate(std::span<const uint32_t> tokens, uint32_t start, const std::vector<uint32_t>& table,
-                        const std::atomic<bool>& cancelled);
+                        const std::atomic<bool>& cancelled, const LayersWritten& written = nullptr);
 
   std::unique_ptr<ThreadPool> threads_;
   LlamaModel model_;

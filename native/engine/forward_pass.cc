@@ -29,7 +29,8 @@ ForwardPass::ForwardPass(const LlamaModel& model, KvLayout layout, VectorLevel l
   }
 }
 
-bool ForwardPass::Run(std::span<const Row> rows, const KvMemory& memory, const std::atomic<bool>& cancelled) {
+bool ForwardPass::Run(std::span<const Row> rows, const KvMemory& memory, const std::atomic<bool>& cancelled,
+                      const LayersWritten& written) {
   const size_t count = rows.size();
   hidden_.resize(count * config_.width);
   normed_.resize(count * config_.width);
@@ -48,6 +49,7 @@ bool ForwardPass::Run(std::span<const Row> rows, const KvMemory& memory, const s
     Multiply(normed_.data(), count, weights.query_key_value, query_key_value_.data(), false);
     Rotate(rows);
     StoreKeysAndValues(rows, layer, memory);
+    if (written) written(layer + 1);
     Attend(rows, layer, memory);
     Multiply(attended_.data(), count, weights.attention_output, hidden_.data(), true);
     Norm(hidden_.data(), weights.feed_forward_norm, normed_.data(), count);

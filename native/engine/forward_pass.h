@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -20,6 +21,10 @@ struct Row {
   const uint32_t* table;
 };
 
+// Told on the computing thread that K and V of all rows lie in their blocks in the first `layers` layers, for
+// each layer once, before the layer's attention. Budget: far below a layer's time.
+using LayersWritten = std::function<void(uint32_t layers)>;
+
 // The transformer over a batch of rows, which may belong to any sequences. Trusts its arguments: Engine
 // checks them. Owns the intermediate values of one batch; used by one thread at a time.
 class ForwardPass {
@@ -30,8 +35,9 @@ class ForwardPass {
 
   // Writes K and V of up to kMaxRows rows into their blocks and keeps the last hidden values. A row attends
   // to every position of its sequence up to its own, whether written earlier or by this batch. False when
-  // `cancelled` was seen between two layers.
-  bool Run(std::span<const Row> rows, const KvMemory& memory, const std::atomic<bool>& cancelled);
+  // `cancelled` was seen between two layers. `written` may be empty.
+  bool Run(std::span<const Row> rows, const KvMemory& memory, const std::atomic<bool>& cancelled,
+           const LayersWritten& written);
 
   // Logits of `count` rows of the last Run, from row `first` on: [count][vocab].
   void Logits(size_t first, size_t count, float* logits);

@@ -184,7 +184,7 @@ export interface NativePoolSpan {
 }
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of this file. */
-export const mirrorVersion = 9;
+export const mirrorVersion = 10;
 
 /** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra, runs, pieces]`. */
 export const RECORD_WORDS = 10;
@@ -308,13 +308,19 @@ export interface NativeEngine {
   readonly metadata: Readonly<Record<string, GgufValue>>;
   /** The pools that hold the model's KV together; a block id names a block in each. Throws when they don't, or not all of it. */
   attachPools(pools: readonly NativeRankPool[], blocks: number): void;
-  /** Evaluates `tokens` at positions startPos.. and samples after the last one when `sampling` is given. Rejects with `{ code: "CANCELLED" }` between layers after cancel(call). */
+  /**
+   * Evaluates `tokens` at positions startPos.. and samples after the last one when `sampling` is given. Rejects with `{ code: "CANCELLED" }`
+   * between layers after cancel(call). `onLayers` hears, while the call runs, that the KV of all its tokens is written in so many first layers, rising
+   * from `fromLayers` on; what falls together, or into the end of the call, is told once or not at all.
+   */
   prefill(
     call: number,
     tokens: Uint32Array,
     startPos: number,
     blockTable: Uint32Array,
     sampling: NativeSampling | null,
+    onLayers: ((layers: number) => void) | null,
+    fromLayers: number,
   ): Promise<NativeSample | null>;
   /** One token for each row; rows may belong to different sequences. */
   decode(call: number, rows: readonly NativeDecodeRow[]): Promise<readonly NativeSample[]>;

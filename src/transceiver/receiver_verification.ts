@@ -38,6 +38,8 @@ export interface Mismatch {
 export class ReceiverVerification {
   readonly #mode: VerifyMode;
   #comparison = new DigestComparison(new Uint32Array(0));
+  /** Whose own digests are known or being computed. */
+  #asked: DigestComparison | null = null;
   /** An attempt has ended by a difference already. */
   #differed = false;
   /** It is dead or gone: no digest comes any more, and no other attempt can be made. */
@@ -62,6 +64,11 @@ export class ReceiverVerification {
     return this.#comparison.hasTheirs;
   }
 
+  /** Both sides' digests are here. */
+  get isComplete(): boolean {
+    return this.#comparison.isComplete;
+  }
+
   /** @returns whether the frame holds any */
   take({ digestsFrom: first, digests: bytes }: FrameOf<"READY">): boolean {
     if (first === undefined || bytes === undefined) return false;
@@ -78,9 +85,14 @@ export class ReceiverVerification {
     if (this.#senderGone && this.#mode === "sampled") this.#comparison.waiveMissing();
   }
 
-  /** Has the own digests computed; `done` unless another attempt has begun meanwhile. */
+  /**
+   * Has the own digests computed, once an attempt; all of its tokens must be here. `done` each time that something was computed, unless
+   * another attempt has begun meanwhile.
+   */
   askOwn(plane: DataPlane, own: OwnKv, done: () => void): void {
     const comparison = this.#comparison;
+    if (this.#asked === comparison) return;
+    this.#asked = comparison;
     const { ranges } = comparison;
     const digested = (digests: Uint8Array): void => {
       comparison.takeOwn(digests);

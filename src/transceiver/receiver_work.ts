@@ -196,8 +196,13 @@ export class ReceiverWork implements Readonly<Record<ReceiverEffect, () => void>
   }
 
   #accepted(): void {
-    if (this.#isComplete) this.#allAccepted();
-    else this.#session.dispatch("pieceAccepted");
+    if (this.#isComplete) {
+      this.#allAccepted();
+      return;
+    }
+    // Only the first token is missing: what is to be compared then is computed meanwhile.
+    if (this.attempt.readAll && !this.verification.isEmpty) this.#askOwnDigests();
+    this.#session.dispatch("pieceAccepted");
   }
 
   /** All is read from pinned blocks; it is complete unless digests are to be compared. */
@@ -209,10 +214,14 @@ export class ReceiverWork implements Readonly<Record<ReceiverEffect, () => void>
   }
 
   askDigests(): void {
-    const { plane } = this.#house;
+    this.progressMs = this.#house.plane.nowMs();
+    this.#askOwnDigests();
+    if (this.verification.isComplete) this.#session.dispatch("digests");
+  }
+
+  #askOwnDigests(): void {
     const { part, tokens: sequenceTokens } = this.#offer;
-    this.progressMs = plane.nowMs();
-    this.verification.askOwn(plane, { blocks: this.blocks.ids, sequenceTokens, part }, () => {
+    this.verification.askOwn(this.#house.plane, { blocks: this.blocks.ids, sequenceTokens, part }, () => {
       if (this.#session.state === "VERIFY") this.#session.dispatch("digests");
     });
   }

@@ -67,12 +67,21 @@ export interface DecodeRow {
   readonly sampling: Sampling;
 }
 
+/** Hears how far a prefill is before it is over. Engines that can't tell never call it. */
+export interface LayerListener {
+  /** Fewer layers are not worth a word. */
+  readonly from: number;
+  /** The KV of all tokens of the call is written in the first `layers` layers. Rising; what falls together is told once. */
+  written(layers: number): void;
+}
+
 export interface PrefillRequest {
   readonly tokens: Uint32Array;
   readonly startPos: number;
   readonly blockTable: readonly BlockId[];
   /** Given with the last chunk: sample after its last token. */
   readonly sampling?: Sampling;
+  readonly onLayer?: LayerListener;
   readonly signal?: AbortSignal;
 }
 

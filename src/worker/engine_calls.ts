@@ -1,6 +1,6 @@
 import { isKvError, KvError } from "../errors.ts";
 import { mustHold } from "./block_reservations.ts";
-import type { Engine, Sample } from "./engine.ts";
+import type { Engine, LayerListener, Sample } from "./engine.ts";
 import type { PartOfBlock } from "./prefix_cache.ts";
 import type { WorkerRequest } from "./request.ts";
 
@@ -9,7 +9,12 @@ import type { WorkerRequest } from "./request.ts";
  * `request.abortedWith`, unless the request was aborted meanwhile. The caller ends the step (`leaveStep`) in the same turn in which it
  * goes on: an abort in between would give blocks back that it still works with.
  */
-export async function computeChunk(engine: Engine, request: WorkerRequest, count: number): Promise<Sample | undefined> {
+export async function computeChunk(
+  engine: Engine,
+  request: WorkerRequest,
+  count: number,
+  onLayer?: LayerListener,
+): Promise<Sample | undefined> {
   const start = request.computedTokens;
   const isLast = start + count === request.promptTokens;
   const controller = new AbortController();
@@ -21,6 +26,7 @@ export async function computeChunk(engine: Engine, request: WorkerRequest, count
       startPos: start,
       blockTable: mustHold(request).ids,
       ...(isLast ? { sampling: request.sampling() } : {}),
+      ...(onLayer === undefined ? {} : { onLayer }),
       signal: controller.signal,
     });
     if (isLast && sample === undefined) {

@@ -100,9 +100,11 @@ export class ReferenceEngine implements Engine {
   }
 
   async prefill(request: PrefillRequest): Promise<Sample | undefined> {
-    const { tokens, startPos, blockTable, sampling, signal } = request;
+    const { tokens, startPos, blockTable, sampling, onLayer, signal } = request;
+    const written = onLayer === undefined ? null : (layers: number) => onLayer.written(layers);
+    const from = onLayer?.from ?? 1;
     const sample = await this.#call(signal, (call) =>
-      this.#native.prefill(call, tokens, startPos, blockIds(blockTable), sampling ?? null),
+      this.#native.prefill(call, tokens, startPos, blockIds(blockTable), sampling ?? null, written, from),
     );
     return sample === null ? undefined : sampleOf(sample, sampling);
   }

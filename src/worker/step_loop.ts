@@ -1,7 +1,7 @@
 import { KvError } from "../errors.ts";
 import type { BlockReservations } from "./block_reservations.ts";
 import { planPrefill } from "./chunk_plan.ts";
-import type { Engine, Sample } from "./engine.ts";
+import type { Engine, LayerListener, Sample } from "./engine.ts";
 import { computeChunk, DecodeCall, leaveStep } from "./engine_calls.ts";
 import type { WorkerRequest } from "./request.ts";
 import type { SchedulerOptions } from "./scheduler_options.ts";
@@ -150,7 +150,7 @@ export class StepLoop {
 
   async #prefill(request: WorkerRequest, count: number): Promise<void> {
     const { engine, blocks, nowMs } = this.#options;
-    const sample = await computeChunk(engine, request, count);
+    const sample = await computeChunk(engine, request, count, this.#layerListener(request, count));
     leaveStep(request);
     if (request.abortedWith !== null) {
       this.#listener.failed(request, request.abortedWith);
@@ -165,6 +165,12 @@ export class StepLoop {
     this.#prefilling = this.#prefilling.filter((other) => other !== request);
     request.prefilledMs = nowMs();
     this.#listener.prompted(request, sample);
+  }
+
+  /** The last layer's KV is there well before its attention and token 0 are: what of the chunk is left to move then moves meanwhile. */
+  #layerListener({ streaming, computedTokens }: WorkerRequest, count: number): LayerListener | undefined {
+    if (streaming === null) return undefined;
+    return { from: this.#options.engine.geometry.layers, written: () => streaming.ready(computedTokens + count) };
   }
 
   async #decode(rows: readonly WorkerRequest[]): Promise<void> {

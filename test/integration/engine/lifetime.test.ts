@@ -240,7 +240,7 @@ const open = async () => {
   const plane = await native.openDataPlane({ layout, blocks: 64, epoch: "00000000000000aa", check: false }, () => {});
   engine.attachPools([{ span: plane.span, firstLayer: 0, layers: 5, firstHead: 0, heads: 2 }], 64);
   const table = Uint32Array.from({ length: 64 }, (_, index) => index);
-  return { engine, prefill: () => engine.prefill(++calls, new Uint32Array(1800).fill(9), 0, table, null) };
+  return { engine, prefill: () => engine.prefill(++calls, new Uint32Array(1800).fill(9), 0, table, null, null, 1) };
 };`;
 const startWorker = `const { Worker } = await import("node:worker_threads");
 const worker = new Worker(new URL("worker.mjs", import.meta.url));

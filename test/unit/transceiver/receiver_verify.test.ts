@@ -66,7 +66,7 @@ class Verifying {
   mismatches = 0;
   end: { readonly report: TransferReport | null; readonly error: KvError | null } | null = null;
 
-  constructor(verify: VerifyMode = "full") {
+  constructor(verify: VerifyMode = "full", token: ReturnType<typeof newToken> | null = newToken()) {
     const blocks = this.pool.allocate(4);
     this.session = new ReceiverSession(
       {
@@ -88,7 +88,7 @@ class Verifying {
         },
       },
       { name: "context", epoch: sender, tcp: "tcp://127.0.0.1:1", unix: null },
-      { requestId: requestId(1), token: newToken(), peer: "context", tokens: TOKENS, skipTokens: 0, blocks },
+      { requestId: requestId(1), token, peer: "context", tokens: TOKENS, skipTokens: 0, blocks },
     );
     blocks.release();
     this.session.turn();
@@ -189,6 +189,25 @@ describe("a receiver in VERIFY", () => {
       "block 1 (number 1 of the sequence, tokens 32 to 64, the sender's block 5)",
     );
     expect(one.mismatches).toBe(4);
+  });
+
+  it("has its own digests computed while only token 0 is missing, once, and compares when that is here", () => {
+    const early = new Verifying("full", null).read();
+    expect([early.session.state, early.plane.digests.length]).toEqual(["READ", 1]);
+    early.own(1, 2, 3, 4);
+    early.theirs(0, 1, 2, 3, 4);
+    expect([early.session.state, early.end]).toEqual(["READ", null]);
+    const head = { type: "FINISHED", se: sender, re: receiver, transferId: early.id } as const;
+    early.session.finished({ ...head, tokens: TOKENS, firstTokens: [7] });
+    expect(early.plane.digests.length).toBe(1);
+    early.expectEnd(null, "ok");
+    const wrong = new Verifying("full", null).read();
+    wrong.own(1, 9, 3, 4);
+    wrong.theirs(0, 1, 2, 3, 4);
+    wrong.session.finished({ ...head, transferId: wrong.id, tokens: TOKENS, firstTokens: [7] });
+    expect([wrong.session.state, wrong.mismatches]).toEqual(["PULL", 1]);
+    wrong.read();
+    expect(wrong.plane.digests.length).toBe(2);
   });
 
   it("takes no digests of an attempt that is over", () => {

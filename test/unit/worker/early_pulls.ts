@@ -135,9 +135,11 @@ export class EarlyPulls {
     return {
       requestId,
       state: `offer-${requestId}`,
-      ready: take,
+      ready: (now) => {
+        if (now > announced) take(now);
+      },
       finish: (first) => {
-        take(tokens);
+        if (announced < tokens) take(tokens);
         tokenZero = first;
         deliver();
       },

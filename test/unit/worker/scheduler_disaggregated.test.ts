@@ -248,6 +248,23 @@ describe("scheduler, generation-first", () => {
     expect([await free(context), await free(generation)]).toEqual([32, 32]);
   });
 
+  it("hands over the last chunk's KV while token 0 is still computed", async () => {
+    const { context, generation, transfers } = pair();
+    const role = roles();
+    let open = (): void => {};
+    context.engine.sampleGate = new Promise((resolve) => {
+      open = resolve;
+    });
+    const first = context.scheduler.submit(spec(tokensOf(40), 5, { role: role.context }));
+    const decode = spec(tokensOf(40), 5, { role: role.generation });
+    const second = generation.scheduler.submit(decode);
+    for (let turn = 0; turn < 100 && !transfers.streamed.includes(40); turn++) await Promise.resolve();
+    expect([transfers.streamed, first.state]).toEqual([[0, 16, 32, 40], "DISAGG_CONTEXT_INIT_AND_TRANS"]);
+    open();
+    await Promise.all([first.done, second.done]);
+    expect(decode.output).toEqual(TokenEngine.oracle(tokensOf(40), 5));
+  });
+
   it("takes no block and computes nothing before somebody waits for it", async () => {
     const { context, generation } = pair();
     const role = roles();

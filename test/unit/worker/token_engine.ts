@@ -15,6 +15,8 @@ export class TokenEngine implements Engine {
   readonly calls: string[] = [];
   /** Set by a test: calls wait here until it lets them go. */
   gate: Promise<void> | null = null;
+  /** Set by a test: a prompt's KV is written, and token 0 waits here. */
+  sampleGate: Promise<void> | null = null;
   failNext: Error | null = null;
 
   constructor(maxSeqLen = 256) {
@@ -46,7 +48,9 @@ export class TokenEngine implements Engine {
     for (const [offset, token] of request.tokens.entries()) {
       this.#write(request.blockTable, request.startPos + offset, token);
     }
+    if (request.onLayer !== undefined) request.onLayer.written(this.geometry.layers);
     if (request.sampling === undefined) return undefined;
+    await (this.sampleGate ?? Promise.resolve());
     return { token: nextToken(this.#read(request.blockTable, request.startPos + request.tokens.length)) };
   }
 

@@ -6,8 +6,9 @@ import type { DialFailure, DialTarget } from "./dial.ts";
 import type { ChannelListener, FrameChannel } from "./frame_channel.ts";
 import { LinkLiveness } from "./link_liveness.ts";
 import type { LinkSurroundings, LinkUser, PullFields, Untold } from "./link_user.ts";
-import { decodeSenderFrame, type FrameOf, IDS_LIMIT, type ReceiverFrame, type SenderFrame } from "./protocol.ts";
+import { type FrameOf, IDS_LIMIT, type ReceiverFrame } from "./protocol.ts";
 import { Renewals } from "./renewals.ts";
+import { type FrameSink, SenderFrames } from "./sender_frames.ts";
 
 /** Tries to connect, and the pause before each but the first. */
 const DIAL_PAUSES_MS = [0, 50, 200];
@@ -25,6 +26,7 @@ type LinkState = "down" | "dialling" | "reaching" | "up" | "gone";
 export class PeerLink implements ChannelListener {
   readonly target: DialTarget;
   readonly #around: LinkSurroundings;
+  readonly #epochs: FrameSink["epochs"];
   readonly #users = new Set<LinkUser>();
   readonly #byTransfer = new Map<TransferId, LinkUser>();
   #untold: Untold[] = [];
@@ -37,6 +39,7 @@ export class PeerLink implements ChannelListener {
   #leaseMs: number;
   readonly #renewals: Renewals;
   readonly #liveness: LinkLiveness;
+  readonly #frames: SenderFrames;
   #pings = 0;
   /** Why this epoch of the sender can never be used again. */
   #end: { readonly error: KvError; readonly kind: "stale" | "dead" | "closed" } | null = null;
@@ -44,6 +47,7 @@ export class PeerLink implements ChannelListener {
   constructor(target: DialTarget, around: LinkSurroundings) {
     this.target = target;
     this.#around = around;
+    this.#epochs = { se: target.epoch, re: around.identity.epoch };
     this.#leaseMs = around.ownLeaseMs;
     this.#renewals = new Renewals(around);
     this.#liveness = new LinkLiveness(
@@ -51,18 +55,27 @@ export class PeerLink implements ChannelListener {
       () => this.#leaseMs,
       (now, silentMs) => this.#beat(now, silentMs),
     );
+    this.#frames = new SenderFrames(around, this.#byTransfer, {
+      epochs: this.#epochs,
+      write: (frame) => void this.#send(frame),
+      broken: (why) => this.#channel?.close(`it broke the protocol: ${why}`),
+      stale: (now) => this.#stale(now),
+      renewed: (frame) => {
+        if (this.#renewals.answered(frame, this.#byTransfer)) this.renewNow();
+      },
+    });
   }
 
   get up(): boolean {
     return this.#state === "up";
   }
 
-  /** Of the sender's blocks. */
-  /** By which its blocks are read. */
+  /** By which the sender's blocks are read. */
   get path(): string {
     return this.#path;
   }
 
+  /** Of the sender's blocks. */
   get tokensPerBlock(): number {
     return (this.#senderLayout ?? this.#around.layout).tokensPerBlock;
   }
@@ -89,7 +102,7 @@ export class PeerLink implements ChannelListener {
   pull(user: LinkUser, frame: PullFields): number {
     const writtenMs = this.#around.plane.nowMs();
     this.#byTransfer.set(frame.transferId, user);
-    this.#send({ type: "PULL", ...this.#epochs(), ...frame });
+    this.#send({ type: "PULL", ...this.#epochs, ...frame });
     this.#around.plane.expectRead();
     return writtenMs;
   }
@@ -101,7 +114,7 @@ export class PeerLink implements ChannelListener {
 
   /** Tells the sender that this attempt reads no more; kept for the next connection when there is none now. */
   done(offer: LinkUser["offer"], transferId: TransferId, status: FrameOf<"DONE">["status"], bytes: number): void {
-    const frame: FrameOf<"DONE"> = { type: "DONE", ...this.#epochs(), transferId, status, bytes };
+    const frame: FrameOf<"DONE"> = { type: "DONE", ...this.#epochs, transferId, status, bytes };
     // The sender's lease is over then.
     this.#tell({ transferId, frames: [frame], offer, untilMs: this.#around.plane.nowMs() + this.#leaseMs });
   }
@@ -109,7 +122,7 @@ export class PeerLink implements ChannelListener {
   /** Tells the sender that nobody on this side wants an offer that was never asked for: a PULL, and its DONE behind it. */
   decline(offer: LinkUser["offer"], pull: PullFields, status: FrameOf<"DONE">["status"]): void {
     const { transferId } = pull;
-    const head = this.#epochs();
+    const head = this.#epochs;
     const frames: ReceiverFrame[] = [
       { type: "PULL", ...head, ...pull },
       { type: "DONE", ...head, transferId, status, bytes: 0 },
@@ -130,7 +143,7 @@ export class PeerLink implements ChannelListener {
   renewNow(): void {
     if (this.#state !== "up") return;
     const renewal = this.#renewals.next(this.#users);
-    if (renewal !== null) this.#send({ type: "RENEW", ...this.#epochs(), ...renewal });
+    if (renewal !== null) this.#send({ type: "RENEW", ...this.#epochs, ...renewal });
   }
 
   close(): void {
@@ -141,71 +154,11 @@ export class PeerLink implements ChannelListener {
 
   frame(bytes: Uint8Array): void {
     this.#liveness.heard();
-    const decoded = decodeSenderFrame(bytes);
-    if (decoded.ok) {
-      this.#take(decoded.frame);
-      return;
-    }
-    this.#send({
-      type: "ERROR",
-      code: decoded.unknown ? "UNKNOWN_TYPE" : "PROTOCOL",
-      text: decoded.why.slice(0, 1024),
-    });
-    if (!decoded.unknown) this.#channel?.close(`it broke the protocol: ${decoded.why}`);
+    this.#frames.read(bytes);
   }
 
   closed(why: string): void {
     this.#lost(why);
-  }
-
-  #take(frame: SenderFrame): void {
-    if (frame.type === "ERROR") {
-      this.#around.countDropped(`ERROR ${frame.code}`);
-      return;
-    }
-    if (frame.type === "CHALLENGE" || frame.type === "WELCOME") {
-      this.#channel?.close(`it broke the protocol: ${frame.type} after the handshake`);
-      return;
-    }
-    if (frame.type === "STALE_EPOCH") {
-      if (frame.se !== this.target.epoch) this.#stale(frame.se);
-      return;
-    }
-    if (frame.se !== this.target.epoch || frame.re !== this.#around.identity.epoch) {
-      this.#around.countDropped("frame of another epoch");
-      return;
-    }
-    switch (frame.type) {
-      case "GRANT":
-        this.#userOf(frame)?.granted(frame);
-        break;
-      case "REFUSE":
-        this.#userOf(frame)?.refused(frame);
-        break;
-      case "READY":
-        this.#userOf(frame)?.ready(frame);
-        break;
-      case "FINISHED":
-        this.#userOf(frame)?.finished(frame);
-        break;
-      case "ABORT":
-        this.#userOf(frame)?.aborted(frame);
-        break;
-      case "RENEWED":
-        if (this.#renewals.answered(frame, this.#byTransfer)) this.renewNow();
-        break;
-      case "PING":
-        this.#send({ type: "PONG", ...this.#epochs(), n: frame.n });
-        break;
-      case "PONG":
-        break;
-    }
-  }
-
-  #userOf(frame: { readonly type: string; readonly transferId: TransferId }): LinkUser | undefined {
-    const user = this.#byTransfer.get(frame.transferId);
-    if (user === undefined) this.#around.countDropped(`${frame.type} of no attempt`);
-    return user;
   }
 
   // --- connection ---------------------------------------------------------------------------------------------------------
@@ -398,11 +351,7 @@ export class PeerLink implements ChannelListener {
       return;
     }
     this.renewNow();
-    if (!this.#renewals.isOutstanding) this.#send({ type: "PING", ...this.#epochs(), n: ++this.#pings });
-  }
-
-  #epochs() {
-    return { se: this.target.epoch, re: this.#around.identity.epoch };
+    if (!this.#renewals.isOutstanding) this.#send({ type: "PING", ...this.#epochs, n: ++this.#pings });
   }
 
   #send(frame: ReceiverFrame): boolean {

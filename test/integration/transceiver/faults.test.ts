@@ -1,6 +1,5 @@
-import { readFileSync } from "node:fs";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { BLOCKS, type Fault, type Peer, Peers, POOL_TOKENS, type Resources, until } from "./peer_process.ts";
+import { BLOCKS, type Fault, type Peer, Peers, POOL_TOKENS, type Resources, stopped, until } from "./peer_process.ts";
 
 const LEASE_MS = 2_000;
 const TIMEOUT_MS = 3_000;
@@ -62,10 +61,6 @@ describe("a peer that is killed, stopped or gone in a state of a transfer", () =
     expect((await survivor.stats()).dropped).not.toHaveProperty("broken frame");
     expect(survivor.log).toBe("");
   }
-
-  /** The survivor may end first: a SIGCONT that comes before the fault would be lost. */
-  const stopped = (peer: Peer): Promise<void> =>
-    until("it has stopped", async () => / T /.test(readFileSync(`/proc/${peer.pid}/stat`, "utf8")));
 
   async function within<Value>(promise: Promise<Value>): Promise<Value> {
     const started = performance.now();

@@ -1,13 +1,20 @@
 import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
-import { BLOCKS, type Peer, Peers, until } from "./peer_process.ts";
+import type { OpenOptions } from "../../../src/transceiver/api.ts";
+import { BLOCKS, layout, type Peer, Peers, stopped, until } from "./peer_process.ts";
 import { Wire } from "./wire.ts";
 
 const config = { kv_transfer_timeout_ms: 20_000 };
+/** Digests that a cut has lost would cost another attempt: the states of verification are tests of their own. */
+const verify = "off";
 /** Long against what a step takes on a busy machine, as these reads must end inside it. */
-const SLOW = { lease: { leaseMs: 9_000 }, config };
+const SLOW = { lease: { leaseMs: 9_000 }, config, verify } as const;
 const SHORT_LEASE_MS = 600;
-const FAST = { lease: { leaseMs: SHORT_LEASE_MS }, config: { kv_transfer_timeout_ms: 5_000 } };
+const FAST = { lease: { leaseMs: SHORT_LEASE_MS }, config: { kv_transfer_timeout_ms: 5_000 }, verify } as const;
+/** Long enough for a death to be seen inside it, short enough to be waited for. */
+const MIDDLE = { lease: { leaseMs: 2_500 }, config, verify } as const;
 const TOKENS = 300;
+/** Of them are computed. */
+const PART = 128;
 const complete = { wrong: 0, report: { tokens: TOKENS, attempts: 1 } };
 
 const peers = new Peers();
@@ -15,7 +22,7 @@ afterAll(() => peers[Symbol.asyncDispose]());
 
 let sender: Peer;
 let receiver: Peer;
-const open = async (options: typeof SLOW): Promise<void> => {
+const open = async (options: Partial<OpenOptions>): Promise<void> => {
   [sender, receiver] = await Promise.all([peers.open(options), peers.open(options)]);
 };
 afterEach(async () => {
@@ -35,7 +42,7 @@ const letReadsEnd = (): Promise<void> => receiver.call("letReadsEnd");
 
 /** Resolves when the receiver has come to that state by that event. */
 async function inState(
-  to: "READ" | "FINISH" | "ORPHAN" | "RETRY",
+  to: "READ" | "FINISH" | "ORPHAN" | "RETRY" | "DRAIN",
   event: string,
   bringAbout: () => unknown,
 ): Promise<void> {
@@ -44,12 +51,27 @@ async function inState(
   await receiver.reached(to);
 }
 
+/** The receiver stops itself in the step that leads to this state, and is awakened by the caller. */
+async function stopsIn(to: "FINISH" | "ORPHAN", event: string, bringAbout: () => unknown): Promise<void> {
+  await receiver.arm({ role: "receiver", to, event, act: "SIGSTOP" });
+  await bringAbout();
+  await stopped(receiver);
+}
+
+const passed = async (ms: number): Promise<void> => {
+  const from = performance.now();
+  await until(`${ms} ms have passed`, async () => performance.now() - from > ms);
+};
+
 async function allFree(...all: Peer[]): Promise<void> {
   await until("all blocks are free", async () => {
     const stats = await Promise.all(all.map((peer) => peer.stats()));
     return stats.every(({ blocks, receives }) => blocks.free === BLOCKS && receives.open === 0);
   });
 }
+
+/** What becomes of a pull whose read is not believed: another attempt finds nothing. */
+const thrownAway = { code: expect.stringMatching(/^(GONE|SENDER_ABORTED|NO_OFFER|PEER_LOST)$/) };
 
 const ends = [
   ["killed", () => sender.kill()],
@@ -100,6 +122,59 @@ describe("FINISH: the connection is gone and every read is posted", () => {
   });
 });
 
+describe("FINISH: the receiver is stopped in it", () => {
+  let wire: Wire;
+  const stopInFinish = async (options: Partial<OpenOptions>): Promise<void> => {
+    await open(options);
+    wire = new Wire(sender.endpoints.tcp);
+    await wire.open();
+    await holdRead((state) => wire.through(state));
+    await stopsIn("FINISH", "linkLostAllPosted", () => wire.cut());
+  };
+  const awake = (): void => void receiver.child.kill("SIGCONT");
+  afterEach(() => wire.close());
+
+  it("and awake again inside the lease: its read counts, and the sender is told", async () => {
+    await stopInFinish(SLOW);
+    awake();
+    await letReadsEnd();
+    expect(await receiver.received(1)).toMatchObject(complete);
+    expect(await sender.sent(1)).toHaveProperty("report");
+    await allFree(sender, receiver);
+  });
+
+  it("for longer than the lease: the sender has its blocks back meanwhile, and the read is thrown away", async () => {
+    await stopInFinish(FAST);
+    expect(await sender.sent(1)).toMatchObject({ code: "LEASE_EXPIRED" });
+    await until("the sender's blocks are free", async () => (await sender.stats()).blocks.free === BLOCKS);
+    awake();
+    await letReadsEnd();
+    expect(await receiver.received(1)).toMatchObject(thrownAway);
+    await allFree(sender, receiver);
+  });
+
+  it("while the sender is killed, and awake again inside the lease: nobody can have changed the blocks, the read counts", async () => {
+    await stopInFinish(SLOW);
+    await sender.kill();
+    awake();
+    await letReadsEnd();
+    expect(await receiver.received(1)).toMatchObject(complete);
+    await allFree(receiver);
+  });
+
+  it("while the sender is killed, and awake again after the lease: it may have given the blocks away first, the read is thrown away", async () => {
+    await stopInFinish(FAST);
+    await sender.kill();
+    await passed(SHORT_LEASE_MS);
+    awake();
+    expect(await receiver.received(1)).toMatchObject({ code: "PEER_LOST" });
+    // Nothing is free before the read has ended.
+    expect((await receiver.stats()).blocks).toMatchObject({ free: BLOCKS - Math.ceil(TOKENS / layout.tokensPerBlock) });
+    await letReadsEnd();
+    await allFree(receiver);
+  });
+});
+
 describe("ORPHAN: the sender is dead, and its lease was held", () => {
   beforeEach(() => open(SLOW));
 
@@ -110,6 +185,56 @@ describe("ORPHAN: the sender is dead, and its lease was held", () => {
     expect(await receiver.received(1)).toMatchObject(complete);
     await allFree(receiver);
   });
+
+  it("a receiver that is stopped then for longer than the lease takes the read all the same: the dead change nothing", async () => {
+    await Promise.all([sender.kill(), receiver.kill()]);
+    await open(MIDDLE);
+    await holdRead();
+    await stopsIn("ORPHAN", "senderDead", () => sender.kill());
+    await passed(MIDDLE.lease.leaseMs);
+    receiver.child.kill("SIGCONT");
+    await letReadsEnd();
+    expect(await receiver.received(1)).toMatchObject(complete);
+    await allFree(receiver);
+  });
+});
+
+describe("ORPHAN, and the sender had not computed all: its death is seen before the end of its connection", () => {
+  let wire: Wire;
+  let state: string;
+  beforeEach(async () => {
+    await open(SLOW);
+    wire = new Wire(sender.endpoints.tcp);
+    await wire.open();
+    wire.hidesEnds = true;
+    state = wire.through((await sender.send({ request: 1, tokens: TOKENS, ready: PART })).state);
+  });
+  afterEach(() => wire.close());
+
+  it.each(ends)(
+    "a sender that is %s when all that was ready had been read: the rest never comes",
+    async (_how, end) => {
+      await receiver.receive({ id: 1, state, tokens: TOKENS });
+      await receiver.arrived(1, PART);
+      await inState("DRAIN", "orphanShort", end);
+      expect(await receiver.received(1)).toMatchObject({ code: "PEER_LOST" });
+      await allFree(receiver);
+    },
+  );
+
+  it.each(ends)(
+    "a sender that is %s while that is still read: it ends when the read does, not before",
+    async (_how, end) => {
+      await receiver.call("holdReads");
+      await receiver.arm({ role: "receiver", to: "POSTED", say: true });
+      await receiver.receive({ id: 1, state, tokens: TOKENS });
+      await receiver.reached("POSTED");
+      await inState("ORPHAN", "senderDead", end);
+      await inState("DRAIN", "orphanShort", letReadsEnd);
+      expect(await receiver.received(1)).toMatchObject({ code: "PEER_LOST", seen: [PART] });
+      await allFree(receiver);
+    },
+  );
 });
 
 describe("LATE, without STRICT: a read ends when its lease is no longer sure", () => {
@@ -117,11 +242,6 @@ describe("LATE, without STRICT: a read ends when its lease is no longer sure", (
     await open(FAST);
     await holdRead();
   });
-
-  const passed = async (ms: number): Promise<void> => {
-    const from = performance.now();
-    await until(`${ms} ms have passed`, async () => performance.now() - from > ms);
-  };
 
   it("a sender that lives is asked: the lease is held, the read counts", async () => {
     // Longer than a third of the lease, which is renewed meanwhile.

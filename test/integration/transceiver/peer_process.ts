@@ -1,6 +1,6 @@
 import { type ChildProcess, execFileSync, fork } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { OpenOptions, TransceiverStats, TransferReport } from "../../../src/transceiver/api.ts";
@@ -188,6 +188,10 @@ export async function until(what: string, holds: () => Promise<boolean>, limitMs
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
+
+/** By SIGSTOP, however it comes: a SIGCONT that came before it would be lost. */
+export const stopped = (peer: Peer): Promise<void> =>
+  until("it has stopped", async () => / T /.test(readFileSync(`/proc/${peer.pid}/stat`, "utf8")));
 
 let built = false;
 /** `npm test` builds first; a developer who runs one file should not test an old dist/. */

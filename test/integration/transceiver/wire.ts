@@ -15,6 +15,8 @@ export class Wire {
   readonly #seen: ((bytes: Buffer) => void) | undefined;
   #endpoint = "";
   connections = 0;
+  /** A sender's end that closes is not told to receivers, as by a proxy that notices late. */
+  hidesEnds = false;
   /** The first bytes that hold this word are lost, and all connections with them. */
   cutAt: string | null = null;
 
@@ -74,6 +76,7 @@ export class Wire {
     const target = pair[to];
     source.on("error", () => {});
     source.on("close", () => {
+      if (from === "far" && this.hidesEnds) return;
       this.#pairs.delete(pair);
       target.destroy();
     });

@@ -1,6 +1,6 @@
 // Tests with the real NIXL: node scripts/nixl.mjs [--all] [VERSION...] brings its wheels from PyPI into .cache/nixl and runs the C++ tests
 // that need them, over shared memory, over TCP, and with plug-in LIBFABRIC where a libfabric on PyPI is new enough for it.
-// `--bring VERSION` brings one and prints where its library is.
+// `--bring VERSION` brings one and prints where its library is, `--bring-libfabric VERSION` also the LD_LIBRARY_PATH of its plug-in LIBFABRIC.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -134,6 +134,12 @@ export async function runNixlTests(versions = VERSIONS) {
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
   await main(async () => {
     const args = process.argv.slice(2);
+    if (args[0] === "--bring-libfabric") {
+      const brought = bringNixl(args[1] ?? LIBFABRIC_VERSIONS[0]);
+      const fabric = brought.missing === undefined ? bringLibfabric(brought) : brought;
+      console.log(fabric.missing ?? JSON.stringify({ library: brought.library, path: fabric.path }));
+      return fabric.missing === undefined ? 0 : 1;
+    }
     if (args[0] === "--bring") {
       const brought = bringNixl(args[1] ?? VERSIONS[0]);
       console.log(brought.library ?? brought.missing);

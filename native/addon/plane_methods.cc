@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <charconv>
 #include <utility>
 
 #include "addon/arguments.h"
@@ -10,6 +11,19 @@ namespace kvt {
 namespace {
 
 constexpr uint64_t kTokensMax = uint64_t{1} << 48;
+
+// A transfer id: 40 hex digits.
+Ticket ReadTicket(Arguments* arguments, const Napi::Value& value) {
+  const std::string text = arguments->Text(value, "transfer");
+  Ticket ticket{};
+  if (text.size() != 2 * ticket.size()) arguments->Fail("transfer", "must be 40 hex digits");
+  for (size_t at = 0; at < ticket.size() && arguments->ok(); ++at) {
+    const char* begin = text.data() + 2 * at;
+    const auto [end, wrong] = std::from_chars(begin, begin + 2, ticket[at], 16);
+    if (end != begin + 2 || wrong != std::errc{}) arguments->Fail("transfer", "must be 40 hex digits");
+  }
+  return ticket;
+}
 
 }  // namespace
 
@@ -91,6 +105,7 @@ Napi::Value PlaneObject::Post(const Napi::CallbackInfo& info) {
   const uint64_t sequence = arguments.Integer(info[6], "sequenceTokens", 0, kTokensMax);
   const bool replicated = arguments.Boolean(info[7], "replicated");
   const double deadline = arguments.Millis(info[8], "deadlineMs");
+  const Ticket ticket = info[9].IsUndefined() ? Ticket{} : ReadTicket(&arguments, info[9]);
   if (live_jobs_.contains(job)) arguments.Fail("job", std::to_string(job) + " is not quiet yet");
   if (!arguments.ok() || !TakesWork()) return env_.Undefined();
   auto transfer = std::make_unique<Transfer>();
@@ -98,6 +113,7 @@ Napi::Value PlaneObject::Post(const Napi::CallbackInfo& info) {
   transfer->target_blocks.assign(target.begin(), target.end());
   transfer->tokens = {from, to, sequence};
   transfer->replicated = replicated;
+  transfer->ticket = ticket;
   transfer->posted = BootNow();
   Command command;
   command.kind = Command::Kind::kPost;
@@ -173,9 +189,18 @@ Napi::Value PlaneObject::Grant(const Napi::CallbackInfo& info) {
   Arguments arguments(env_);
   const uint64_t lease = arguments.Id(info[0], "lease");
   const double duration = arguments.Millis(info[1], "durationMs");
-  if (!arguments.ok() || !TakesWork()) return env_.Undefined();
+  const bool opens = !info[2].IsUndefined();
+  const Ticket ticket = opens ? ReadTicket(&arguments, info[2]) : Ticket{};
+  const auto blocks = opens ? CheckedBlocks(info[3]) : std::span<const uint32_t>();
+  if (env_.IsExceptionPending() || !arguments.ok() || !TakesWork()) return env_.Undefined();
   Command command;
   command.kind = Command::Kind::kGrant;
+  // Only where a path packs them.
+  if (opens && plane_->options().nixl && plane_->options().nixl->staging) {
+    command.grant = std::make_unique<StagedGrant>();
+    command.grant->ticket = ticket;
+    command.grant->blocks.assign(blocks.begin(), blocks.end());
+  }
   command.id = lease;
   command.duration = FromMillis(duration);
   command.when = Later(BootNow(), command.duration);

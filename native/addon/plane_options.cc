@@ -128,12 +128,29 @@ void CheckPlaces(Arguments* arguments, const DataPlane::Options& options) {
   }
 }
 
+StagingOptions ReadStaging(Arguments* arguments, const Napi::Object& staging) {
+  StagingOptions chosen;
+  chosen.slots = static_cast<uint32_t>(
+      arguments->Integer(staging.Get("slots"), "options.nixl.staging.slots", 1, kStagingSlotsMax));
+  chosen.tokens = arguments->Integer(staging.Get("tokens"), "options.nixl.staging.tokens", 1, kUint32Max);
+  chosen.stall = FromMillis(arguments->Millis(staging.Get("stallMs"), "options.nixl.staging.stallMs"));
+  return chosen;
+}
+
 // Sets the environment that NIXL and UCX read when they are loaded: here, because of all threads only this
 // one may.
 DataPlane::Nixl ReadNixl(Arguments* arguments, const Napi::Object& nixl) {
   DataPlane::Nixl chosen;
   chosen.library = arguments->Text(nixl.Get("library"), "options.nixl.library");
   chosen.plugin = arguments->Text(nixl.Get("plugin"), "options.nixl.plugin");
+  chosen.direct = arguments->Boolean(nixl.Get("direct"), "options.nixl.direct");
+  const Napi::Value staging = nixl.Get("staging");
+  if (!staging.IsUndefined()) {
+    chosen.staging = ReadStaging(arguments, arguments->Object(staging, "options.nixl.staging"));
+  }
+  if (!chosen.direct && !chosen.staging) {
+    arguments->Fail("options.nixl.direct", "false leaves no way without options.nixl.staging");
+  }
   const Napi::Object environment = arguments->Object(nixl.Get("environment"), "options.nixl.environment");
   if (!arguments->ok()) return chosen;
   const Napi::Array names = environment.GetPropertyNames();

@@ -105,7 +105,9 @@ bool DataPlane::NeedsOwner(Command::Kind kind, BootNanos when) {
   const bool ends = kind == Command::Kind::kSetTimer || kind == Command::Kind::kGrant;
   // A transport that needs this side's work has to hear of the first lease at once.
   const bool serves = kind == Command::Kind::kGrant && options_.nixl.has_value();
-  const bool idle = kind == Command::Kind::kClearTimer || kind == Command::Kind::kDropLease ||
+  // A slot that its reader has kept is free with its lease, and others may wait for it.
+  const bool drops = kind == Command::Kind::kDropLease && !(options_.nixl && options_.nixl->staging);
+  const bool idle = kind == Command::Kind::kClearTimer || drops ||
                     (ends && !serves && when >= armed_.load(std::memory_order_seq_cst));
   // Bounded: commands that nobody takes are memory that nobody gives back.
   return !idle || unsignalled_.fetch_add(1, std::memory_order_relaxed) >= kUnsignalledMax;

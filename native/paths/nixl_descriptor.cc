@@ -13,7 +13,6 @@ namespace kvt {
 namespace {
 
 constexpr uint32_t kMagic = 0x324e564b;  // "KVN2", little-endian
-constexpr uint32_t kSlotsMax = 1024;
 constexpr uint64_t kSeed = 0x6b76742d6e69786cULL;
 
 // 0: none known.
@@ -73,7 +72,8 @@ std::optional<NixlDescriptor> DecodeNixlDescriptor(std::span<const uint8_t> byte
   if (descriptor.address > kBytesMax || descriptor.slots_address > kBytesMax) return std::nullopt;
   if (descriptor.slots > 0 && (descriptor.slots_address == 0 || descriptor.slot_bytes == 0))
     return std::nullopt;
-  if (descriptor.slots > kSlotsMax || descriptor.slot_bytes > kBytesMax / kSlotsMax) return std::nullopt;
+  if (descriptor.slots > kStagingSlotsMax || descriptor.slot_bytes > kBytesMax / kStagingSlotsMax)
+    return std::nullopt;
   if (descriptor.address == 0 && descriptor.slots == 0) return std::nullopt;
   if (!descriptor.geometry.OutOfBounds(descriptor.blocks, descriptor.bytes).empty()) return std::nullopt;
   if (descriptor.agent.empty() || descriptor.metadata.size() > kNixlMetadataBytesMax) return std::nullopt;

@@ -27,6 +27,7 @@ struct NixlDescriptor {
 };
 
 constexpr size_t kNixlMetadataBytesMax = 2048;
+constexpr uint32_t kStagingSlotsMax = 1024;
 
 // With a checksum: UCX ends the process on some damaged metadata (nixl/agent.h), so what is not as a peer
 // wrote it must not get there. Nothing when the metadata are larger than a descriptor may be.

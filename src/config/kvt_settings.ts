@@ -105,8 +105,8 @@ function forcedPath(section: Transfer, environment: Environment, chosen: Chosen,
     env: environment.path,
     file: section.value("path"),
   });
-  if (path === null || path === "shared_memory" || path === "nixl_direct") return path;
-  const text = `the path ${path} is not built yet; shared_memory and nixl_direct are`;
+  if (path !== "cuda_peer") return path;
+  const text = `the path ${path} is not built yet; shared_memory, nixl_direct and nixl_staged are`;
   if (section.has("path")) section.report(problems, "not_built", "path", text);
   else problems.add("not_built", "KVT_PATH", text);
   return null;

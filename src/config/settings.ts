@@ -81,7 +81,7 @@ export interface WorkerSettings {
   readonly lease: { readonly leaseMs: number; readonly stallMs: number; readonly strict: boolean };
   readonly transfer: {
     /** This path and no other; null: the cheapest that works. */
-    readonly path: "shared_memory" | "nixl_direct" | null;
+    readonly path: "shared_memory" | "nixl_direct" | "nixl_staged" | null;
     /** false: workers of this host are reached as those of others are. */
     readonly sameHost: boolean;
     /** What a receiver compares with digests of the sender: none, one block in 16, all. */

@@ -49,7 +49,7 @@ function tokensInBuffer(
   if (whole !== tokens) {
     section.report(problems, "note", key, `rounded up to ${whole}, whole blocks of ${tokensPerBlock} tokens`);
   }
-  section.report(problems, "note", key, "no staging buffer is needed: each path there is reads the peer's blocks");
+  section.report(problems, "note", key, "of a staging slot of path nixl_staged; other paths read the peer's blocks");
   return whole;
 }
 

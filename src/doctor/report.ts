@@ -132,6 +132,14 @@ function directFacts({ library }: NixlFacts): PathFacts {
   return { name, usable: false, why: `plug-in ${trial.plugin} reads into staging buffers only (nixl_staged)` };
 }
 
+function stagedFacts({ library }: NixlFacts): PathFacts {
+  const name = "nixl_staged";
+  if (library === null) return { name, usable: false, why: "no NIXL" };
+  const trial = library.trial;
+  if (trial === null || trial.why !== null) return { name, usable: false, why: trial?.why ?? "no plug-in was tried" };
+  return { name, usable: true, why: `any host that NIXL's plug-in ${trial.plugin} reaches, through staging slots` };
+}
+
 function pathFacts(host: HostFacts, nixl: NixlFacts): readonly PathFacts[] {
   const notBuilt = (name: string) => ({ name, usable: false, why: "not built yet" });
   const [addon, socket] = ["why" in host.addon, host.socketDirectory.why];
@@ -140,6 +148,6 @@ function pathFacts(host: HostFacts, nixl: NixlFacts): readonly PathFacts[] {
     { name: "shared_memory", usable: !addon && socket === null, why },
     notBuilt("cuda_peer"),
     directFacts(nixl),
-    notBuilt("nixl_staged"),
+    stagedFacts(nixl),
   ];
 }

@@ -83,6 +83,13 @@ export interface NativeDataPlaneOptions {
     readonly library: string;
     readonly plugin: string;
     readonly environment: Readonly<Record<string, string>>;
+    /** Peers may read the pool itself. Not with LIBFABRIC. */
+    readonly direct: boolean;
+    /**
+     * Slots for transfers that are packed, read in one piece and unpacked: `slots` for what is sent and as many for what is received, of
+     * `tokens` tokens each, at least one block. A slot that a peer keeps longer than `stallMs` is told by SLOT_STALLED.
+     */
+    readonly staging?: { readonly slots: number; readonly tokens: number; readonly stallMs: number };
   };
   /** 16 hex digits; peers present it at the fd exchange. */
   readonly epoch: string;
@@ -123,7 +130,8 @@ export interface NativeDataPlane {
    * a table with fewer entries than the sequence has blocks lacks the first ones. `sequenceTokens`: all
    * that the sequence will have, from whose end windows reach back. Without `replicated` groups of no head axis are left out. Completion JOB. At `deadlineMs` the job ends TIMED_OUT at once and, as at
    * cancel, its copy may still run: completion JOB_QUIET follows when no thread touches its blocks any more (I3). JOB_QUIET comes for
-   * every job, once, after or with JOB; only then may the id be used again. `deadlineMs` may be Infinity.
+   * every job, once, after or with JOB; only then may the id be used again. `deadlineMs` may be Infinity. `transfer`: the id under which the
+   * peer has granted the blocks (40 hex digits); a staged path asks by it.
    */
   post(
     job: number,
@@ -135,6 +143,7 @@ export interface NativeDataPlane {
     sequenceTokens: number,
     replicated: boolean,
     deadlineMs: number,
+    transfer?: string,
   ): void;
   /**
    * 64-bit XXH3 of tokens of a sequence in this pool, in canonical order whatever the block size: `ranges` holds pairs
@@ -146,11 +155,14 @@ export interface NativeDataPlane {
   /** The job ends CANCELLED unless it has already ended; JOB_QUIET as above. */
   cancel(job: number): void;
 
-  /** Starts a lease of `durationMs` from now, whose end is decided on the owner thread. Completion LEASE_OVER at its end. */
-  grant(lease: number, durationMs: number): void;
+  /**
+   * Starts a lease of `durationMs` from now, whose end is decided on the owner thread. Completion LEASE_OVER at its end. While it runs, a
+   * staged path packs `blocks` (in token order) for whoever names `transfer`, 40 hex digits.
+   */
+  grant(lease: number, durationMs: number, transfer?: string, blocks?: Uint32Array): void;
   /** Extends those of `leases` that have not ended, to their full duration from now. Completion RENEWED for the held ones, then RENEW_END{seq}. */
   renew(seq: number, leases: Float64Array): void;
-  /** Ends a lease early (DONE): no LEASE_OVER follows. It wakes nobody: the owner hears of it when it wakes up for something else. */
+  /** Ends a lease early (DONE): no LEASE_OVER follows. Without staging it wakes nobody: the owner hears of it when it wakes up for something else. */
   dropLease(lease: number): void;
 
   /** One deadline on CLOCK_BOOTTIME; set again moves it. Completion TIMER once, unless cleared before it was written. */
@@ -206,6 +218,8 @@ export const completionKind = {
   PEER_DEAD: 10,
   /** id = digest; movingUs = time of hashing. */
   DIGESTED: 11,
+  /** id = lease: its reader keeps a staging slot longer than stallMs. */
+  SLOT_STALLED: 12,
 } as const;
 
 export const jobStatus = { OK: 0, CANCELLED: 1, TIMED_OUT: 2, FAILED: 3, BAD_RANGE: 4, NO_PEER: 5 } as const;
@@ -227,7 +241,7 @@ export const reachStatus = {
   /** NIXL does not know its metadata, or reading a few bytes of its pool failed. */
   NIXL_FAILED: 11,
 } as const;
-export const nativePath = { SHARED_MEMORY: 1, NIXL_DIRECT: 3 } as const;
+export const nativePath = { SHARED_MEMORY: 1, NIXL_DIRECT: 3, NIXL_STAGED: 4 } as const;
 
 export interface NativeStats {
   readonly jobsPosted: number;

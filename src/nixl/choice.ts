@@ -4,7 +4,7 @@ import type { NixlEnv } from "./places.ts";
 import { mapPlugins } from "./plugin_tree.ts";
 import { type NixlSearch, nothingFound, searchNixl } from "./search.ts";
 
-export const forcedPaths = ["shared_memory", "nixl_direct"] as const;
+export const forcedPaths = ["shared_memory", "nixl_direct", "nixl_staged"] as const;
 export type ForcedPath = (typeof forcedPaths)[number];
 export type NixlBackend = "DEFAULT" | "NIXL" | "UCX";
 
@@ -26,8 +26,11 @@ export interface PathChoice {
   readonly nixl: {
     readonly library: string;
     readonly version: string | null;
-    readonly plugin: string;
+    readonly plugin: "UCX" | "LIBFABRIC";
     readonly environment: Readonly<Record<string, string>>;
+    /** Which ways of reading there are, nixl_direct and nixl_staged. */
+    readonly direct: boolean;
+    readonly staged: boolean;
   } | null;
   readonly warnings: readonly string[];
   /** "UCX instead of LIBFABRIC", or null. */
@@ -44,12 +47,12 @@ const searches = new Map<string, Promise<NixlSearch>>();
 export async function choosePaths(wish: PathWish, search: typeof searchNixl = searchNixl): Promise<PathChoice> {
   const { backend, path, loopback, env } = wish;
   const sharedMemory = path === null ? wish.sameHost : path === "shared_memory";
-  const demanded = path === "nixl_direct" || !sharedMemory;
+  const demanded = !sharedMemory;
   const wanted = demanded || (path === null && (backend !== "DEFAULT" || !loopback));
   const none = { sharedMemory, nixl: null, warnings: [], degraded: null };
   if (!wanted) return none;
   const warnings: string[] = [];
-  const plugin = pluginOf(wish, warnings);
+  const asked = pluginOf(wish, warnings);
   const found = await findOnce(env, search);
   if (found.found === undefined) {
     const error = nothingFound(found);
@@ -59,7 +62,9 @@ export async function choosePaths(wish: PathWish, search: typeof searchNixl = se
     return { ...none, warnings: [...warnings, `${error.message}; ${SAME_HOST_ONLY}. ${error.remedy}`] };
   }
   const { report } = found.found;
-  const degraded = plugin === "UCX" ? null : unusableLibfabric(wish, found.found.report.plugins, warnings);
+  const lacks = asked === "UCX" ? null : libfabricLacks(wish, found.found.report.plugins);
+  if (lacks !== null) warnings.push(`plug-in LIBFABRIC can't be used: ${lacks}; UCX is used instead`);
+  const plugin = lacks === null ? asked : "UCX";
   const mapped = mapPlugins(env, report.file);
   const environment = {
     ...nixlEnvironment(env),
@@ -67,9 +72,16 @@ export async function choosePaths(wish: PathWish, search: typeof searchNixl = se
   };
   return {
     sharedMemory,
-    nixl: { library: report.file, version: report.version, plugin: "UCX", environment },
+    nixl: {
+      library: report.file,
+      version: report.version,
+      plugin,
+      environment,
+      direct: plugin === "UCX" && path !== "nixl_staged",
+      staged: path !== "nixl_direct",
+    },
     warnings: [...warnings, ...mapped.warnings],
-    degraded,
+    degraded: lacks === null ? null : "UCX instead of LIBFABRIC",
   };
 }
 
@@ -114,26 +126,26 @@ function pluginOf({ backend, env }: PathWish, warnings: string[]): "UCX" | "LIBF
   return "UCX";
 }
 
-/** LIBFABRIC is asked for. Its reads go to staging buffers only, which this version has not; says first what else it lacks. */
-function unusableLibfabric(
+/** LIBFABRIC is asked for: why it can't be had, or null. @throws KvError NIXL_FAILED where nothing else may be taken instead */
+function libfabricLacks(
   { path, env }: PathWish,
   plugins: readonly { readonly name: string; readonly why: string | null }[],
-  warnings: string[],
-): string {
+): string | null {
+  if (path === "nixl_direct") {
+    const why =
+      "path nixl_direct does not go with plug-in LIBFABRIC: a read of a dead peer never ends there, so its reads have to go to staging slots (nixl_staged)";
+    throw new KvError("NIXL_FAILED", { why });
+  }
   const plugin = plugins.find(({ name }) => name === "LIBFABRIC");
   const lacks = plugin === undefined ? "NIXL has no libplugin_LIBFABRIC.so" : plugin.why;
+  if (lacks === null) return null;
   const remedy =
     "`kvt nixl install --with-libfabric` brings libfabric and hwloc; or rebuild NIXL with -Dlibfabric_path, or put a plug-in of the same " +
     "NIXL version into NIXL_PLUGINS_DIR";
-  const unstaged = "its reads have to go through staging buffers (nixl_staged), which are not built yet";
-  const why = lacks === null ? unstaged : `it can't be loaded: ${lacks} (${remedy})`;
-  if (path === "nixl_direct") {
-    throw new KvError("NIXL_FAILED", { why: `path nixl_direct does not go with plug-in LIBFABRIC: ${unstaged}` });
-  }
+  const why = `it can't be loaded: ${lacks} (${remedy})`;
   if (env.KVT_NIXL_FALLBACK === "0")
     throw new KvError("NIXL_FAILED", { why: `plug-in LIBFABRIC can't be used: ${why}` });
-  warnings.push(`plug-in LIBFABRIC can't be used: ${why}; UCX is used instead`);
-  return "UCX instead of LIBFABRIC";
+  return why;
 }
 
 /** @internal For tests. */

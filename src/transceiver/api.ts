@@ -9,6 +9,7 @@ import type { VerifyMode } from "./verification.ts";
 /** `cache_transceiver_config` of the YAML, same names, units and defaults (spec system.md S13-S28). */
 export interface TransceiverConfig {
   readonly backend?: "DEFAULT" | "UCX" | "NIXL" | null;
+  /** Tokens that one staging slot holds; longer transfers stream through it. null: as many as 8 MiB hold. */
   readonly max_tokens_in_buffer?: number | null;
   /** Whole transfer, each side, from GRANT; also the limit of a queue wait and of an unfetched offer. null: no bound on the transfer. */
   readonly kv_transfer_timeout_ms?: number | null;
@@ -48,14 +49,19 @@ export interface OpenOptions {
   readonly maxConcurrentPullsPerPeer?: number;
   /** Pulls that one peer runs from here at the same time; it is told when it connects. Default 8. */
   readonly maxConcurrentSends?: number;
+  /** Staging slots of nixl_staged, for what is sent and as many for what is received. Default 2. */
+  readonly stagingSlots?: number;
   /**
    * What `receive` compares with XXH3 digests that the sender computes: "off" nothing, "sampled" one block in 16, "full" every block.
    * A block that differs is read once more; then the transfer fails with DIGEST_MISMATCH. Default "sampled".
    */
   readonly verify?: VerifyMode;
   readonly lease?: { readonly leaseMs?: number; readonly stallMs?: number; readonly strict?: boolean };
-  /** This path and no other: "shared_memory" (peers on this host) or "nixl_direct" (NIXL, any host). Default KVT_PATH, else null: the cheapest that works. */
-  readonly path?: "shared_memory" | "nixl_direct" | null;
+  /**
+   * This path and no other: "shared_memory" (peers on this host), "nixl_direct" (NIXL, any host, plug-in UCX only) or "nixl_staged" (NIXL
+   * through staging slots). Default KVT_PATH, else null: the cheapest that works.
+   */
+  readonly path?: "shared_memory" | "nixl_direct" | "nixl_staged" | null;
   /** False: peers on this host are reached as those on others are. Default true. */
   readonly sameHost?: boolean;
   /** Name of the instance in messages, metrics and the protocol; default host:pid. */

@@ -1,5 +1,5 @@
 import type { Clock } from "../clock.ts";
-import type { BlockId } from "../ids.ts";
+import type { BlockId, TransferId } from "../ids.ts";
 import type { RankPart } from "../kv/ranks.ts";
 
 /** One deadline. After `clear` it never fires. */
@@ -46,6 +46,17 @@ export interface ReadRequest {
   readonly replicated: boolean;
   /** May be Infinity. */
   readonly deadlineMs: number;
+  /** Under which the peer has granted the source. */
+  readonly transferId: TransferId;
+}
+
+/** What a lease lets its reader have. */
+export interface LeaseGrant {
+  readonly transferId: TransferId;
+  /** In token order. */
+  readonly blocks: readonly BlockId[];
+  /** The reader keeps a staging slot longer than stallMs, whatever it renews. */
+  readonly stalled: () => void;
 }
 
 export interface DigestRequest {
@@ -88,7 +99,7 @@ export interface DataPlane extends Clock {
    */
   digest(request: DigestRequest, done: (digests: Uint8Array) => void): void;
   /** It runs for `durationMs`, and longer when renewed, from a moment after this call; then `over`, once. */
-  lease(durationMs: number, over: () => void): PlaneLease;
+  lease(durationMs: number, over: () => void, grant: LeaseGrant): PlaneLease;
   /** Extends those of `leases` that have not ended, in one step; `renewed` names them, once. */
   renew(leases: readonly PlaneLease[], renewed: (held: ReadonlySet<PlaneLease>) => void): void;
   timer(atMs: number, fire: () => void): PlaneTimer;

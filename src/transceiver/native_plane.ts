@@ -15,6 +15,7 @@ import { BoundedTurns } from "./bounded_turns.ts";
 import type {
   DataPlane,
   DigestRequest,
+  LeaseGrant,
   PlaneLease,
   PlanePeer,
   PlaneRead,
@@ -41,6 +42,7 @@ const readStatusOf: Readonly<Record<number, ReadStatus>> = {
 const pathNameOf: Readonly<Record<number, string>> = {
   [nativePath.SHARED_MEMORY]: "shared_memory",
   [nativePath.NIXL_DIRECT]: "nixl_direct",
+  [nativePath.NIXL_STAGED]: "nixl_staged",
 };
 
 const reachFailureOf: Readonly<Record<number, string>> = {
@@ -70,11 +72,17 @@ interface Renewal {
 class Lease implements PlaneLease {
   readonly id: number;
   readonly over: () => void;
+  readonly stalled: () => void;
   readonly #onDrop: (lease: Lease) => void;
 
-  constructor(id: number, over: () => void, onDrop: (lease: Lease) => void) {
+  constructor(
+    id: number,
+    { over, stalled }: { readonly over: () => void; readonly stalled: () => void },
+    onDrop: (lease: Lease) => void,
+  ) {
     this.id = id;
     this.over = over;
+    this.stalled = stalled;
     this.#onDrop = onDrop;
   }
 
@@ -184,8 +192,8 @@ export class NativePlane implements DataPlane {
     const id = ++this.#lastId;
     const peer = request.peer instanceof Peer ? request.peer.id : 0;
     this.#reads.set(id, listener);
-    const { source, target, fromToken, toToken, sequenceTokens, replicated, deadlineMs } = request;
-    this.#native.post(id, peer, source, target, fromToken, toToken, sequenceTokens, replicated, deadlineMs);
+    const { source, target, fromToken, toToken, sequenceTokens, replicated, deadlineMs, transferId } = request;
+    this.#native.post(id, peer, source, target, fromToken, toToken, sequenceTokens, replicated, deadlineMs, transferId);
     return {
       cancel: () => {
         if (this.#reads.has(id)) this.#native.cancel(id);
@@ -200,12 +208,12 @@ export class NativePlane implements DataPlane {
     this.#native.digest(id, blocks, ranges, part === undefined ? EVERYTHING : wordsOf(part), sequenceTokens);
   }
 
-  lease(durationMs: number, over: () => void): PlaneLease {
-    const lease = new Lease(++this.#lastId, over, (dropped) => {
+  lease(durationMs: number, over: () => void, { transferId, blocks, stalled }: LeaseGrant): PlaneLease {
+    const lease = new Lease(++this.#lastId, { over, stalled }, (dropped) => {
       if (this.#leases.delete(dropped.id)) this.#native.dropLease(dropped.id);
     });
     this.#leases.set(lease.id, lease);
-    this.#native.grant(lease.id, durationMs);
+    this.#native.grant(lease.id, durationMs, transferId, Uint32Array.from(blocks));
     return lease;
   }
 
@@ -291,6 +299,9 @@ export class NativePlane implements DataPlane {
       }
       case completionKind.LEASE_OVER:
         this.#take(this.#leases, id)?.over();
+        break;
+      case completionKind.SLOT_STALLED:
+        this.#leases.get(id)?.stalled();
         break;
       case completionKind.TIMER:
         this.#fireTimer(record);

@@ -16,6 +16,7 @@ export const DEFAULT_SENDER_FUTURE_MS = 1_000;
 /** In all, from one peer, and by one peer. */
 const DEFAULT_PULLS = 8;
 const DEFAULT_OFFERS = 1024;
+const DEFAULT_SLOTS = 2;
 
 const millis = z.number().positive().max(8_640_000_000);
 const index = z.int().min(0).max(65535);
@@ -91,6 +92,7 @@ const Options = z.strictObject({
   maxConcurrentPulls: z.int().min(1).max(4096).optional(),
   maxConcurrentPullsPerPeer: z.int().min(1).max(4096).optional(),
   maxConcurrentSends: z.int().min(1).max(4096).optional(),
+  stagingSlots: z.int().min(1).max(1024).optional(),
   verify: z.enum(verifyModes).optional(),
   path: z.enum(forcedPaths).nullable().optional(),
   sameHost: z.boolean().optional(),
@@ -146,6 +148,10 @@ export interface ResolvedOptions {
   readonly maxConcurrentPulls: number;
   readonly maxConcurrentPullsPerPeer: number;
   readonly maxConcurrentSends: number;
+  /** A direction. */
+  readonly stagingSlots: number;
+  /** max_tokens_in_buffer: of one slot. */
+  readonly tokensInBuffer: number | null;
   readonly instance: string;
   readonly authToken: string | undefined;
   readonly socketDir: string;
@@ -172,7 +178,7 @@ function pathOf({ KVT_PATH: path }: NodeJS.ProcessEnv): ForcedPath | null {
   if (!path) return null;
   const known = forcedPaths.find((name) => name === path);
   if (known) return known;
-  throw new KvError("INVALID_ARGUMENT", { what: `KVT_PATH=${path}`, why: `there are ${forcedPaths.join(" and ")}` });
+  throw new KvError("INVALID_ARGUMENT", { what: `KVT_PATH=${path}`, why: `there are ${forcedPaths.join(", ")}` });
 }
 
 /** @throws KvError INVALID_ARGUMENT, which names the option; NOT_PROVIDED for memory that is not of the host or not shared */
@@ -207,6 +213,8 @@ export function resolveOptions(options: OpenOptions, environment: NodeJS.Process
     maxConcurrentPulls: rest.maxConcurrentPulls ?? DEFAULT_PULLS,
     maxConcurrentPullsPerPeer: rest.maxConcurrentPullsPerPeer ?? DEFAULT_PULLS,
     maxConcurrentSends: rest.maxConcurrentSends ?? DEFAULT_PULLS,
+    stagingSlots: rest.stagingSlots ?? DEFAULT_SLOTS,
+    tokensInBuffer: config?.max_tokens_in_buffer ?? null,
     instance: rest.instance ?? `${hostname()}:${process.pid}`,
     authToken: rest.authToken ?? (environment.KVT_AUTH_TOKEN || undefined),
     socketDir: rest.socketDir ?? defaultSocketDir(environment),

@@ -4,6 +4,9 @@ import { createLogger } from "../observability/log.ts";
 import { isLoopback } from "./control_server.ts";
 import type { ResolvedOptions } from "./open_options.ts";
 
+/** native/paths/nixl_staged.cc kChunkBytesMax. */
+const CHUNK_BYTES = 8 << 20;
+
 /** Once a process: all ranks of an instance would say the same. */
 const told = new Set<string>();
 
@@ -16,7 +19,8 @@ export interface OpenedPaths {
 }
 
 /** The paths that options and environment ask for and this machine has. @throws KvError NIXL_NOT_FOUND, NIXL_UNUSABLE, NIXL_FAILED */
-export async function openPaths({ backend, path, sameHost, listen }: ResolvedOptions): Promise<OpenedPaths> {
+export async function openPaths(options: ResolvedOptions): Promise<OpenedPaths> {
+  const { backend, path, sameHost, listen } = options;
   const loopback = isLoopback(listen.host);
   const { sharedMemory, nixl, warnings, degraded } = await choosePaths({
     backend,
@@ -29,8 +33,19 @@ export async function openPaths({ backend, path, sameHost, listen }: ResolvedOpt
     if (!told.has(warning)) createLogger({ name: "transceiver" }).warn(warning);
     told.add(warning);
   }
-  const names = [...(sharedMemory ? ["shared_memory"] : []), ...(nixl === null ? [] : ["nixl_direct"])];
-  if (nixl === null) return { plane: { sharedMemory }, names, degraded };
-  const { library, plugin, environment } = nixl;
-  return { plane: { sharedMemory, nixl: { library, plugin, environment } }, names, degraded };
+  const mapped = sharedMemory ? ["shared_memory"] : [];
+  if (nixl === null) return { plane: { sharedMemory }, names: mapped, degraded };
+  const { library, plugin, environment, direct, staged } = nixl;
+  const staging = staged ? { staging: stagingOf(options) } : {};
+  const names = [...mapped, ...(staged ? ["nixl_staged"] : []), ...(direct ? ["nixl_direct"] : [])];
+  return { plane: { sharedMemory, nixl: { library, plugin, environment, direct, ...staging } }, names, degraded };
+}
+
+/** S21, S22: slots of max_tokens_in_buffer tokens; null: of what one chunk moves, as more would stay unused. */
+function stagingOf({ tokensInBuffer, stagingSlots, stallMs, native }: ResolvedOptions) {
+  const tokenBytes = native.groups
+    .filter(({ perBlock }) => !perBlock)
+    .reduce((sum, { layers, planes, heads, elementBytes }) => sum + layers.length * planes * heads * elementBytes, 0);
+  const tokens = tokensInBuffer ?? Math.max(1, Math.floor(CHUNK_BYTES / Math.max(1, tokenBytes)));
+  return { slots: stagingSlots, tokens, stallMs };
 }

@@ -105,6 +105,7 @@ export class PullAttempt {
         toToken: piece.toToken,
         sequenceTokens: this.#tokens,
         source: this.#sourceTable,
+        transferId: this.transferId,
       },
       {
         ended: (end) => {

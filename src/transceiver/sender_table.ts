@@ -1,7 +1,8 @@
 import type { Cell, TransitionTable } from "./transition.ts";
 
 /**
- * The sender's session (lease-model.md section 2), for reads that go straight from its blocks.
+ * The sender's session (lease-model.md section 2). What becomes of staging slots while it is granted is a table of the data plane
+ * (native/paths/slot_table.h): here they only matter when one is kept too long.
  * NONE no session · OFFER pinned, nobody reads · GRANT a receiver may read · ENDING this side wants to end, the receiver may still read ·
  * END over, blocks released, outcome told.
  * WAIT, for a PULL that came before its offer, is a table of its own: `waitTable`.
@@ -28,6 +29,8 @@ export const senderEvents = [
   "renewed",
   "leaseOver",
   "digested",
+  /** A slot was sent and is not returned within stallMs, whatever was renewed. */
+  "slotStalled",
   // The caller and the timers.
   "progress",
   "prefillEnded",
@@ -64,6 +67,7 @@ export type SenderEffect =
   | "settleOfferExpired"
   | "settleLeaseExpired"
   | "noteCause"
+  | "noteStall"
   | "countDropped"
   | Refusal;
 
@@ -143,6 +147,7 @@ export const senderTable = {
     digested: to("GRANT", "writeDigests"),
     cancel: to("ENDING", "noteCause", "stopTransferTimer", "writeAbort"),
     transferTimer: to("ENDING", "noteCause", "writeAbort"),
+    slotStalled: to("ENDING", "noteStall", "stopTransferTimer", "writeAbort"),
   },
   ENDING: {
     ...refusedIn("ENDING"),
@@ -154,6 +159,7 @@ export const senderTable = {
     done: to("END", "dropLease", "settleByReceiver"),
     helloWithout: to("END", "dropLease", "settleCause"),
     leaseOver: to("END", "settleCause"),
+    slotStalled: to("ENDING"),
     progress: to("ENDING"),
     prefillEnded: to("ENDING"),
     finished: to("ENDING"),

@@ -89,10 +89,15 @@ export class SenderWork implements Readonly<Record<SenderEffect, () => void>> {
   grantLease(): void {
     const { plane, limits } = this.#house;
     this.#leaseEndsMs = plane.nowMs() + limits.leaseMs;
-    this.lease = plane.lease(limits.leaseMs, () => {
-      this.lease = null;
-      this.#session.dispatch("leaseOver");
-    });
+    const { transferId } = this.reader as Reader;
+    this.lease = plane.lease(
+      limits.leaseMs,
+      () => {
+        this.lease = null;
+        this.#session.dispatch("leaseOver");
+      },
+      { transferId, blocks: this.blocks.ids, stalled: () => this.#session.dispatch("slotStalled") },
+    );
   }
 
   extendLease(): void {
@@ -191,6 +196,13 @@ export class SenderWork implements Readonly<Record<SenderEffect, () => void>> {
     const ms = this.#house.limits.transferMs ?? 0;
     this.cause = new KvError("TRANSFER_TIMEOUT", { transfer: this.#name(), ms });
     this.abortCode = "TRANSFER_TIMEOUT";
+  }
+
+  noteStall(): void {
+    if (this.cause !== null) return;
+    const why = "its reader kept a staging slot longer than stallMs";
+    this.cause = new KvError("RECEIVER_FAILED", { transfer: this.#name(), why });
+    this.abortCode = "FAILED";
   }
 
   settleCause(): void {

@@ -86,10 +86,10 @@ describe("kvt demo", { timeout: 180_000 }, () => {
   });
 
   it("that fails says why, with the log of the process that failed, and leaves no process", async () => {
-    const { ended, output } = demo([], { KVT_PATH: "nixl_staged" });
+    const { ended, output } = demo([], { KVT_PATH: "cuda_peer" });
     expect(await ended).toBe(1);
     expect(output()).toContain("ended while it was starting (2)");
-    expect(output()).toContain("the path nixl_staged is not built yet");
+    expect(output()).toContain("the path cuda_peer is not built yet");
     expect(output()).toContain("All 4 processes have ended.");
   });
 

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import {
   BLOCKS,
   BYTES_PER_TOKEN,
@@ -7,7 +7,7 @@ import {
   POOL_TOKENS,
   until,
 } from "../integration/transceiver/peer_process.ts";
-import { bringNixl } from "./nixl_wheel.ts";
+import { bringNixl, nixlCases } from "./nixl_wheel.ts";
 
 const brought = bringNixl("1.5.1");
 const library = "library" in brought ? brought.library : "";
@@ -25,22 +25,24 @@ function setEnvironment(values: Readonly<Record<string, string>>): () => void {
   };
 }
 
-describe.skipIf(library === "").each([
-  ["shared memory", {}],
-  ["TCP", { UCX_TLS: "tcp" }],
-])(`path nixl_direct over UCX's %s${without}`, (_name, transport: Readonly<Record<string, string>>) => {
+describe.each(nixlCases())("path $name", ({ env, missing }) => {
+  const path = env.KVT_PATH;
   const peers = new Peers();
   let restore: () => void;
   let sender: Peer;
   let receiver: Peer;
   let next = 1;
   beforeAll(async () => {
-    restore = setEnvironment({ KVT_NIXL_LIBRARY: library, KVT_PATH: "nixl_direct", ...transport });
+    if (missing !== undefined) return;
+    restore = setEnvironment(env);
     [sender, receiver] = await Promise.all([peers.open(), peers.open()]);
   }, 60_000);
   afterAll(async () => {
-    restore();
+    restore?.();
     await peers[Symbol.asyncDispose]();
+  });
+  beforeEach(({ skip }) => {
+    if (missing !== undefined) skip(missing);
   });
 
   async function move(tokens: number, skipTokens = 0): Promise<number> {
@@ -59,9 +61,9 @@ describe.skipIf(library === "").each([
   ])("%i tokens without the first %i arrive byte for byte, and nothing else is written", async (tokens, skipTokens) => {
     const id = await move(tokens, skipTokens);
     const bytes = (tokens - skipTokens) * BYTES_PER_TOKEN;
-    const path = bytes === 0 ? {} : { path: "nixl_direct" };
-    expect(await receiver.received(id)).toMatchObject({ wrong: 0, report: { tokens, bytes, ...path } });
-    expect(await sender.sent(id)).toMatchObject({ report: { bytes, path: "nixl_direct" } });
+    const moved = bytes === 0 ? {} : { path };
+    expect(await receiver.received(id)).toMatchObject({ wrong: 0, report: { tokens, bytes, ...moved } });
+    expect(await sender.sent(id)).toMatchObject({ report: { bytes, path } });
   });
 
   it("data is fetched while the prefill goes on", async () => {
@@ -80,12 +82,12 @@ describe.skipIf(library === "").each([
     await sender.receive({ id: back, state, tokens: 320 });
     for (const end of await Promise.all(ids.map((id) => receiver.received(id))))
       expect(end).toMatchObject({ wrong: 0 });
-    expect(await sender.received(back)).toMatchObject({ wrong: 0, report: { path: "nixl_direct" } });
+    expect(await sender.received(back)).toMatchObject({ wrong: 0, report: { path } });
     await until("all blocks are free", async () => {
       const both = await Promise.all([sender.stats(), receiver.stats()]);
       return both.every(({ blocks }) => blocks.free === BLOCKS);
     });
-    expect((await receiver.stats()).peers[0]?.path).toBe("nixl_direct");
+    expect((await receiver.stats()).peers[0]?.path).toBe(path);
   });
 
   it("a sender that is killed while it is read ends the transfer with a code, and its successor is read at once", async () => {
@@ -131,10 +133,14 @@ describe.skipIf(library === "")(`paths of two sides${without}`, () => {
     const mapped = await peers.open({ path: "shared_memory" });
     const [both, other] = [await peers.open({ config }), await peers.open({ config })];
     const nixl = await peers.open({ path: "nixl_direct" });
+    const staged = await peers.open({ path: "nixl_staged" });
     const elsewhere = await peers.open({ config, sameHost: false });
     expect(await moved(both, other, 1)).toMatchObject({ wrong: 0, report: { path: "shared_memory" } });
     expect(await moved(both, nixl, 2)).toMatchObject({ wrong: 0, report: { path: "nixl_direct" } });
-    expect(await moved(elsewhere, both, 3)).toMatchObject({ wrong: 0, report: { path: "nixl_direct" } });
+    // Its pieces are small.
+    expect(await moved(elsewhere, both, 3)).toMatchObject({ wrong: 0, report: { path: "nixl_staged" } });
+    expect(await moved(staged, both, 5)).toMatchObject({ wrong: 0, report: { path: "nixl_staged" } });
+    expect(await moved(staged, nixl, 6)).toMatchObject({ code: "NO_PATH" });
     expect(await moved(mapped, nixl, 4)).toMatchObject({
       code: "NO_PATH",
       message: expect.stringContaining("it has no path that this side has"),

@@ -2,6 +2,7 @@ import type { BlockId } from "../../src/ids.ts";
 import type {
   DataPlane,
   DigestRequest,
+  LeaseGrant,
   PlaneLease,
   PlanePeer,
   PlaneRead,
@@ -117,7 +118,7 @@ export class SimPlane implements DataPlane {
     });
   }
 
-  lease(durationMs: number, over: () => void): PlaneLease {
+  lease(durationMs: number, over: () => void, _grant: LeaseGrant): PlaneLease {
     const lease: SimLease = {
       durationMs,
       over,

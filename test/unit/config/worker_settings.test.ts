@@ -318,7 +318,7 @@ describe("--kvt_config", () => {
   });
 
   it.each([
-    ["transfer: {path: nixl_staged}", "not built yet"],
+    ["transfer: {path: cuda_peer}", "not built yet"],
     ["transfer: {verify: true}", "verify"],
     ["upstreams: {'h:1': {engine: vllm}}", "not built yet"],
     ["lease: {leasems: 5}", "did you mean leaseMs?"],

@@ -56,7 +56,7 @@ describe("the choice of paths", () => {
     for (const busy of [wish(), wish({ loopback: true, backend: "UCX" }), wish({ loopback: true, backend: "NIXL" })]) {
       expect(await choosePaths(busy, found())).toMatchObject({
         sharedMemory: true,
-        nixl: { library: LIBRARY, version: "1.5.1", plugin: "UCX" },
+        nixl: { library: LIBRARY, version: "1.5.1", plugin: "UCX", direct: true, staged: true },
         warnings: [],
       });
     }
@@ -65,7 +65,8 @@ describe("the choice of paths", () => {
   });
 
   it("leaves shared memory out when another path is forced or same_host is false", async () => {
-    for (const forced of [wish({ path: "nixl_direct" }), wish({ sameHost: false, loopback: true })]) {
+    const paths = [wish({ path: "nixl_direct" }), wish({ path: "nixl_staged" })];
+    for (const forced of [...paths, wish({ sameHost: false, loopback: true })]) {
       expect(await choosePaths(forced, found())).toMatchObject({ sharedMemory: false, nixl: { library: LIBRARY } });
       forgetSearches();
       await expect(choosePaths(forced, none)).rejects.toMatchObject({ code: "NIXL_NOT_FOUND" });
@@ -123,13 +124,32 @@ describe("the choice of paths", () => {
     });
   });
 
+  it("opens the one way of reading that is forced, and both otherwise", async () => {
+    for (const [path, direct, staged] of [
+      ["nixl_direct", true, false],
+      ["nixl_staged", false, true],
+      [null, true, true],
+    ] as const) {
+      expect((await choosePaths(wish({ path }), found())).nixl).toMatchObject({ plugin: "UCX", direct, staged });
+    }
+  });
+
+  it("takes LIBFABRIC where it can be loaded, always through staging slots, without warning", async () => {
+    const env = { TRTLLM_NIXL_KVCACHE_BACKEND: "libfabric" };
+    for (const path of [null, "nixl_staged"] as const) {
+      const { nixl, warnings, degraded } = await choosePaths(wish({ env, path }), found(null));
+      expect(nixl).toMatchObject({ plugin: "LIBFABRIC", direct: false, staged: true });
+      expect([warnings, degraded]).toEqual([[], null]);
+    }
+  });
+
   it("refuses nixl_direct with LIBFABRIC in one sentence, also where the plug-in works", async () => {
     const env = { TRTLLM_NIXL_KVCACHE_BACKEND: "LIBFABRIC" };
     for (const libfabric of [null, "it is broken"]) {
       forgetSearches();
       await expect(choosePaths(wish({ env, path: "nixl_direct" }), found(libfabric))).rejects.toMatchObject({
         code: "NIXL_FAILED",
-        message: expect.stringMatching(/nixl_direct does not go with plug-in LIBFABRIC.*staging buffers/),
+        message: expect.stringMatching(/nixl_direct does not go with plug-in LIBFABRIC.*staging slots/),
       });
     }
   });

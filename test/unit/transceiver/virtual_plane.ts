@@ -2,6 +2,7 @@ import type { BlockId } from "../../../src/ids.ts";
 import type {
   DataPlane,
   DigestRequest,
+  LeaseGrant,
   PlaneLease,
   PlanePeer,
   PlaneRead,
@@ -90,7 +91,7 @@ export class VirtualPlane implements DataPlane {
     this.digests.push({ ranges: [...ranges], done });
   }
 
-  lease(durationMs: number, over: () => void): PlaneLease {
+  lease(durationMs: number, over: () => void, _grant: LeaseGrant): PlaneLease {
     const lease = new VirtualLease();
     lease.endMs = this.#now + this.leaseStartMs + durationMs;
     this.#leases.set(lease, { durationMs, over });

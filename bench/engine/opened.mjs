@@ -23,8 +23,7 @@ export async function openEngine(file, { threads, tokens }) {
   const headBytes = headDim * (kvDtype === "f32" ? 4 : 2);
   const layout = packedLayout({ layers, planes: 2, heads: kvHeads, tokensPerBlock, headBytes });
   const plane = await native.openDataPlane({ layout, blocks, epoch: "00000000000000aa", check: false }, () => {});
-  const whole = { firstLayer: 0, layers, firstHead: 0, heads: kvHeads };
-  engine.attachPools([{ span: plane.span, ...whole }], blocks);
+  engine.attachPools([{ span: plane.span, places: layout.groups[0] }], blocks);
   const blockTable = Uint32Array.from({ length: blocks }, (_, index) => index);
   let call = 0;
   return {

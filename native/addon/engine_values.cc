@@ -4,6 +4,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "addon/plane_options.h"
 #include "addon/pool_span_external.h"
 
 namespace kvt {
@@ -117,6 +118,8 @@ engine::EngineOptions ReadEngineOptions(Arguments& arguments, const Napi::Value&
   options.weights = ReadDtype(arguments, object.Get("weights"), "weights");
   options.kv = ReadDtype(arguments, object.Get("kv"), "kv");
   options.tokens_per_block = ReadUint32(arguments, object.Get("tokensPerBlock"), "tokensPerBlock");
+  const Napi::Value windows = object.Get("windows");
+  if (!windows.IsUndefined()) options.windows = ReadUint32s(arguments, windows, "windows");
   return options;
 }
 
@@ -135,10 +138,8 @@ std::vector<engine::RankPool> ReadRankPools(Arguments& arguments, const Napi::Va
     engine::RankPool& pool = pools.emplace_back();
     if (shared != nullptr) pool.span = *shared;
     if (pool.span.data == nullptr) arguments.Fail("span", "is not the span of an open pool");
-    pool.shard.first_layer = ReadUint32(arguments, object.Get("firstLayer"), "firstLayer");
-    pool.shard.layers = ReadUint32(arguments, object.Get("layers"), "layers");
-    pool.shard.first_head = ReadUint32(arguments, object.Get("firstHead"), "firstHead");
-    pool.shard.heads = ReadUint32(arguments, object.Get("heads"), "heads");
+    const std::string name = "pools[" + std::to_string(i) + "].places";
+    pool.places = ReadGroup(&arguments, arguments.Object(object.Get("places"), name), name);
   }
   return pools;
 }

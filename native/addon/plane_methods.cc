@@ -279,16 +279,15 @@ std::span<const uint32_t> PlaneObject::CheckedBlocks(const Napi::Value& value) {
 Napi::Value PlaneObject::FillReleased(const Napi::CallbackInfo& info) {
   const auto blocks = CheckedBlocks(info[0]);
   if (blocks.empty()) return env_.Undefined();
-  FillPattern(plane_->pool()->data(), plane_->options().geometry.BlockBytes(), blocks);
+  FillPattern(plane_->pool()->data(), plane_->options().geometry, blocks);
   return env_.Undefined();
 }
 
 Napi::Value PlaneObject::FindTouched(const Napi::CallbackInfo& info) {
   const auto blocks = CheckedBlocks(info[0]);
   if (env_.IsExceptionPending()) return env_.Undefined();
-  const int64_t block = blocks.empty() ? -1
-                                       : kvt::FindTouched(plane_->pool()->data(),
-                                                          plane_->options().geometry.BlockBytes(), blocks);
+  const int64_t block =
+      blocks.empty() ? -1 : kvt::FindTouched(plane_->pool()->data(), plane_->options().geometry, blocks);
   return Napi::Number::New(env_, static_cast<double>(block));
 }
 
@@ -361,13 +360,8 @@ Napi::Value PlaneObject::Span(const Napi::CallbackInfo&) {
   if (!TakesWork()) return env_.Undefined();
   const auto& pool = plane_->pool();
   const DataPlane::Options& options = plane_->options();
-  const uint64_t block_bytes = options.geometry.BlockBytes();
-  if (block_bytes == 0) {
-    Arguments(env_).Fail("span", "is of pools whose blocks lie one after another");
-    return env_.Undefined();
-  }
   span_ = std::make_shared<PoolSpan>();
-  *span_ = {pool->data(), block_bytes * options.blocks, block_bytes, options.blocks, pool};
+  *span_ = {pool->data(), options.PoolBytes(), options.geometry.BlockBytes(), options.blocks, pool};
   const Napi::Value external = PoolSpanToExternal(env_, span_);
   span_value_ = Napi::Persistent(external);
   return external;

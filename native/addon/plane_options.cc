@@ -13,6 +13,7 @@ constexpr uint64_t kUint32Max = std::numeric_limits<uint32_t>::max();
 // User addresses end at 2^47; a larger pool could not be mapped.
 constexpr double kPoolBytesMax = 140'737'488'355'328.0;
 
+constexpr uint64_t kPageBytes = 4096;
 // Offsets and strides: a pool ends below them.
 constexpr uint64_t kOffsetMax = uint64_t{1} << 47;
 
@@ -31,29 +32,6 @@ std::vector<LayerRun> ReadLayers(Arguments* arguments, const Napi::Object& group
     AddLayer(&runs, numbers[index], static_cast<uint64_t>(bases[index]));
   }
   return runs;
-}
-
-Group ReadGroup(Arguments* arguments, const Napi::Object& value, const std::string& name) {
-  const auto count = [&](const char* field, uint64_t least = 1) {
-    return static_cast<uint32_t>(arguments->Integer(value.Get(field), name + "." + field, least, kUint32Max));
-  };
-  const auto stride = [&](const char* field) {
-    return arguments->Integer(value.Get(field), name + "." + field, 0, kOffsetMax);
-  };
-  Group group;
-  group.planes = count("planes");
-  group.heads = count("heads");
-  group.first_head = count("firstHead", 0);
-  group.element_bytes = count("elementBytes");
-  group.per_block = arguments->Boolean(value.Get("perBlock"), name + ".perBlock");
-  group.replicated = arguments->Boolean(value.Get("replicated"), name + ".replicated");
-  group.window = count("window", 0);
-  group.block_stride = stride("blockStride");
-  group.plane_stride = stride("planeStride");
-  group.head_stride = stride("headStride");
-  group.token_stride = stride("tokenStride");
-  group.layers = ReadLayers(arguments, value, name);
-  return group;
 }
 
 Geometry ReadLayout(Arguments* arguments, const Napi::Object& layout) {
@@ -88,30 +66,48 @@ uint64_t ReadEpoch(Arguments* arguments, const Napi::Value& value) {
   return epoch;
 }
 
-DataPlane::Adoption ReadAdoption(Arguments* arguments, const Napi::Object& adopt) {
+DataPlane::Adoption ReadRegion(Arguments* arguments, const Napi::Object& region, const std::string& name) {
   DataPlane::Adoption adoption;
-  if (adopt.Has("address")) {
-    arguments->Fail("options.adopt.address",
+  if (region.Has("address")) {
+    arguments->Fail(name + ".address",
                     "is a plain pointer, which no other process can map; allocate the pool in a memfd "
                     "(memfd_create with MFD_ALLOW_SEALING) and give { fd, offset, bytes }");
     return adoption;
   }
-  const auto fd = arguments->Integer(adopt.Get("fd"), "options.adopt.fd", 0, 1 << 30);
-  adoption.offset = arguments->Integer(adopt.Get("offset"), "options.adopt.offset", 0, uint64_t{1} << 47);
-  adoption.bytes = arguments->Integer(adopt.Get("bytes"), "options.adopt.bytes", 1, uint64_t{1} << 47);
-  if (adoption.offset % 4096 != 0) {
-    arguments->Fail("options.adopt.offset", "must be a multiple of 4096, the page size");
+  const auto fd = arguments->Integer(region.Get("fd"), name + ".fd", 0, 1 << 30);
+  adoption.offset = arguments->Integer(region.Get("offset"), name + ".offset", 0, uint64_t{1} << 47);
+  adoption.bytes = arguments->Integer(region.Get("bytes"), name + ".bytes", 1, uint64_t{1} << 47);
+  if (adoption.offset % kPageBytes != 0) {
+    arguments->Fail(name + ".offset", "must be a multiple of 4096, the page size");
   }
   if (!arguments->ok()) return adoption;
   // Ours from here on, so that the caller may close its own at once.
   adoption.fd = FileDescriptor(fcntl(static_cast<int>(fd), F_DUPFD_CLOEXEC, 0));
-  if (!adoption.fd.ok()) arguments->Fail("options.adopt.fd", "is not an open file descriptor");
+  if (!adoption.fd.ok()) arguments->Fail(name + ".fd", "is not an open file descriptor");
   return adoption;
+}
+
+std::vector<DataPlane::Adoption> ReadAdoption(Arguments* arguments, const Napi::Value& value) {
+  std::vector<DataPlane::Adoption> regions;
+  const auto list = value.IsArray() ? value.As<Napi::Array>() : Napi::Array();
+  const uint32_t count = list.IsEmpty() ? 0 : list.Length();
+  if (count < 1 || count > kRegionsMax) {
+    arguments->Fail("options.adopt", "must be an array of 1 to 1024 regions");
+    return regions;
+  }
+  for (uint32_t at = 0; at < count && arguments->ok(); ++at) {
+    const std::string name = "options.adopt[" + std::to_string(at) + "]";
+    regions.push_back(ReadRegion(arguments, arguments->Object(list.Get(at), name), name));
+    if (arguments->ok() && at + 1 < count && regions.back().bytes % kPageBytes != 0) {
+      arguments->Fail(name + ".bytes", "must be a multiple of 4096, the page size: another region follows");
+    }
+  }
+  return regions;
 }
 
 void CheckPlaces(Arguments* arguments, const DataPlane::Options& options) {
   const Geometry& geometry = options.geometry;
-  if (!options.adopt) {
+  if (options.adopt.empty()) {
     if (1.0 * static_cast<double>(geometry.block_bytes) * options.blocks > kPoolBytesMax) {
       arguments->Fail("options.blocks", "times the block size is over 2^47 bytes");
       return;
@@ -124,7 +120,8 @@ void CheckPlaces(Arguments* arguments, const DataPlane::Options& options) {
   std::string wrong = geometry.OutOfBounds(options.blocks, options.PoolBytes());
   if (wrong.empty()) wrong = geometry.Overlap(options.blocks);
   if (!wrong.empty()) {
-    arguments->Fail(options.adopt ? "options.adopt" : "options.layout", "doesn't hold its blocks: " + wrong);
+    arguments->Fail(options.adopt.empty() ? "options.layout" : "options.adopt",
+                    "doesn't hold its blocks: " + wrong);
   }
 }
 
@@ -164,6 +161,29 @@ DataPlane::Nixl ReadNixl(Arguments* arguments, const Napi::Object& nixl) {
 
 }  // namespace
 
+Group ReadGroup(Arguments* arguments, const Napi::Object& value, const std::string& name) {
+  const auto count = [&](const char* field, uint64_t least = 1) {
+    return static_cast<uint32_t>(arguments->Integer(value.Get(field), name + "." + field, least, kUint32Max));
+  };
+  const auto stride = [&](const char* field) {
+    return arguments->Integer(value.Get(field), name + "." + field, 0, kOffsetMax);
+  };
+  Group group;
+  group.planes = count("planes");
+  group.heads = count("heads");
+  group.first_head = count("firstHead", 0);
+  group.element_bytes = count("elementBytes");
+  group.per_block = arguments->Boolean(value.Get("perBlock"), name + ".perBlock");
+  group.replicated = arguments->Boolean(value.Get("replicated"), name + ".replicated");
+  group.window = count("window", 0);
+  group.block_stride = stride("blockStride");
+  group.plane_stride = stride("planeStride");
+  group.head_stride = stride("headStride");
+  group.token_stride = stride("tokenStride");
+  group.layers = ReadLayers(arguments, value, name);
+  return group;
+}
+
 DataPlane::Options ReadPlaneOptions(Arguments* arguments, const Napi::Value& value) {
   const Napi::Object object = arguments->Object(value, "options");
   DataPlane::Options options;
@@ -187,7 +207,7 @@ DataPlane::Options ReadPlaneOptions(Arguments* arguments, const Napi::Value& val
   }
   const Napi::Value adopt = object.Get("adopt");
   if (!adopt.IsUndefined() && arguments->ok()) {
-    options.adopt = ReadAdoption(arguments, arguments->Object(adopt, "options.adopt"));
+    options.adopt = ReadAdoption(arguments, adopt);
   }
   if (arguments->ok()) CheckPlaces(arguments, options);
   return options;

@@ -137,16 +137,17 @@ void DataPlane::Run() {
 
 Result<bool> DataPlane::Open() {
   const size_t bytes = options_.PoolBytes();
-  auto pool = options_.adopt ? HostPool::Adopt(options_.adopt->fd.get(), options_.adopt->offset,
-                                               options_.adopt->bytes, stop_)
-                             : HostPool::Create(bytes, stop_);
+  std::vector<MappedRegion> regions;
+  for (const Adoption& region : options_.adopt)
+    regions.push_back({region.fd.get(), region.offset, region.bytes});
+  auto pool = regions.empty() ? HostPool::Create(bytes, stop_) : HostPool::Adopt(regions, stop_);
   if (!pool.ok()) return pool.error();
   PoolDescriptor own;
   own.boot_id = ReadBootId();
   own.epoch = options_.epoch;
   own.geometry = options_.geometry;
   own.blocks = options_.blocks;
-  own.offset = pool.value()->offset();
+  own.regions = pool.value()->regions();
   own.bytes = bytes;
   own.directory = options_.socket_directory;
   uint64_t number = 0;

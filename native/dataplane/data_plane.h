@@ -44,7 +44,7 @@ class DataPlane {
   struct Options {
     Geometry geometry;
     uint32_t blocks = 0;
-    std::optional<Adoption> adopt;
+    std::vector<Adoption> adopt;   // somebody else's memory, region behind region; empty: the pool is our own
     std::string socket_directory;  // empty: peers can't map this pool
     // Peers that share this host are read through a mapping of their pool; false: they are not.
     bool shared_memory = true;
@@ -55,7 +55,11 @@ class DataPlane {
     // sleeps. A wake-up costs as much as a small job; nothing polls where no core is to spare.
     BootNanos hot = HotNanos();
 
-    uint64_t PoolBytes() const { return adopt ? adopt->bytes : geometry.BlockBytes() * blocks; }
+    uint64_t PoolBytes() const {
+      uint64_t bytes = adopt.empty() ? geometry.BlockBytes() * blocks : 0;
+      for (const Adoption& region : adopt) bytes += region.bytes;
+      return bytes;
+    }
   };
   enum class Phase { kOpening, kOpen, kFailed, kClosed };
 

@@ -28,8 +28,16 @@ Result<std::unique_ptr<Engine>> Engine::Load(const std::string& path, const Engi
   Result<LlamaModel> model = LlamaModel::Load(*contents, options.weights, *threads, cancelled);
   if (!model) return model.failure();
   const LlamaConfig& config = model->config();
-  const KvLayout layout = {config.layers, config.kv_heads, options.tokens_per_block, config.head_dim,
-                           Choose(options.kv, model->parameters())};
+  if (!options.windows.empty() && options.windows.size() != config.layers) {
+    return Argument("windows has " + std::to_string(options.windows.size()) + " numbers for " +
+                    std::to_string(config.layers) + " layers");
+  }
+  const KvLayout layout = {config.layers,
+                           config.kv_heads,
+                           options.tokens_per_block,
+                           config.head_dim,
+                           Choose(options.kv, model->parameters()),
+                           options.windows};
   return std::unique_ptr<Engine>(
       new Engine(std::move(*model), std::move(contents->metadata), layout, std::move(threads)));
 }
@@ -133,7 +141,7 @@ MaybeFailure Engine::CopyTokens(uint32_t from, uint32_t to, uint32_t tokens) {
     return Argument("a block holds 1 .. " + std::to_string(layout_.tokens_per_block) + " tokens, not " +
                     std::to_string(tokens));
   }
-  memory_.CopyHeads(from, to, size_t{tokens} * layout_.head_dim * BytesOf(layout_.dtype));
+  memory_.CopyHeads(from, to, tokens);
   return std::nullopt;
 }
 

@@ -17,6 +17,7 @@ struct EngineOptions {
   DtypeChoice weights = DtypeChoice::kAuto;
   DtypeChoice kv = DtypeChoice::kAuto;
   uint32_t tokens_per_block = 32;
+  std::vector<uint32_t> windows;  // KvLayout::windows
 };
 
 struct DecodeRow {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "engine/float_formats.h"
 
@@ -20,7 +21,7 @@ size_t Worth(size_t cost) { return kWorthMultiplications / std::max<size_t>(cost
 ForwardPass::ForwardPass(const LlamaModel& model, KvLayout layout, VectorLevel level, ThreadPool& threads)
     : model_(model),
       config_(model.config()),
-      layout_(layout),
+      layout_(std::move(layout)),
       kernels_(KernelsFor(level)),
       threads_(threads),
       scores_(threads.threads()) {
@@ -102,14 +103,13 @@ void ForwardPass::Rotate(std::span<const Row> rows) {
 
 void ForwardPass::StoreKeysAndValues(std::span<const Row> rows, uint32_t layer, const KvMemory& memory) {
   const size_t stride = config_.QueryWidth() + 2 * config_.KvWidth();
-  const size_t head_bytes = layout_.head_dim * BytesOf(layout_.dtype);
   for (size_t i = 0; i < rows.size(); ++i) {
     const uint32_t in_block = rows[i].position % layout_.tokens_per_block;
     const uint32_t block = rows[i].table[rows[i].position / layout_.tokens_per_block];
     const float* keys = query_key_value_.data() + i * stride + config_.QueryWidth();
     for (uint32_t head = 0; head < config_.kv_heads; ++head, keys += config_.head_dim) {
       for (const HeadPlace& place : memory.Places(layer, head)) {
-        uint8_t* target = place.pool + block * place.block_bytes + in_block * head_bytes;
+        uint8_t* target = place.pool + block * place.block_stride + in_block * place.token_stride;
         Store(keys, target + place.key_offset);
         Store(keys + config_.KvWidth(), target + place.value_offset);
       }
@@ -130,6 +130,7 @@ void ForwardPass::Attend(std::span<const Row> rows, uint32_t layer, const KvMemo
   const size_t stride = config_.QueryWidth() + 2 * config_.KvWidth();
   const uint32_t share = config_.heads / config_.kv_heads;
   const auto attend = layout_.dtype == Dtype::kF32 ? kernels_.attend_f32 : kernels_.attend_bf16;
+  const uint32_t window = layout_.WindowOf(layer);
   const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
   size_t last = 0;
   for (const Row& row : rows) last = std::max<size_t>(last, row.position);
@@ -149,11 +150,13 @@ void ForwardPass::Attend(std::span<const Row> rows, uint32_t layer, const KvMemo
             .query = query_key_value_.data() + i * stride + head * config_.head_dim,
             .out = attended_.data() + i * config_.QueryWidth() + head * config_.head_dim,
             .pool = place.pool,
-            .block_bytes = place.block_bytes,
+            .block_stride = place.block_stride,
+            .token_stride = place.token_stride,
             .key_offset = place.key_offset,
             .value_offset = place.value_offset,
             .table = rows[i].table,
             .tokens_per_block = layout_.tokens_per_block,
+            .first = window == 0 || rows[i].position < window ? 0 : rows[i].position + 1 - window,
             .position = rows[i].position,
             .head_dim = config_.head_dim,
             .scale = scale,

@@ -28,20 +28,22 @@ struct GemmArgs {
   bool accumulate;
 };
 
-// One query of one head over the positions 0 .. position of its sequence.
+// One query of one head over the positions first .. position of its sequence.
 struct AttendArgs {
   const float* query;  // [head_dim]
   float* out;          // [head_dim]
   const uint8_t* pool;
-  size_t block_bytes;
-  size_t key_offset;  // of [token][head_dim] inside a block, for this layer and KV head
+  size_t block_stride;  // all in bytes
+  size_t token_stride;
+  size_t key_offset;  // of the first token in block 0, for this layer and KV head
   size_t value_offset;
   const uint32_t* table;  // block ids in token order
   size_t tokens_per_block;
+  size_t first;
   size_t position;
   size_t head_dim;  // a multiple of 16
   float scale;
-  float* scores;  // scratch: position + 1 rounded up to 16 floats
+  float* scores;  // scratch: position + 1 - first, rounded up to 16 floats
 };
 
 struct Kernels {

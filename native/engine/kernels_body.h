@@ -97,30 +97,45 @@ void GemmBf16(const GemmArgs& args) { Gemm<uint16_t>(args); }
 // --- attention
 // -----------------------------------------------------------------------------------------------------
 
-// scores[p] = scale * (query . key of p); returns their maximum.
+// The positions from `at` on that lie in one block.
+struct Stretch {
+  const uint8_t* start;  // without key_offset or value_offset
+  size_t tokens;
+};
+
+inline Stretch StretchFrom(const AttendArgs& args, size_t at) {
+  const size_t in_block = at % args.tokens_per_block;
+  const size_t left = args.position + 1 - at;
+  const size_t room = args.tokens_per_block - in_block;
+  const uint8_t* block = args.pool + args.table[at / args.tokens_per_block] * args.block_stride;
+  return {block + in_block * args.token_stride, left < room ? left : room};
+}
+
+// scores[p - first] = scale * (query . key of p); returns their maximum.
 template <class T>
 inline float ScoreKeys(const AttendArgs& args) {
   float highest = -__builtin_inff();
-  for (size_t first = 0; first <= args.position; first += args.tokens_per_block) {
-    const size_t left = args.position + 1 - first;
-    const size_t tokens = left < args.tokens_per_block ? left : args.tokens_per_block;
-    const uint8_t* block = args.pool + args.table[first / args.tokens_per_block] * args.block_bytes;
-    const T* key = reinterpret_cast<const T*>(block + args.key_offset);
-    for (size_t token = 0; token < tokens; ++token, key += args.head_dim) {
+  float* scores = args.scores;
+  for (size_t at = args.first; at <= args.position;) {
+    const Stretch stretch = StretchFrom(args, at);
+    const uint8_t* place = stretch.start + args.key_offset;
+    for (size_t token = 0; token < stretch.tokens; ++token, place += args.token_stride) {
+      const T* key = reinterpret_cast<const T*>(place);
       V16 sum = Splat(0.0f);
       for (size_t d = 0; d < args.head_dim; d += kLanes)
         sum = Fma(Load(args.query + d), LoadAs(key + d), sum);
       const float score = SumLanes(sum) * args.scale;
-      args.scores[first + token] = score;
+      *scores++ = score;
       highest = score > highest ? score : highest;
     }
+    at += stretch.tokens;
   }
   return highest;
 }
 
-// scores = exp(scores - highest), zero from position + 1 to the next multiple of 16; returns their sum.
+// scores = exp(scores - highest), zero behind the last to the next multiple of 16; returns their sum.
 inline float ExpScores(const AttendArgs& args, float highest) {
-  const size_t count = args.position + 1;
+  const size_t count = args.position + 1 - args.first;
   const size_t padded = (count + kLanes - 1) / kLanes * kLanes;
   for (size_t i = count; i < padded; ++i) args.scores[i] = highest;
   V16 sum = Splat(0.0f);
@@ -134,22 +149,23 @@ inline float ExpScores(const AttendArgs& args, float highest) {
   return SumLanes(sum);
 }
 
-// out[d ..] = sum over p of scores[p] * value of p, for Parts * 16 dimensions
+// out[d ..] = sum over p of scores[p - first] * value of p, for Parts * 16 dimensions
 template <class T, int Parts>
 inline void SumValues(const AttendArgs& args, size_t d, float factor) {
   V16 sums[Parts];
 #pragma GCC unroll 16
   for (int i = 0; i < Parts; ++i) sums[i] = Splat(0.0f);
-  for (size_t first = 0; first <= args.position; first += args.tokens_per_block) {
-    const size_t left = args.position + 1 - first;
-    const size_t tokens = left < args.tokens_per_block ? left : args.tokens_per_block;
-    const uint8_t* block = args.pool + args.table[first / args.tokens_per_block] * args.block_bytes;
-    const T* value = reinterpret_cast<const T*>(block + args.value_offset) + d;
-    for (size_t token = 0; token < tokens; ++token, value += args.head_dim) {
-      const V16 weight = Splat(args.scores[first + token]);
+  const float* scores = args.scores;
+  for (size_t at = args.first; at <= args.position;) {
+    const Stretch stretch = StretchFrom(args, at);
+    const uint8_t* place = stretch.start + args.value_offset;
+    for (size_t token = 0; token < stretch.tokens; ++token, place += args.token_stride) {
+      const T* value = reinterpret_cast<const T*>(place) + d;
+      const V16 weight = Splat(*scores++);
 #pragma GCC unroll 16
       for (int i = 0; i < Parts; ++i) sums[i] = Fma(weight, LoadAs(value + i * kLanes), sums[i]);
     }
+    at += stretch.tokens;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < Parts; ++i) Store(args.out + d + i * kLanes, Mul(sums[i], Splat(factor)));

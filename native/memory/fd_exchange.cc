@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <span>
 
 #include "memory/fd_exchange_wire.h"
 #include "memory/socket_directory.h"
@@ -39,21 +40,21 @@ FileDescriptor ReadOnlyView(int fd) {
   return FileDescriptor(open(path, O_RDONLY | O_CLOEXEC));
 }
 
-void SendReply(int connection, const ExchangeReply& reply, int pool_fd) {
+void SendReply(int connection, const ExchangeReply& reply, std::span<const int> files) {
   ExchangeReply copy = reply;
   iovec part{&copy, sizeof copy};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(kFilesPerPacket * sizeof(int))> control{};
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  if (pool_fd >= 0) {
+  if (!files.empty()) {
     message.msg_control = control.data();
-    message.msg_controllen = control.size();
+    message.msg_controllen = CMSG_SPACE(files.size_bytes());
     cmsghdr* header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    std::copy_n(reinterpret_cast<const char*>(&pool_fd), sizeof pool_fd,
+    header->cmsg_len = CMSG_LEN(files.size_bytes());
+    std::copy_n(reinterpret_cast<const char*>(files.data()), files.size_bytes(),
                 reinterpret_cast<char*>(CMSG_DATA(header)));
   }
   // A peer that does not take its answer in an empty socket's buffer is gone; its loss.
@@ -162,12 +163,22 @@ void FdExchange::Serve(int fd) const {
                      request.version == kExchangeVersion && request.epoch == own.epoch &&
                      SameNonce(request.nonce, own.nonce);
   if (!known) {
-    SendReply(fd, {kExchangeMagic, 0, 0, 0}, -1);
+    SendReply(fd, {kExchangeMagic, 0, 0, 0}, {});
     return;
   }
   const HostPool& pool = *options_.pool;
-  const FileDescriptor view = ReadOnlyView(pool.fd());
-  SendReply(fd, {kExchangeMagic, 1, pool.offset(), pool.bytes()}, view.ok() ? view.get() : pool.fd());
+  const ExchangeReply reply{kExchangeMagic, 1, pool.files().size(), pool.bytes()};
+  for (size_t from = 0; from < pool.files().size(); from += kFilesPerPacket) {
+    const size_t count = std::min(kFilesPerPacket, pool.files().size() - from);
+    std::vector<FileDescriptor> views;
+    std::vector<int> files;
+    for (size_t index = from; index < from + count; ++index) {
+      const int file = pool.files()[index].get();
+      views.push_back(ReadOnlyView(file));
+      files.push_back(views.back().ok() ? views.back().get() : file);
+    }
+    SendReply(fd, reply, files);
+  }
 }
 
 void FdExchange::ReportDeaths() {

@@ -6,7 +6,8 @@
 
 namespace kvt {
 
-// The two messages of the fd exchange, one packet each, between processes of one host: native byte order.
+// The two messages of the fd exchange, between processes of one host: native byte order. The reply is a
+// packet for each kFilesPerPacket files, which come with it.
 struct ExchangeRequest {
   uint32_t magic = 0;
   uint32_t version = 0;
@@ -16,12 +17,14 @@ struct ExchangeRequest {
 
 struct ExchangeReply {
   uint32_t magic = 0;
-  uint32_t accepted = 0;  // 1: the pool's file descriptor comes with this packet
-  uint64_t offset = 0;
-  uint64_t bytes = 0;
+  uint32_t accepted = 0;  // 1: the pool's file descriptors come with this packet and those that follow
+  uint64_t files = 0;     // of all packets
+  uint64_t bytes = 0;     // of the pool
 };
 
 constexpr uint32_t kExchangeMagic = 0x3146564b;  // "KVF1"
-constexpr uint32_t kExchangeVersion = 1;
+constexpr uint32_t kExchangeVersion = 2;
+// A message carries 253 at most (SCM_MAX_FD).
+constexpr size_t kFilesPerPacket = 128;
 
 }  // namespace kvt

@@ -18,33 +18,40 @@ namespace {
 
 constexpr size_t kPopulateStep = size_t{32} << 20;
 
-size_t PageBytes(int fd) { return IsHugetlb(fd) ? kHugePageBytes : 4096; }
+size_t RoundUp(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
 }  // namespace
 
-Mapping::Mapping(int fd, size_t offset, size_t bytes, Access access) {
-  const size_t page = PageBytes(fd);
-  bytes = (bytes + page - 1) / page * page;
-  const size_t lead = offset % kHugePageBytes;
+size_t PageBytesOf(int fd) { return IsHugetlb(fd) ? kHugePageBytes : 4096; }
+
+Mapping::Mapping(std::span<const MappedRegion> regions, Access access) {
+  if (regions.empty()) return;
+  size_t bytes = RoundUp(regions.back().bytes, PageBytesOf(regions.back().fd));
+  for (const MappedRegion& region : regions.first(regions.size() - 1)) bytes += region.bytes;
+  const size_t lead = regions.front().offset % kHugePageBytes;
   const size_t reserved = lead + bytes + kHugePageBytes;
   void* area = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (area == MAP_FAILED) return;
   const auto start = reinterpret_cast<uintptr_t>(area);
-  const uintptr_t aligned = (start + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
-  const uintptr_t wanted = aligned + lead;
+  const uintptr_t wanted = RoundUp(start, kHugePageBytes) + lead;
   const int protection = access == Access::kRead ? PROT_READ : PROT_READ | PROT_WRITE;
-  void* mapped = mmap(reinterpret_cast<void*>(wanted), bytes, protection, MAP_SHARED | MAP_FIXED, fd,
-                      static_cast<off_t>(offset));
-  const int error = errno;
-  if (mapped == MAP_FAILED) {
-    munmap(area, reserved);
-    errno = error;
-    return;
+  uintptr_t end = wanted;
+  for (size_t index = 0; index < regions.size(); ++index) {
+    const MappedRegion& region = regions[index];
+    const size_t length = index + 1 < regions.size() ? region.bytes : wanted + bytes - end;
+    const void* mapped = mmap(reinterpret_cast<void*>(end), length, protection, MAP_SHARED | MAP_FIXED,
+                              region.fd, static_cast<off_t>(region.offset));
+    if (mapped == MAP_FAILED) {
+      const int error = errno;
+      munmap(area, reserved);
+      errno = error;
+      return;
+    }
+    end += length;
   }
-  const uintptr_t end = wanted + bytes;
   if (wanted > start) munmap(area, wanted - start);
   if (start + reserved > end) munmap(reinterpret_cast<void*>(end), start + reserved - end);
-  data_ = static_cast<std::byte*>(mapped);
+  data_ = reinterpret_cast<std::byte*>(wanted);
   bytes_ = bytes;
 }
 

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "memory/boot_clock.h"
 
@@ -10,16 +11,23 @@ namespace kvt {
 
 constexpr size_t kHugePageBytes = size_t{2} << 20;
 
-// One mmap of a shared file whose first byte lies at an address with the same offset from a 2 MiB boundary as
-// in the file, so that huge pages of the file can be mapped as huge pages.
+struct MappedRegion {
+  int fd = -1;
+  size_t offset = 0;  // any multiple of the file's page size
+  size_t bytes = 0;
+};
+
+// Regions of shared files, one behind the other in one range of addresses. The first byte lies at an address
+// with the same offset from a 2 MiB boundary as in its file, so that huge pages of the file can be mapped as
+// huge pages.
 class Mapping {
  public:
   enum class Access { kRead, kReadWrite };
 
   Mapping() = default;
-  // `offset` may be any multiple of the page size; `bytes` is rounded up to whole pages. On failure ok() is
-  // false and errno says why.
-  Mapping(int fd, size_t offset, size_t bytes, Access access);
+  // All regions but the last must be whole pages; that is rounded up to them. On failure ok() is false and
+  // errno says why.
+  Mapping(std::span<const MappedRegion> regions, Access access);
   Mapping(Mapping&& other) noexcept;
   Mapping& operator=(Mapping&& other) noexcept;
   Mapping(const Mapping&) = delete;
@@ -44,5 +52,7 @@ class Mapping {
   std::byte* data_ = nullptr;
   size_t bytes_ = 0;
 };
+
+size_t PageBytesOf(int fd);
 
 }  // namespace kvt

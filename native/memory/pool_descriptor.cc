@@ -1,5 +1,6 @@
 #include "memory/pool_descriptor.h"
 
+#include <algorithm>
 #include <fstream>
 
 #include "memory/byte_stream.h"
@@ -7,12 +8,19 @@
 namespace kvt {
 namespace {
 
-constexpr uint32_t kMagic = 0x3344564b;  // "KVD3", little-endian
+constexpr uint32_t kMagic = 0x3444564b;  // "KVD4", little-endian
 
 bool Plausible(const PoolDescriptor& descriptor) {
   // The user address space: no sum of offsets in it overflows.
   constexpr uint64_t kBytesMax = uint64_t{1} << 47;
-  if (descriptor.bytes == 0 || descriptor.bytes > kBytesMax || descriptor.offset > kBytesMax) return false;
+  if (descriptor.bytes == 0 || descriptor.bytes > kBytesMax) return false;
+  uint64_t left = descriptor.bytes;
+  for (const PoolRegion& region : descriptor.regions) {
+    if (region.file >= kRegionsMax || region.bytes == 0 || region.bytes > left) return false;
+    if (region.offset > kBytesMax) return false;
+    left -= region.bytes;
+  }
+  if (left != 0) return false;
   if (!descriptor.geometry.OutOfBounds(descriptor.blocks, descriptor.bytes).empty()) return false;
   return descriptor.socket.find('/') == std::string::npos &&
          descriptor.socket.find('\0') == std::string::npos &&
@@ -76,6 +84,12 @@ Geometry ReadGeometry(ByteReader* in) {
   return geometry;
 }
 
+size_t FilesOf(const std::vector<PoolRegion>& regions) {
+  size_t files = 0;
+  for (const PoolRegion& region : regions) files = std::max(files, size_t{region.file} + 1);
+  return files;
+}
+
 std::optional<std::vector<uint8_t>> EncodeDescriptor(const PoolDescriptor& descriptor) {
   ByteWriter out;
   out.Number(kMagic);
@@ -84,8 +98,13 @@ std::optional<std::vector<uint8_t>> EncodeDescriptor(const PoolDescriptor& descr
   out.Number(descriptor.epoch);
   WriteGeometry(descriptor.geometry, &out);
   out.Number(descriptor.blocks);
-  out.Number(descriptor.offset);
   out.Number(descriptor.bytes);
+  out.Number(static_cast<uint16_t>(descriptor.regions.size()));
+  for (const PoolRegion& region : descriptor.regions) {
+    out.Number(region.file);
+    out.Number(region.offset);
+    out.Number(region.bytes);
+  }
   out.Text(descriptor.directory);
   out.Text(descriptor.socket);
   if (out.bytes.size() > kDescriptorBytesMax) return std::nullopt;
@@ -102,8 +121,13 @@ std::optional<PoolDescriptor> DecodeDescriptor(std::span<const uint8_t> bytes) {
   descriptor.epoch = in.Number<uint64_t>();
   descriptor.geometry = ReadGeometry(&in);
   descriptor.blocks = in.Number<uint32_t>();
-  descriptor.offset = in.Number<uint64_t>();
   descriptor.bytes = in.Number<uint64_t>();
+  descriptor.regions.resize(std::min<size_t>(in.Number<uint16_t>(), kRegionsMax));
+  for (PoolRegion& region : descriptor.regions) {
+    region.file = in.Number<uint16_t>();
+    region.offset = in.Number<uint64_t>();
+    region.bytes = in.Number<uint64_t>();
+  }
   descriptor.directory = in.Text();
   descriptor.socket = in.Text();
   if (!in.Finished() || !Plausible(descriptor)) return std::nullopt;

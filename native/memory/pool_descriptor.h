@@ -9,6 +9,7 @@
 
 #include "layout/geometry.h"
 #include "memory/byte_stream.h"
+#include "memory/host_pool.h"
 
 namespace kvt {
 
@@ -23,9 +24,9 @@ struct PoolDescriptor {
   uint64_t epoch = 0;
   Geometry geometry;
   uint32_t blocks = 0;
-  uint64_t offset = 0;    // of the pool in the file that the exchange hands over
-  uint64_t bytes = 0;     // of the pool
-  std::string directory;  // empty: no fd exchange
+  std::vector<PoolRegion> regions;  // of the files that the exchange hands over
+  uint64_t bytes = 0;               // of all regions
+  std::string directory;            // empty: no fd exchange
   std::string
       socket;  // file name in it; a peer looks in its own directory first (containers mount it elsewhere)
 };
@@ -41,6 +42,9 @@ std::optional<PoolDescriptor> DecodeDescriptor(std::span<const uint8_t> bytes);
 void WriteGeometry(const Geometry& geometry, ByteWriter* out);
 // Takes what it finds; whether it makes sense is judged afterwards (Geometry::OutOfBounds).
 Geometry ReadGeometry(ByteReader* in);
+
+// Files that the regions are in.
+size_t FilesOf(const std::vector<PoolRegion>& regions);
 
 BootId ReadBootId();
 

@@ -11,7 +11,7 @@ namespace kvt {
 struct PoolSpan {
   std::byte* data = nullptr;
   size_t bytes = 0;
-  size_t block_bytes = 0;
+  size_t block_bytes = 0;  // 0: blocks lie somewhere else for each layer or plane
   uint32_t blocks = 0;
   std::shared_ptr<void> owner;
 };

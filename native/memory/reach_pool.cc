@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <vector>
 
 #include "memory/fd_exchange.h"
 #include "memory/fd_exchange_wire.h"
@@ -85,26 +86,38 @@ bool WaitReadable(int fd, const Deadline& deadline) {
   return false;
 }
 
-// The file that came with the answer; not ok when refused.
-FileDescriptor TakeAnswer(int fd, ExchangeReply* reply) {
+// Adds the files that came with one packet of the answer; false when it is none or refuses.
+bool TakePacket(int fd, ExchangeReply* reply, std::vector<FileDescriptor>* files) {
   iovec part{reply, sizeof *reply};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(kFilesPerPacket * sizeof(int))> control{};
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   message.msg_control = control.data();
   message.msg_controllen = control.size();
   const ssize_t got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-  FileDescriptor file;
+  const size_t before = files->size();
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); got > 0 && header != nullptr;
        header = CMSG_NXTHDR(&message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-    int passed = -1;
-    memcpy(&passed, CMSG_DATA(header), sizeof passed);
-    file = FileDescriptor(passed);
+    const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t index = 0; index < count; ++index) {
+      int passed = -1;
+      memcpy(&passed, CMSG_DATA(header) + index * sizeof passed, sizeof passed);
+      files->emplace_back(passed);
+    }
   }
-  if (got != sizeof *reply || reply->magic != kExchangeMagic || reply->accepted != 1) file.Reset();
-  return file;
+  return got == sizeof *reply && reply->magic == kExchangeMagic && reply->accepted == 1 &&
+         files->size() > before && files->size() <= reply->files;
+}
+
+ReachStatus TakeAnswer(int fd, const Deadline& deadline, ExchangeReply* reply,
+                       std::vector<FileDescriptor>* files) {
+  do {
+    if (!WaitReadable(fd, deadline)) return ReachStatus::kTimedOut;
+    if (!TakePacket(fd, reply, files)) return ReachStatus::kRefused;
+  } while (files->size() < reply->files);
+  return ReachStatus::kOk;
 }
 
 bool ServedBySameUser(int fd) {
@@ -113,18 +126,26 @@ bool ServedBySameUser(int fd) {
   return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
 }
 
-ReachStatus MapPool(const FileDescriptor& file, const ExchangeReply& reply, const Deadline& deadline,
-                    PeerPool* pool) {
+ReachStatus MapPool(const std::vector<FileDescriptor>& files, const ExchangeReply& reply,
+                    const Deadline& deadline, PeerPool* pool) {
   const PoolDescriptor& descriptor = pool->descriptor;
-  const uint64_t bytes = descriptor.bytes;
-  if (reply.offset != descriptor.offset || reply.bytes < bytes) return ReachStatus::kBadDescriptor;
-  if (!HasPoolSeals(file.get())) return ReachStatus::kNotSealed;
-  struct stat status {};
-  if (fstat(file.get(), &status) != 0) return ReachStatus::kMapFailed;
-  const auto size = static_cast<uint64_t>(status.st_size);
-  // Checked against the file itself, which the seals keep at this size: no access can fault.
-  if (descriptor.offset > size || bytes > size - descriptor.offset) return ReachStatus::kBadDescriptor;
-  pool->mapping = Mapping(file.get(), descriptor.offset, bytes, Mapping::Access::kRead);
+  if (files.size() != FilesOf(descriptor.regions) || reply.bytes < descriptor.bytes) {
+    return ReachStatus::kBadDescriptor;
+  }
+  std::vector<uint64_t> sizes;
+  for (const FileDescriptor& file : files) {
+    if (!HasPoolSeals(file.get())) return ReachStatus::kNotSealed;
+    struct stat status {};
+    if (fstat(file.get(), &status) != 0) return ReachStatus::kMapFailed;
+    sizes.push_back(static_cast<uint64_t>(status.st_size));
+  }
+  std::vector<MappedRegion> regions;
+  for (const auto& [file, offset, bytes] : descriptor.regions) {
+    // Checked against the file itself, which the seals keep at this size: no access can fault.
+    if (offset > sizes[file] || bytes > sizes[file] - offset) return ReachStatus::kBadDescriptor;
+    regions.push_back({files[file].get(), offset, bytes});
+  }
+  pool->mapping = Mapping(regions, Mapping::Access::kRead);
   if (!pool->mapping.ok()) return ReachStatus::kMapFailed;
   pool->mapping.AdviseHugePages();
   // What is not faulted in when time is up, or on an old kernel, is at its first use.
@@ -150,16 +171,16 @@ Reached ReachPool(std::span<const uint8_t> bytes, const std::string& own_directo
   const int fd = connected.value().get();
   if (!ServedBySameUser(fd)) return {ReachStatus::kRefused, nullptr};
   if (!Ask(fd, *descriptor)) return {ReachStatus::kRefused, nullptr};
-  if (!WaitReadable(fd, deadline)) return {ReachStatus::kTimedOut, nullptr};
   ExchangeReply reply;
-  const FileDescriptor file = TakeAnswer(fd, &reply);
-  if (!file.ok()) return {ReachStatus::kRefused, nullptr};
+  std::vector<FileDescriptor> files;
+  status = TakeAnswer(fd, deadline, &reply, &files);
+  if (status != ReachStatus::kOk) return {status, nullptr};
   auto pool = std::make_shared<PeerPool>();
   pool->descriptor = *descriptor;
   int pid = 0;
   pool->pidfd = PeerProcess(fd, &pid);
   pool->pid = pid;
-  status = MapPool(file, reply, deadline, pool.get());
+  status = MapPool(files, reply, deadline, pool.get());
   if (status != ReachStatus::kOk) return {status, nullptr};
   return {ReachStatus::kOk, std::move(pool)};
 }

@@ -26,8 +26,8 @@ struct Fixture {
     const size_t block = engine->layout().BlockBytes();
     memory = AlignedBytes((kBlocks + 2) * block);
     std::fill(memory.data(), memory.data() + (kBlocks + 2) * block, std::byte{0x5a});
-    const std::vector<RankPool> pools = {
-        {{memory.data() + block, kBlocks * block, block, kBlocks, nullptr}, WholeOf(engine->layout())}};
+    const std::vector<RankPool> pools = {{{memory.data() + block, kBlocks * block, block, kBlocks, nullptr},
+                                          WholeOf(engine->layout()).Places(engine->layout())}};
     CHECK(!engine->CheckPools(pools, kBlocks));
     engine->Attach(pools, kBlocks);
   }
@@ -117,7 +117,7 @@ TEST("a pool with other blocks, too few or unaligned, is refused") {
   const size_t block = f.engine->layout().BlockBytes();
   const kvt::PoolSpan right = {f.memory.data(), kBlocks * block, block, kBlocks, nullptr};
   const auto refused = [&](kvt::PoolSpan span, uint32_t blocks) {
-    const RankPool pool = {span, WholeOf(f.engine->layout())};
+    const RankPool pool = {span, WholeOf(f.engine->layout()).Places(f.engine->layout())};
     return f.engine->CheckPools({&pool, 1}, blocks).has_value();
   };
   CHECK(!refused(right, kBlocks));
@@ -149,7 +149,8 @@ struct RankedFixture {
       const size_t block = shard.BlockBytes(engine->layout());
       AlignedBytes& bytes = memory.emplace_back(kBlocks * block);
       std::fill(bytes.data(), bytes.data() + kBlocks * block, std::byte{0x5a});
-      pools.push_back({{bytes.data(), kBlocks * block, block, kBlocks, nullptr}, shard});
+      pools.push_back(
+          {{bytes.data(), kBlocks * block, block, kBlocks, nullptr}, shard.Places(engine->layout())});
     }
     CHECK(!engine->CheckPools(pools, kBlocks));
     engine->Attach(pools, kBlocks);
@@ -218,7 +219,7 @@ TEST("rank pools that leave a head out, or hold what the model does not have, ar
     std::vector<RankPool> pools;
     for (const KvShard& shard : shards) {
       const size_t block = shard.BlockBytes(f.engine->layout());
-      pools.push_back({{f.memory.data(), block, block, 1, nullptr}, shard});
+      pools.push_back({{f.memory.data(), block, block, 1, nullptr}, shard.Places(f.engine->layout())});
     }
     const MaybeFailure failure = f.engine->CheckPools(pools, 1);
     return failure ? failure->why : "";
@@ -262,8 +263,8 @@ TEST("every level but the generic one gives the same logits and KV bits, that on
     const auto run = [&](VectorLevel level) {
       const size_t block = layout.BlockBytes();
       Outcome outcome{std::vector<std::byte>(3 * block), std::vector<float>(config.vocab)};
-      const KvMemory memory(layout, {{{outcome.pool.data(), 3 * block, block, 3, nullptr}, WholeOf(layout)}},
-                            3);
+      const KvMemory memory(
+          layout, {{{outcome.pool.data(), 3 * block, block, 3, nullptr}, WholeOf(layout).Places(layout)}}, 3);
       ForwardPass forward(*model, layout, level, threads);
       CHECK(forward.Run(rows, memory, kRunOn));
       forward.Logits(89, 1, outcome.logits.data());

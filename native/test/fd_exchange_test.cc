@@ -41,6 +41,7 @@ struct Host {
     descriptor.geometry = test::Hnd(2, 2, 2, 16, 64);
     descriptor.blocks = static_cast<uint32_t>(kBytes / descriptor.geometry.BlockBytes());
     descriptor.bytes = descriptor.blocks * descriptor.geometry.BlockBytes();
+    descriptor.regions = {{0, 0, descriptor.bytes}};
     descriptor.directory = directory;
     descriptor.socket = std::string(kSocketPrefix) + "1.sock";
     exchange = FdExchange::Open({directory, descriptor, pool,
@@ -81,7 +82,7 @@ void ServeOnce(const std::string& directory, const std::string& name, Answer ans
 }
 
 void AnswerWithFile(int connection, int file, uint64_t bytes) {
-  ExchangeReply reply{kExchangeMagic, 1, 0, bytes};
+  ExchangeReply reply{kExchangeMagic, 1, 1, bytes};
   iovec part{&reply, sizeof reply};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   msghdr message{};
@@ -134,14 +135,47 @@ TEST("a peer with nonce and epoch maps the pool read-only and sees its bytes") {
 
 TEST("nobody can map a pool writable, nor write it, nor resize it through its descriptor") {
   auto pool = HostPool::Create(size_t{1} << 20, kRunOn).value();
-  void* mapped = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, pool->fd(), 0);
+  void* mapped = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, pool->files()[0].get(), 0);
   CHECK(mapped == MAP_FAILED);
   CHECK_EQ(errno, EPERM);
-  CHECK_EQ(pwrite(pool->fd(), "x", 1, 0), -1);
+  CHECK_EQ(pwrite(pool->files()[0].get(), "x", 1, 0), -1);
   CHECK_EQ(errno, EPERM);
-  CHECK_EQ(ftruncate(pool->fd(), 4096), -1);
-  CHECK_EQ(fcntl(pool->fd(), F_ADD_SEALS, F_SEAL_WRITE), -1);
+  CHECK_EQ(ftruncate(pool->files()[0].get(), 4096), -1);
+  CHECK_EQ(fcntl(pool->files()[0].get(), F_ADD_SEALS, F_SEAL_WRITE), -1);
   CHECK_EQ(reinterpret_cast<uintptr_t>(pool->data()) % kHugePageBytes, 0u);
+}
+
+TEST("a pool of more files than one packet carries is mapped whole, region behind region") {
+  constexpr size_t kFiles = 2 * kFilesPerPacket + 44;
+  const Directory directory;
+  std::vector<FileDescriptor> files;
+  std::vector<MappedRegion> regions;
+  for (size_t index = 0; index < kFiles; ++index) {
+    files.emplace_back(memfd_create("layer", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    CHECK_EQ(ftruncate(files.back().get(), 8192), 0);
+    regions.push_back({files.back().get(), index % 2 * 4096, 4096});
+  }
+  auto pool = HostPool::Adopt(regions, kRunOn).value();
+  PoolDescriptor descriptor;
+  descriptor.boot_id = ReadBootId();
+  descriptor.geometry = test::Hnd(1, 1, 1, 1, 4096);
+  descriptor.blocks = kFiles;
+  descriptor.bytes = pool->bytes();
+  descriptor.regions = pool->regions();
+  descriptor.directory = directory.path;
+  descriptor.socket = std::string(kSocketPrefix) + "many.sock";
+  const auto exchange =
+      std::move(FdExchange::Open({directory.path, descriptor, pool, [](uint64_t) {}}).value());
+  for (size_t index = 0; index < kFiles; ++index) {
+    memset(pool->data() + index * 4096, static_cast<int>(index % 251), 4096);
+  }
+  const Reached reached = ReachAs(descriptor);
+  CHECK(reached.status == ReachStatus::kOk);
+  CHECK_EQ(reached.pool->mapping.bytes(), kFiles * 4096);
+  CHECK_EQ(memcmp(reached.pool->data(), pool->data(), kFiles * 4096), 0);
+  // It asks for a file more than there are.
+  descriptor.regions.back().file++;
+  CHECK(ReachAs(descriptor).status == ReachStatus::kBadDescriptor);
 }
 
 TEST("a wrong nonce, a wrong epoch, or garbage gets no file") {
@@ -230,6 +264,7 @@ TEST("a descriptor comes back as it was, and one whose places lie outside its po
   scales.window = 77;
   descriptor.blocks = 7;
   descriptor.bytes = 400'000;
+  descriptor.regions = {{1, 8192, 300'000}, {0, 0, 100'000}};
   descriptor.socket = "a.sock";
   const auto bytes = EncodeDescriptor(descriptor);
   CHECK(bytes.has_value());
@@ -238,12 +273,23 @@ TEST("a descriptor comes back as it was, and one whose places lie outside its po
   descriptor.geometry.block_bytes = 0;  // how a pool allocates is its own affair
   CHECK(decoded->geometry == descriptor.geometry);
   CHECK_EQ(decoded->bytes, descriptor.bytes);
+  CHECK(decoded->regions == descriptor.regions);
   for (const uint64_t stride : {uint64_t{400'000}, UINT64_MAX, UINT64_MAX / 6, uint64_t{1} << 60}) {
     PoolDescriptor hostile = descriptor;
     hostile.geometry.groups[0].block_stride = stride;
     CHECK(!DecodeDescriptor(*EncodeDescriptor(hostile)).has_value());
     hostile = descriptor;
     hostile.geometry.groups[1].layers[0].base = stride;
+    CHECK(!DecodeDescriptor(*EncodeDescriptor(hostile)).has_value());
+  }
+  for (const std::vector<PoolRegion>& regions : {std::vector<PoolRegion>{},
+                                                 {{0, 0, 399'999}},
+                                                 {{0, 0, 400'000}, {1, 0, 0}},
+                                                 {{0, 0, 400'001}},
+                                                 {{0, UINT64_MAX, 400'000}},
+                                                 {{kRegionsMax, 0, 400'000}}}) {
+    PoolDescriptor hostile = descriptor;
+    hostile.regions = regions;
     CHECK(!DecodeDescriptor(*EncodeDescriptor(hostile)).has_value());
   }
   descriptor.bytes = UINT64_MAX;

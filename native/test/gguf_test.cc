@@ -54,7 +54,8 @@ bool Survives(const uint8_t* data, size_t size) {
   const KvLayout layout = {config.layers, config.kv_heads, 4, config.head_dim, Dtype::kF32};
   const size_t block = layout.BlockBytes();
   std::vector<std::byte> pool(block);
-  const KvMemory memory(layout, {{{pool.data(), block, block, 1, nullptr}, WholeOf(layout)}}, 1);
+  const KvMemory memory(layout, {{{pool.data(), block, block, 1, nullptr}, WholeOf(layout).Places(layout)}},
+                        1);
   ForwardPass forward(*model, layout, kvt::ChosenVectorLevel(), threads);
   const uint32_t table[] = {0};
   const Row rows[] = {{0, 0, table}, {config.vocab - 1, 1, table}};

@@ -174,11 +174,13 @@ TEST("attention over scattered blocks equals softmax by its definition") {
                   .query = query.data(),
                   .out = got.data(),
                   .pool = data,
-                  .block_bytes = 2 * plane * size,
+                  .block_stride = 2 * plane * size,
+                  .token_stride = head_dim * size,
                   .key_offset = 0,
                   .value_offset = plane * size,
                   .table = table.data(),
                   .tokens_per_block = kTokens,
+                  .first = 0,
                   .position = position,
                   .head_dim = head_dim,
                   .scale = 0.25f,
@@ -248,10 +250,12 @@ TEST("AVX2, AVX-512 and NEON give these very bits, so KV of one processor goes o
                       results[2].data(),
                       reinterpret_cast<const uint8_t*>(pool.data()),
                       2 * kTokens * kDim * 4,
+                      kDim * 4,
                       0,
                       kTokens * kDim * 4,
                       table,
                       kTokens,
+                      0,
                       37,
                       kDim,
                       0.125f,
@@ -259,7 +263,8 @@ TEST("AVX2, AVX-512 and NEON give these very bits, so KV of one processor goes o
     kernels.attend_f32(attend);
     attend.out = results[3].data();
     attend.pool = reinterpret_cast<const uint8_t*>(narrow_pool.data());
-    attend.block_bytes /= 2;
+    attend.block_stride /= 2;
+    attend.token_stride /= 2;
     attend.value_offset /= 2;
     kernels.attend_bf16(attend);
     kernels.rms_norm(x.data(), w.data(), results[4].data(), kColumns, 1e-5f);

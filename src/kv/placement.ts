@@ -12,8 +12,8 @@ export type BlockOrder = "HND" | "NHD";
  * their tensor's strides.
  */
 export interface GroupPlacement {
-  /** One for each layer of the group that the rank holds, from the pool's start. */
-  readonly bases: readonly number[];
+  /** One for each layer of the group that the rank holds: from the start of a region of the pool, a number: of the first. */
+  readonly bases: readonly (number | { readonly region: number; readonly offset: number })[];
   readonly strides: {
     readonly block: number;
     /** Not needed for a group of one plane, and so on. */
@@ -22,6 +22,8 @@ export interface GroupPlacement {
     readonly token?: number | undefined;
   };
 }
+
+type Regions = readonly { readonly bytes: number }[];
 
 /** By name of the group; "kv" where the layout names none. */
 export type Placement = Readonly<Record<string, GroupPlacement>>;
@@ -69,8 +71,21 @@ export class PlacementError extends Error {
   }
 }
 
+/** Regions are mapped one behind the other; a number counts on through them, too. */
+function basesOf({ bases }: GroupPlacement, field: string, regions: Regions): Float64Array {
+  return Float64Array.from(bases, (base) => {
+    if (typeof base === "number") return base;
+    const region = regions[base.region];
+    if (region === undefined) throw new PlacementError(field, `there is no region ${base.region}`);
+    if (base.offset >= region.bytes) {
+      throw new PlacementError(field, `${base.offset} is not in region ${base.region} of ${region.bytes} bytes`);
+    }
+    return regions.slice(0, base.region).reduce((start, { bytes }) => start + bytes, base.offset);
+  });
+}
+
 /** As the adopted pool's owner says. @throws PlacementError */
-function placed(layout: Layout, share: RankShare, placement: Placement): NativeLayout {
+function placed(layout: Layout, share: RankShare, placement: Placement, regions: Regions): NativeLayout {
   const held = heldGroups(layout, share);
   const unknown = Object.keys(placement).find((name) => !held.some(({ group }) => group.name === name));
   if (unknown !== undefined) throw new PlacementError(`.${unknown}`, "the layout has no such group");
@@ -93,18 +108,25 @@ function placed(layout: Layout, share: RankShare, placement: Placement): NativeL
       planeStride: needed("plane", one.group.planes),
       headStride: needed("head", one.heads),
       tokenStride: needed("token", one.tokens),
-      bases: Float64Array.from(bases),
+      bases: basesOf(where, `.${name}.bases`, regions),
     };
   });
   return { tokensPerBlock: layout.tokensPerBlock, blockBytes: 0, groups };
+}
+
+/** What options of a pool say about where its blocks lie. */
+interface PoolPlaces {
+  readonly order?: BlockOrder | undefined;
+  readonly placement?: Placement | undefined;
+  readonly adopt?: Regions | undefined;
 }
 
 /** How the pool of one rank lies in memory. @throws PlacementError; KvError as shareOf */
 export function nativeLayoutOf(
   layout: Layout,
   parallel: Parallel,
-  { order = "HND", placement }: { readonly order?: BlockOrder | undefined; readonly placement?: Placement | undefined },
+  { order = "HND", placement, adopt = [] }: PoolPlaces,
 ): NativeLayout {
   const share = shareOf(layout, parallel);
-  return placement === undefined ? packed(layout, share, order) : placed(layout, share, placement);
+  return placement === undefined ? packed(layout, share, order) : placed(layout, share, placement, adopt);
 }

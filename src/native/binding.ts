@@ -65,14 +65,23 @@ export interface NativeLayout {
   readonly groups: readonly NativeGroup[];
 }
 
+export interface NativeRegion {
+  readonly fd: number;
+  /** In bytes, a multiple of the page size. */
+  readonly offset: number;
+  readonly bytes: number;
+}
+
 export interface NativeDataPlaneOptions {
   readonly layout: NativeLayout;
   readonly blocks: number;
   /**
-   * Absent: an own sealed memfd pool, 2 MiB aligned. The memfd must be sealable and not adopted already; `fd` is duplicated, the caller
-   * keeps its own. Plain pointers can't be shared with another process and are refused.
+   * Absent: an own sealed memfd pool, 2 MiB aligned. Else 1 to 1024 regions, which are mapped one behind the other: offsets of the layout
+   * count through them, so all but the last must be whole pages. Each memfd must be sealable and not sealed against us already, unless
+   * this process adopted exactly these regions before; each `fd` is duplicated, the caller keeps its own. Plain pointers can't be shared
+   * with another process and are refused.
    */
-  readonly adopt?: { readonly fd: number; readonly offset: number; readonly bytes: number };
+  readonly adopt?: readonly NativeRegion[];
   /** Directory (0700, this uid) of the fd-exchange socket; absent: peers on this host can't map this pool. */
   readonly socketDir?: string;
   /** Peers on this host are read through a mapping of their pool; default true. */
@@ -196,7 +205,7 @@ export interface NativePoolSpan {
 }
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of this file. */
-export const mirrorVersion = 10;
+export const mirrorVersion = 11;
 
 /** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra, runs, pieces]`. */
 export const RECORD_WORDS = 10;
@@ -299,6 +308,8 @@ export interface NativeModelOptions {
   readonly weights: "auto" | "f32" | "bf16";
   readonly kv: "auto" | "f32" | "bf16";
   readonly tokensPerBlock: number;
+  /** By layer: how many last tokens a token attends to, itself included; 0: all. Absent: all in every layer. */
+  readonly windows?: Uint32Array;
 }
 
 export type GgufValue = number | bigint | string | boolean | readonly GgufValue[];
@@ -346,13 +357,10 @@ export interface NativeEngine {
   close(): Promise<void>;
 }
 
-/** One rank's pool and the part of the KV that it holds; blocks are `[layer][k|v][head][token][headDim]` of that part. */
+/** Memory of one rank, and a group of keys and values (two planes) that lies there. */
 export interface NativeRankPool {
   readonly span: NativePoolSpan;
-  readonly firstLayer: number;
-  readonly layers: number;
-  readonly firstHead: number;
-  readonly heads: number;
+  readonly places: NativeGroup;
 }
 
 export interface NativeDecodeRow {

@@ -30,6 +30,7 @@ export interface OpenOptions {
         readonly order?: BlockOrder;
       }
     | {
+        /** Regions of memfds, whole pages but for the last; two transceivers of a process may adopt exactly the same. */
         readonly adopt: readonly { readonly fd: number; readonly offset: number; readonly bytes: number }[];
         readonly blocks: number;
         readonly order?: BlockOrder;

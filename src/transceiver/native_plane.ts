@@ -350,7 +350,8 @@ function openError(error: unknown, options: NativeDataPlaneOptions): unknown {
     return new KvError("INVALID_ARGUMENT", { what: "options.pool", why: error.message }, { cause: error });
   }
   if (!(error instanceof Error) || !("code" in error)) return error;
-  const bytes = options.adopt?.bytes ?? options.layout.blockBytes * options.blocks;
+  const bytes =
+    options.adopt?.reduce((sum, region) => sum + region.bytes, 0) ?? options.layout.blockBytes * options.blocks;
   const why = error.message;
   switch (error.code) {
     case "POOL_UNAVAILABLE":

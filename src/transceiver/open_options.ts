@@ -4,7 +4,7 @@ import { KvError } from "../errors.ts";
 import { Layout } from "../kv/layout.ts";
 import { nativeLayoutOf, PlacementError } from "../kv/placement.ts";
 import { type Parallel, rankOf } from "../kv/ranks.ts";
-import type { NativeLayout } from "../native/binding.ts";
+import type { NativeLayout, NativeRegion } from "../native/binding.ts";
 import { type ForcedPath, forcedPaths, type NixlBackend } from "../nixl/choice.ts";
 import type { OpenOptions } from "./api.ts";
 import { defaultSocketDir } from "./socket_directory.ts";
@@ -28,7 +28,7 @@ const offset = z
   .min(0)
   .max(2 ** 47);
 const placement = z.strictObject({
-  bases: z.array(offset).max(4096),
+  bases: z.array(z.union([offset, z.strictObject({ region: z.int().min(0), offset })])).max(4096),
   strides: z.strictObject({
     block: offset,
     plane: offset.optional(),
@@ -72,7 +72,8 @@ const Options = z.strictObject({
         placement: z.record(z.string(), placement).optional(),
         adopt: z
           .array(z.strictObject({ fd: z.int().min(0), offset: z.int().min(0), bytes: z.int().min(1) }))
-          .length(1, "one region is supported"),
+          .min(1)
+          .max(1024),
         blocks: z.int().min(1).max(0xffffffff),
       }),
     ],
@@ -129,7 +130,7 @@ export interface ResolvedOptions {
   /** How this rank's pool lies in memory. */
   readonly native: NativeLayout;
   readonly blocks: number;
-  readonly adopt: { readonly fd: number; readonly offset: number; readonly bytes: number } | undefined;
+  readonly adopt: readonly NativeRegion[] | undefined;
   readonly listen: {
     readonly host: string;
     readonly port: number;
@@ -200,7 +201,7 @@ export function resolveOptions(options: OpenOptions, environment: NodeJS.Process
     rank: rankOf(parallel),
     native: placed(layout, parallel, pool),
     blocks: pool.blocks,
-    adopt: "adopt" in pool ? pool.adopt[0] : undefined,
+    adopt: "adopt" in pool ? pool.adopt : undefined,
     listen: { host: listen?.host ?? "127.0.0.1", port: listen?.port ?? 0, tls: listen?.tls },
     leaseMs,
     stallMs: lease?.stallMs ?? 2 * leaseMs,

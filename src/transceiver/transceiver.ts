@@ -3,7 +3,7 @@ import { type BlockId, type Epoch, newEpoch, type RequestId } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { BlockPool } from "../kv/pool.ts";
 import { type InstanceLayout, instanceDifferences } from "../layout.ts";
-import type { NativePoolSpan } from "../native/binding.ts";
+import type { NativeGroup, NativePoolSpan } from "../native/binding.ts";
 import { loadNative } from "../native/loader.ts";
 import type {
   CancelOutcome,
@@ -61,6 +61,7 @@ export class KvTransceiver implements Transceiver {
   readonly #ranks: RankedPulls;
   readonly #counts: TransferCounts;
   readonly #ended: EndedSends;
+  readonly #groups: readonly NativeGroup[];
   readonly #server: ControlServer;
   /** The last instance found to have our layout. */
   #fitting: InstanceLayout | null = null;
@@ -81,6 +82,7 @@ export class KvTransceiver implements Transceiver {
     this.#ranks = parts.ranks;
     this.#counts = parts.counts;
     this.#ended = parts.ended;
+    this.#groups = parts.options.native.groups;
     this.#server = parts.server;
   }
 
@@ -118,6 +120,11 @@ export class KvTransceiver implements Transceiver {
   /** The pool for the addon's own engine. */
   get span(): NativePoolSpan {
     return this.#plane.native.span;
+  }
+
+  /** What the pool holds, and where: as the addon's own engine needs it. */
+  get groups(): readonly NativeGroup[] {
+    return this.#groups;
   }
 
   /** The pool's memory; detached by `close`. @throws for pools over 4 GiB */

@@ -148,8 +148,7 @@ export async function connectParts(
 /** The ids of the blocks; with KVT_CHECK, the plane's memory is filled while they are free. */
 function openPool({ blocks, check }: ResolvedOptions, plane: NativePlane, shared: BlockPool | undefined): BlockPool {
   const pool = shared ?? new BlockPool({ blocks, blockBytes: plane.native.blockBytes });
-  // A pool whose blocks lie anywhere is its engine's to check.
-  if (!check || plane.native.blockBytes === 0) return pool;
+  if (!check) return pool;
   for (let from = 0; from < blocks; from += FILL_STEP) {
     plane.fillReleased(Array.from({ length: Math.min(FILL_STEP, blocks - from) }, (_, at) => (from + at) as BlockId));
   }

@@ -11,6 +11,8 @@ export interface EngineGeometry {
   readonly blockBytes: number;
   /** Byte order inside a block: `[layer][k|v][head][token][headDim]`. */
   readonly layout: "HND";
+  /** By layer: how many last tokens a token attends to, 0: all. Absent: all in every layer. */
+  readonly windows?: readonly number[];
   readonly vocab: number;
   readonly maxSeqLen: number;
   /** Equal levels give equal bits; never compared in production, always in tests. */

@@ -13,6 +13,7 @@ import type {
 } from "../native/binding.ts";
 import { loadNative } from "../native/loader.ts";
 import type { DecodeRow, Engine, EngineGeometry, PrefillRequest, Sample, Sampling } from "./engine.ts";
+import { wholePool } from "./engine_pools.ts";
 
 export interface ReferenceEngineOptions {
   /** Threads that compute, the engine's own included. Default 1: a worker shares its machine with the other side of its pair. */
@@ -22,6 +23,8 @@ export interface ReferenceEngineOptions {
   /** Element type of the KV cache, same rule. */
   readonly kv?: "auto" | "f32" | "bf16";
   readonly tokensPerBlock?: number;
+  /** By layer: how many last tokens a token attends to, itself included; 0: all. Default: all in every layer. */
+  readonly windows?: readonly number[];
 }
 
 /**
@@ -37,7 +40,11 @@ export class ReferenceEngine implements Engine {
   #calls = 0;
   #closing: Promise<void> | undefined;
 
-  private constructor(file: string, native: NativeEngine, vectorLevel: VectorLevel) {
+  private constructor(
+    file: string,
+    native: NativeEngine,
+    { windows, vectorLevel }: { readonly windows: readonly number[] | undefined; readonly vectorLevel: VectorLevel },
+  ) {
     const { arch, layers, kvHeads, headDim, kvDtype, tokensPerBlock, blockBytes, vocab, maxSeqLen } = native.geometry;
     this.geometry = {
       arch,
@@ -48,6 +55,7 @@ export class ReferenceEngine implements Engine {
       tokensPerBlock,
       blockBytes,
       layout: "HND",
+      ...(windows === undefined ? {} : { windows }),
       vocab,
       maxSeqLen,
       vectorLevel,
@@ -69,11 +77,12 @@ export class ReferenceEngine implements Engine {
       weights: options.weights ?? "auto",
       kv: options.kv ?? "auto",
       tokensPerBlock: options.tokensPerBlock ?? 32,
+      ...(options.windows === undefined ? {} : { windows: Uint32Array.from(options.windows) }),
     };
     const native = await binding.loadModel(file, settings).catch((error: unknown) => {
       throw engineError(error, file);
     });
-    return new ReferenceEngine(file, native, binding.vectorLevel);
+    return new ReferenceEngine(file, native, { windows: options.windows, vectorLevel: binding.vectorLevel });
   }
 
   /** Every key of the file's header, the tokenizer's arrays and chat template included. Built once, at the first use. */
@@ -83,8 +92,7 @@ export class ReferenceEngine implements Engine {
 
   /** The pool that block tables index, holding all of the KV. Until then every call fails. @throws KvError INVALID_ARGUMENT, as `attachRanks` */
   attach(span: NativePoolSpan, blocks: number): void {
-    const { layers, kvHeads } = this.geometry;
-    this.attachRanks([{ span, firstLayer: 0, layers, firstHead: 0, heads: kvHeads }], blocks);
+    this.attachRanks(wholePool(span, this.geometry), blocks);
   }
 
   /**

@@ -1,7 +1,7 @@
 import { freemem } from "node:os";
 import type { WorkerSettings } from "../config/settings.ts";
 import { KvError } from "../errors.ts";
-import { blockBytesOf, type Layout } from "../kv/layout.ts";
+import { blockBytesOf } from "../kv/layout.ts";
 import { type ParallelSizes, placeOf, ranksOf, shareOf } from "../kv/ranks.ts";
 import type { Logger } from "../observability/log.ts";
 import { KvInstance } from "../transceiver/instance.ts";
@@ -10,6 +10,7 @@ import type { TransceiverHooks } from "../transceiver/transceiver_parts.ts";
 import { BY_MAX_NUM_TOKENS } from "./admission.ts";
 import { ContextIds } from "./context_ids.ts";
 import type { EngineGeometry } from "./engine.ts";
+import { layoutOf, rankPools } from "./engine_pools.ts";
 import { KvEvents } from "./kv_events.ts";
 import { ReferenceEngine } from "./reference_engine.ts";
 import { Scheduler } from "./scheduler.ts";
@@ -159,28 +160,6 @@ const sizesOf = ({ tensorParallelSize, pipelineParallelSize, ppPartition }: Work
   tpSize: tensorParallelSize,
   ppSize: pipelineParallelSize,
   ...(ppPartition === null ? {} : { pipeline: ppPartition }),
-});
-
-/** Each rank's pool with the part of the KV that the engine keeps there. */
-export const rankPools = ({ ranks, layout, sizes }: KvInstance) =>
-  ranks.map(({ span }, rank) => {
-    const { layers, heads } = shareOf(layout, placeOf(rank, sizes));
-    return {
-      span,
-      firstLayer: layers.from,
-      layers: layers.to - layers.from,
-      firstHead: heads.from,
-      heads: heads.to - heads.from,
-    };
-  });
-
-export const layoutOf = (geometry: EngineGeometry): Layout => ({
-  layers: geometry.layers,
-  kvHeads: geometry.kvHeads,
-  headDim: geometry.headDim,
-  dtype: geometry.dtype,
-  tokensPerBlock: geometry.tokensPerBlock,
-  attention: "gqa",
 });
 
 /** How this worker reaches peers, for a probe of its paths; null: it has no transceiver. */

@@ -38,20 +38,32 @@ describe("options that are not valid are refused by name", () => {
     ["a relative directory", { ...good, socketDir: "here" }, /options\.socketDir must be an absolute path/],
     [
       "a plain pointer",
-      { ...good, adopt: { address: 4096n, bytes: 1 } },
-      /options\.adopt\.address is a plain pointer.*memfd/,
+      { ...good, adopt: [{ address: 4096n, bytes: 1 }] },
+      /options\.adopt\[0\]\.address is a plain pointer.*memfd/,
     ],
     [
       "a closed descriptor",
-      { ...good, adopt: { fd: 1 << 20, offset: 0, bytes: 1 << 30 } },
-      /options\.adopt\.fd is not an open/,
+      { ...good, adopt: [{ fd: 1 << 20, offset: 0, bytes: 1 << 30 }] },
+      /options\.adopt\[0\]\.fd is not an open/,
     ],
     [
       "memory that is too small",
-      { ...good, adopt: { fd: 0, offset: 0, bytes: 64 } },
+      { ...good, adopt: [{ fd: 0, offset: 0, bytes: 64 }] },
       /options\.adopt doesn't hold its blocks.*outside the pool of 64 bytes/,
     ],
-    ["an odd offset", { ...good, adopt: { fd: 0, offset: 64, bytes: 1 << 30 } }, /options\.adopt\.offset/],
+    ["no region", { ...good, adopt: [] }, /options\.adopt must be an array of 1 to 1024 regions/],
+    [
+      "half a page before another region",
+      {
+        ...good,
+        adopt: [
+          { fd: 0, offset: 0, bytes: 1 << 11 },
+          { fd: 0, offset: 0, bytes: 1 << 30 },
+        ],
+      },
+      /options\.adopt\[0\]\.bytes must be a multiple of 4096/,
+    ],
+    ["an odd offset", { ...good, adopt: [{ fd: 0, offset: 64, bytes: 1 << 30 }] }, /options\.adopt\[0\]\.offset/],
   ];
   for (const [name, options, message] of cases) {
     it(name, () => expect(() => open(options)).toThrow(typeError(message)));
@@ -59,7 +71,7 @@ describe("options that are not valid are refused by name", () => {
 
   it("memory that is no memfd, with what to do instead", async () => {
     const fd = openSync("/dev/null", "r+");
-    const opening = open({ ...good, adopt: { fd, offset: 0, bytes: 1 << 30 } });
+    const opening = open({ ...good, adopt: [{ fd, offset: 0, bytes: 1 << 30 }] });
     // Duplicated by the call: the caller's own is free to go.
     closeSync(fd);
     await expect(opening).rejects.toMatchObject({ code: "MEMORY_REFUSED", message: expect.stringMatching(/memfd/) });

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { BlockId } from "../../../src/ids.ts";
 import { KvInstance } from "../../../src/transceiver/instance.ts";
+import { layoutOf, rankPools } from "../../../src/worker/engine_pools.ts";
 import { ReferenceEngine } from "../../../src/worker/reference_engine.ts";
-import { layoutOf, rankPools } from "../../../src/worker/worker_parts.ts";
 import { writeRandomLlama } from "./gguf_writer.ts";
 
 const SIZE = 16;

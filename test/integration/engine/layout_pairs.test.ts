@@ -6,8 +6,8 @@ import { type BlockId, requestId } from "../../../src/ids.ts";
 import type { BlockHold } from "../../../src/kv/pool.ts";
 import { type ParallelSizes, placeOf, shareOf } from "../../../src/kv/ranks.ts";
 import { KvInstance } from "../../../src/transceiver/instance.ts";
+import { layoutOf, rankPools } from "../../../src/worker/engine_pools.ts";
 import { ReferenceEngine } from "../../../src/worker/reference_engine.ts";
-import { layoutOf, rankPools } from "../../../src/worker/worker_parts.ts";
 import { type RandomLlama, uniform, writeRandomLlama } from "./gguf_writer.ts";
 
 /** tp, pp (or the layers of each stage) and tokens per block of an instance. */

@@ -238,7 +238,7 @@ const open = async () => {
   const engine = await native.loadModel(model, options);
   const layout = packedLayout({ layers: 5, planes: 2, heads: 2, tokensPerBlock: 32, headBytes: 128 });
   const plane = await native.openDataPlane({ layout, blocks: 64, epoch: "00000000000000aa", check: false }, () => {});
-  engine.attachPools([{ span: plane.span, firstLayer: 0, layers: 5, firstHead: 0, heads: 2 }], 64);
+  engine.attachPools([{ span: plane.span, places: layout.groups[0] }], 64);
   const table = Uint32Array.from({ length: 64 }, (_, index) => index);
   return { engine, prefill: () => engine.prefill(++calls, new Uint32Array(1800).fill(9), 0, table, null, null, 1) };
 };`;

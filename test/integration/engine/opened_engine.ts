@@ -4,8 +4,8 @@ import { nativeLayoutOf } from "../../../src/kv/placement.ts";
 import type { NativeDataPlane } from "../../../src/native/binding.ts";
 import { loadNative } from "../../../src/native/loader.ts";
 import { GREEDY, type Sample, type Sampling } from "../../../src/worker/engine.ts";
+import { layoutOf } from "../../../src/worker/engine_pools.ts";
 import { ReferenceEngine, type ReferenceEngineOptions } from "../../../src/worker/reference_engine.ts";
-import { layoutOf } from "../../../src/worker/worker_parts.ts";
 
 export const TINY = "models/tiny.gguf";
 

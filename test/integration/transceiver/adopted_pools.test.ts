@@ -1,10 +1,11 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, readSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { requestId } from "../../../src/ids.ts";
+import { createInterface } from "node:readline";
+import { afterAll, beforeAll, describe, expect, it, test } from "vitest";
+import { type BlockId, requestId } from "../../../src/ids.ts";
 import type { Placement } from "../../../src/kv/placement.ts";
 import type { Layout } from "../../../src/layout.ts";
 import type { OpenOptions } from "../../../src/transceiver/api.ts";
@@ -23,30 +24,35 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(socketDir, { recursive: true, force: true }));
 
-/** A memfd of another process: Node makes none of its own. */
+/** Memfds of another process: Node makes none of its own. */
 class ForeignMemory implements Disposable {
-  readonly fd: number;
+  readonly fds: readonly number[];
   readonly #end: () => void;
 
-  private constructor(fd: number, end: () => void) {
-    this.fd = fd;
+  private constructor(fds: readonly number[], end: () => void) {
+    this.fds = fds;
     this.#end = end;
   }
 
-  static async open(bytes: number): Promise<ForeignMemory> {
+  static async open(bytes: number, count = 1): Promise<ForeignMemory> {
     const program = `import os,sys
-fd = os.memfd_create("foreign", os.MFD_ALLOW_SEALING)
-os.ftruncate(fd, ${bytes})
-print(fd, flush=True)
+fds = [os.memfd_create("foreign", os.MFD_ALLOW_SEALING) for _ in range(${count})]
+for fd in fds: os.ftruncate(fd, ${bytes})
+print(*fds, flush=True)
 sys.stdin.read(1)
 `;
     const owner = spawn("python3", ["-c", program], { stdio: ["pipe", "pipe", "inherit"] });
-    const fd = String((await once(owner.stdout, "data"))[0]).trim();
-    return new ForeignMemory(openSync(`/proc/${owner.pid}/fd/${fd}`, "r+"), () => owner.stdin.end("x"));
+    const names = String((await once(createInterface(owner.stdout), "line"))[0]).split(" ");
+    const fds = names.map((fd) => openSync(`/proc/${owner.pid}/fd/${fd}`, "r+"));
+    return new ForeignMemory(fds, () => owner.stdin.end("x"));
+  }
+
+  get fd(): number {
+    return this.fds[0] ?? -1;
   }
 
   [Symbol.dispose](): void {
-    closeSync(this.fd);
+    for (const fd of this.fds) closeSync(fd);
     this.#end();
   }
 }
@@ -141,4 +147,137 @@ test.skipIf(!hasPython)("a placement that does not fit its layout or its memory 
   await refused({ kv: { bases: [0, 0, 1000, 2000], strides } }, /overlap/);
   await refused({ kv: { bases, strides: { ...strides, plane: 1 << 20 } } }, /outside the pool/);
   await refused(placement, /outside the pool of 4096 bytes/, 4096);
+});
+
+/** K and V of one layer, [2, blocks, tokens, heads, headDim]: what an engine allocates for each layer by itself. */
+const LAYER_BYTES = 2 * BLOCKS * 8 * 2 * VECTOR;
+const layerStrides = { plane: LAYER_BYTES / 2, block: 8 * 2 * VECTOR, token: 2 * VECTOR, head: VECTOR };
+
+describe.skipIf(!hasPython)("a pool of several regions", () => {
+  it("is read and written where each layer lies: tensors of their own, two of them in one memfd, in any order", async () => {
+    using memory = await ForeignMemory.open(2 * LAYER_BYTES, 3);
+    const [first = -1, second = -1, third = -1] = memory.fds;
+    const adopt = [
+      { fd: third, offset: LAYER_BYTES, bytes: LAYER_BYTES },
+      { fd: first, offset: 0, bytes: LAYER_BYTES },
+      { fd: third, offset: 0, bytes: LAYER_BYTES },
+      { fd: second, offset: 4096, bytes: LAYER_BYTES },
+    ];
+    const bases = [2, 0, 3, 1].map((region) => ({ region, offset: 0 }));
+    const placement = { kv: { bases, strides: layerStrides } };
+    await using adopted = await open({ adopt, blocks: BLOCKS, placement });
+    await using own = await open({ memory: "host", blocks: BLOCKS });
+    await move(adopted, own, 1);
+    await move(own, adopted, 2);
+    // Layer 1 begins region 0, as the owner of that memfd sees it: at the second half of the third.
+    const seen = Buffer.alloc(VECTOR);
+    readSync(third, seen, 0, VECTOR, LAYER_BYTES);
+    expect(seen.equals(Buffer.from(adopted.transceiver.memory, 0, VECTOR))).toBe(true);
+    expect(seen.some((byte) => byte !== 0)).toBe(true);
+  });
+
+  it("is opened with more layers, each in a memfd of its own, than one message carries files", async () => {
+    const layers = 300;
+    const one = { ...layout, layers, kvHeads: 1, headDim: 8, tokensPerBlock: 8 };
+    const bytes = 4096;
+    using memory = await ForeignMemory.open(bytes, layers);
+    const adopt = memory.fds.map((fd) => ({ fd, offset: 0, bytes }));
+    const bases = adopt.map((_, region) => ({ region, offset: 0 }));
+    const strides = { plane: bytes / 2, block: 8 * VECTOR, token: VECTOR, head: VECTOR };
+    await using adopted = await open({ adopt, blocks: BLOCKS, placement: { kv: { bases, strides } } }, one);
+    await using own = await open({ memory: "host", blocks: BLOCKS }, one);
+    await move(adopted, own, 1);
+    await move(own, adopted, 2);
+  });
+
+  it("is refused where a place is in no region, or regions share bytes", async () => {
+    using memory = await ForeignMemory.open(4 * LAYER_BYTES);
+    const { fd } = memory;
+    const adopt = [0, 1, 2, 3].map((layer) => ({ fd, offset: layer * LAYER_BYTES, bytes: LAYER_BYTES }));
+    const pool = (last: object, regions = adopt) => {
+      const bases = [...[0, 1, 2].map((region) => ({ region, offset: 0 })), last] as Placement[string]["bases"];
+      return open({ adopt: regions, blocks: BLOCKS, placement: { kv: { bases, strides: layerStrides } } });
+    };
+    await expect(pool({ region: 4, offset: 0 })).rejects.toThrow(/placement\.kv\.bases.*there is no region 4/);
+    await expect(pool({ region: 3, offset: LAYER_BYTES })).rejects.toThrow(/is not in region 3/);
+    await expect(pool({ region: 3, offset: 4096 })).rejects.toThrow(/outside the pool/);
+    await expect(pool({ region: 2, offset: 0 })).rejects.toThrow(/overlap/);
+    const twice = adopt.map((region, at) => (at === 3 ? { ...region, offset: 4096 } : region));
+    await expect(pool({ region: 3, offset: 0 }, twice)).rejects.toMatchObject({
+      code: "MEMORY_REFUSED",
+      message: expect.stringMatching(/adopt\[3\] and adopt\[0\] share bytes/),
+    });
+  });
+
+  it("serves two transceivers of one process, each with the block table of its kind of layers", async () => {
+    // As an engine does that hands pages out to full layers and to those with a window: layer 0 of either kind shares a tensor.
+    const kind = (name: string, layers: number[], window?: number): Layout => ({
+      ...layout,
+      groups: [{ name, kind: "kv", layers, ...(window === undefined ? {} : { window }) }],
+    });
+    const [full, local] = [kind("full", [0, 2]), kind("local", [1, 3], 20)];
+    using memory = await ForeignMemory.open(LAYER_BYTES, 2);
+    const adopt = memory.fds.map((fd) => ({ fd, offset: 0, bytes: LAYER_BYTES }));
+    const bases = [0, 1].map((region) => ({ region, offset: 0 }));
+    const pool = (name: string) => ({ adopt, blocks: BLOCKS, placement: { [name]: { bases, strides: layerStrides } } });
+    await using fullSide = await open(pool("full"), full);
+    await using localSide = await open(pool("local"), local);
+    await using fullPeer = await open({ memory: "host", blocks: BLOCKS }, full);
+    await using localPeer = await open({ memory: "host", blocks: BLOCKS }, local);
+    // One engine owns the ids: full layers have 8 pages, those with a window the 3 that it reaches.
+    const pages = (side: Opened, from: number, to: number) => {
+      const all = side.transceiver.pool.allocate(BLOCKS);
+      const some = all.share(from, to);
+      all.release();
+      return some;
+    };
+    using fullPages = pages(fullSide, 0, 8);
+    using localPages = pages(localSide, 9, 12);
+    const given = [fullPages.ids[0], ...Array.from({ length: 4 }, () => fullPages.ids[0]), ...localPages.ids];
+    writePlaced(fullSide, 1, fullPages.ids, 0, TOKENS);
+    writePlaced(localSide, 1, given as BlockId[], 40, TOKENS);
+    for (const [side, peer, blocks, whole] of [
+      [fullSide, fullPeer, fullPages, 8],
+      [localSide, localPeer, localPages, 3],
+    ] as const) {
+      const sending = side.transceiver.send({ requestId: requestId(1), tokens: TOKENS, blocks });
+      using target = peer.transceiver.pool.allocate(whole);
+      await peer.transceiver.receive({ state: sending.state, blocks: target }).done;
+      await sending.done;
+      const ids = [...Array.from({ length: 8 - whole }, () => target.ids[0] as BlockId), ...target.ids];
+      expect(findWrongPlaced(peer, 1, ids, [0, TOKENS], TOKENS)).toBeNull();
+    }
+  });
+});
+
+describe.skipIf(!hasPython)("KVT_CHECK of a pool whose blocks lie anywhere", () => {
+  const before = process.env.KVT_CHECK;
+  beforeAll(() => {
+    process.env.KVT_CHECK = "1";
+  });
+  afterAll(() => {
+    if (before === undefined) delete process.env.KVT_CHECK;
+    else process.env.KVT_CHECK = before;
+  });
+
+  it("finds a write into a free block's element, wherever that lies, and says nothing of what is between", async () => {
+    const row = 8 * 24;
+    const placement = {
+      kv: { bases: [0, 9000, 18_000, 27_000], strides: { block: 4 * row, plane: 2 * row, head: row, token: 24 } },
+    };
+    const bytes = 1 << 16;
+    using memory = await ForeignMemory.open(bytes);
+    await using adopted = await open({ adopt: [{ fd: memory.fd, offset: 0, bytes }], blocks: 10, placement });
+    await using own = await open({ memory: "host", blocks: BLOCKS });
+    await move(own, adopted, 1);
+    await move(adopted, own, 2);
+    const { pool } = adopted.transceiver;
+    const byte = new Uint8Array(adopted.transceiver.memory);
+    // Block 2, layer 3, V, head 1, token 7: its last byte, and the padding behind it.
+    const last = 27_000 + 2 * 4 * row + 2 * row + row + 7 * 24 + VECTOR - 1;
+    byte[last + 1] = (byte[last + 1] ?? 0) ^ 1;
+    pool.allocate(10).release();
+    byte[last] = (byte[last] ?? 0) ^ 1;
+    expect(() => pool.allocate(10)).toThrow(/block 2 was written while it was free/);
+  });
 });

@@ -165,6 +165,7 @@ const lanes = {
   tsan: ["C++ tests with ThreadSanitizer", () => runCppTests({ sanitize: "thread", names: THREADED_TESTS })],
   "asan-js": ["JS tests with AddressSanitizer", sanitizedJs],
   package: ["package", checkPackage],
+  clone: ["fresh clone", checkFreshClone],
 };
 
 await main(async () => {

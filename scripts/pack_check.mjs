@@ -14,6 +14,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { bareHome } from "./bare_home.mjs";
 import { prepare, root } from "./prepare.mjs";
 import { closingSummary, noCounts } from "./report.mjs";
 import { main, run, step, Told } from "./steps.mjs";
@@ -108,17 +109,6 @@ async function pack(place) {
   if (missing.length > 0) throw new Told(`the tarball lacks ${missing.join(", ")}`);
   const file = readdirSync(place).find((name) => name.endsWith(".tgz"));
   return join(place, file ?? "");
-}
-
-/** HOME without anything in it and a user config of npm that names no headers: nothing may depend on what a developer has there. */
-function bareHome(place) {
-  const home = join(place, "home");
-  mkdirSync(home, { recursive: true });
-  const config = join(place, "user-npmrc");
-  writeFileSync(config, "fund=false\naudit=false\n");
-  const env = { ...process.env, HOME: home, npm_config_userconfig: config };
-  for (const key of Object.keys(env)) if (/^npm_config_nodedir$/i.test(key) || key.startsWith("XDG_")) delete env[key];
-  return env;
 }
 
 async function install(folder, tarball, env, flags = []) {

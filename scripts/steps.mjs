@@ -4,6 +4,8 @@ import { spawn } from "node:child_process";
 const tty = process.stdout.isTTY === true && process.env.CI === undefined;
 const verbose = process.env.KVT_VERBOSE === "1";
 const TAIL_LINES = 60;
+/** From the wish that a program ends to its end by force. */
+const GRACE_MS = 20_000;
 
 /** A failure that is told in sentences, without a stack. */
 export class Told extends Error {}
@@ -41,13 +43,22 @@ export async function step(title, work) {
 }
 
 /**
- * Runs a program to its end and gives its output. `show: true` passes the output on as it comes.
+ * Runs a program to its end and gives its output. `show: true` passes the output on as it comes. After `timeoutMs` it is told to end, so
+ * that it can end what it has started, and is not waited for much longer.
  * @throws Told with the last lines of the output when the program fails, unless `mayFail`
  */
 export function run(command, args, { cwd, env, onLine, show = verbose, mayFail = false, timeoutMs } = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { cwd, env: env ?? process.env, stdio: ["ignore", "pipe", "pipe"] });
-    const timer = timeoutMs === undefined ? undefined : setTimeout(() => child.kill("SIGKILL"), timeoutMs);
+    const end = () => {
+      child.kill("SIGTERM");
+      timer = setTimeout(() => {
+        child.kill("SIGKILL");
+        // What it had started may hold these open for ever.
+        for (const stream of [child.stdout, child.stderr]) stream.destroy();
+      }, GRACE_MS);
+    };
+    let timer = timeoutMs === undefined ? undefined : setTimeout(end, timeoutMs);
     let output = "";
     let rest = "";
     const take = (chunk) => {

@@ -167,12 +167,3 @@ async function failWhenEnded(process: KvtProcess): Promise<never> {
   const outcome = await process.ended;
   throw new Error(`a worker ended (${outcome}): ${process.output()}`);
 }
-
-/** Asks until the answer is as wished; the test's own timeout is the limit. */
-export async function eventually<T>(ask: () => Promise<T>, isGood: (value: T) => boolean): Promise<T> {
-  for (;;) {
-    const value = await ask();
-    if (isGood(value)) return value;
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-}

@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { eventually } from "../integration/waits.ts";
 import { ask, type Body, Refused } from "../integration/worker/client.ts";
 import { type Golden, goldens } from "../integration/worker/golden.ts";
 import {
@@ -10,7 +11,7 @@ import {
   tokenizer,
 } from "../integration/worker/golden_check.ts";
 import { LeakWatch, POOL_TOKENS } from "../integration/worker/no_leak.ts";
-import { type Deployed, type DeployedWorker, deploy, eventually } from "./deployed.ts";
+import { type Deployed, type DeployedWorker, deploy } from "./deployed.ts";
 
 let deployed: Deployed;
 let leaks: LeakWatch;

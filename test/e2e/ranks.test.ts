@@ -1,8 +1,9 @@
 import { describe, expect, it } from "vitest";
+import { eventually } from "../integration/waits.ts";
 import { ask } from "../integration/worker/client.ts";
 import { goldens } from "../integration/worker/golden.ts";
 import { expectGolden } from "../integration/worker/golden_check.ts";
-import { deploy, eventually } from "./deployed.ts";
+import { deploy } from "./deployed.ts";
 
 describe.each(["context_first", "generation_first"] as const)(
   "workers of unequal ranks behind a router, %s",

@@ -1,8 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { SseParser } from "../../src/openai/index.ts";
+import { eventually } from "../integration/waits.ts";
 import { freedOf } from "../integration/worker/inspect.ts";
 import { LeakWatch, POOL_TOKENS } from "../integration/worker/no_leak.ts";
-import { type Deployed, type DeployedWorker, deploy, eventually, type Golden, goldens } from "./deployed.ts";
+import { type Deployed, type DeployedWorker, deploy, type Golden, goldens } from "./deployed.ts";
 
 let deployed: Deployed;
 let leaks: LeakWatch;

@@ -1,12 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import {
-  BLOCKS,
-  BYTES_PER_TOKEN,
-  type Peer,
-  Peers,
-  POOL_TOKENS,
-  until,
-} from "../integration/transceiver/peer_process.ts";
+import { BLOCKS, BYTES_PER_TOKEN, type Peer, Peers, POOL_TOKENS } from "../integration/transceiver/peer_process.ts";
+import { until } from "../integration/waits.ts";
 import { bringNixl, nixlCases } from "./nixl_wheel.ts";
 
 const brought = bringNixl("1.5.1");

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { until } from "../../integration/transceiver/peer_process.ts";
+import { until } from "../../integration/waits.ts";
 import { ask, askPair, type Body } from "../../integration/worker/client.ts";
 import { goldens } from "../../integration/worker/golden.ts";
 import { blocksOf, type Resources } from "../../integration/worker/inspect.ts";

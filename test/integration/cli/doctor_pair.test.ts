@@ -2,7 +2,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { main } from "../../../src/cli/main.ts";
 import { defaultWorkerSettings } from "../../../src/config/worker_settings.ts";
 import { capturedTerminal } from "../../unit/cli/captured_terminal.ts";
-import { blocksOf, resourcesOf, until } from "../worker/inspect.ts";
+import { until } from "../waits.ts";
+import { blocksOf, resourcesOf } from "../worker/inspect.ts";
 import { tinyModel, type WorkerProcess, Workers } from "../worker/worker_process.ts";
 
 interface Piece {
@@ -64,7 +65,7 @@ describe("kvt doctor --peer --peer, with two running workers", () => {
     const before = [source, reader].map(resourcesOf);
     const blocks = await Promise.all([source, reader].map(blocksOf));
     await pairOf([hostPort(reader), hostPort(source)]);
-    await until(async () => {
+    await until("no mapping and no file is left", async () => {
       const after = [source, reader].map(resourcesOf);
       return after.every(({ pools, descriptors }, at) => {
         const was = before[at];

@@ -2,8 +2,9 @@ import { readFileSync } from "node:fs";
 import { setTimeout as pause } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
 import { freePorts } from "../../../src/cli/ports.ts";
-import { type Ended, layout, type Peer, Peers, type Resources, until } from "../transceiver/peer_process.ts";
+import { type Ended, layout, type Peer, Peers, type Resources } from "../transceiver/peer_process.ts";
 import { Wire } from "../transceiver/wire.ts";
+import { until } from "../waits.ts";
 import { type Cell, cells } from "./cells.ts";
 import { FaultResults, shardOf } from "./results.ts";
 
@@ -90,7 +91,7 @@ class Pair {
 }
 
 const isStopped = (peer: Peer): boolean => / [Tt] /.test(readFileSync(`/proc/${peer.pid}/stat`, "utf8"));
-const stopped = (peer: Peer): Promise<void> => until("it has stopped in the state", async () => isStopped(peer));
+const stopped = (peer: Peer): Promise<unknown> => until("it has stopped in the state", async () => isStopped(peer));
 const codeOf = (ended: Ended): string => ended.code ?? "COMPLETE";
 
 async function within<Value>(what: string, promise: Promise<Value>): Promise<Value> {

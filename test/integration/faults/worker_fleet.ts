@@ -6,8 +6,8 @@ import { join } from "node:path";
 import { freePorts } from "../../../src/cli/ports.ts";
 import { buildKvt, kvtScript } from "../cli/kvt_process.ts";
 import { startRouterFor } from "../router/workers_here.ts";
-import { until } from "../transceiver/peer_process.ts";
-import { blocksOf } from "../worker/inspect.ts";
+import { until } from "../waits.ts";
+import { holdsNothing } from "../worker/inspect.ts";
 import { tinyModel } from "../worker/worker_process.ts";
 
 export const POOL_TOKENS = 1024;
@@ -107,7 +107,7 @@ export class FleetWorker {
     return { reached, sender };
   }
 
-  stopped = (): Promise<void> => until("it stands still", async () => isStopped(this.pid));
+  stopped = (): Promise<unknown> => until("it stands still", async () => isStopped(this.pid));
 
   async kill(): Promise<void> {
     if (!this.running) return;
@@ -186,11 +186,8 @@ export class WorkerFleet implements AsyncDisposable {
   /** Nothing is held, nothing in quarantine, nothing under way. */
   async quiet(workers = this.workers): Promise<void> {
     await until("all blocks are free", async () => {
-      const all = await Promise.all(workers.map(blocksOf));
-      return all.every(
-        ({ free, total, quarantined, sends, receives }) =>
-          free === total && quarantined === 0 && sends.open === 0 && receives.open === 0,
-      );
+      const all = await Promise.all(workers.map(holdsNothing));
+      return all.every((isSo) => isSo);
     });
   }
 

@@ -1,6 +1,6 @@
 import { setTimeout as pause } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
-import { until } from "../transceiver/peer_process.ts";
+import { until } from "../waits.ts";
 import { ask, askPair, type Body } from "../worker/client.ts";
 import { type Golden, goldens } from "../worker/golden.ts";
 import { expectGolden } from "../worker/golden_check.ts";

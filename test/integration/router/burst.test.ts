@@ -1,7 +1,8 @@
 import { expect, it } from "vitest";
 import { defaultWorkerSettings } from "../../../src/config/worker_settings.ts";
+import { until } from "../waits.ts";
 import { ask } from "../worker/client.ts";
-import { blocksOf, until } from "../worker/inspect.ts";
+import { holdsNothing } from "../worker/inspect.ts";
 import { tinyModel } from "../worker/worker_process.ts";
 import { metric, startHere } from "./workers_here.ts";
 
@@ -36,10 +37,7 @@ it.each([
     for (const [index, { text }] of answers.entries()) expect(text).toBe(expected[index % bodies.length]);
     for (const hop of ["ctx", "gen"]) expect(await metric(here.router, `${hop}_retry_requests`)).toBe(0);
     for (const worker of [here.context, here.generation]) {
-      await until(async () => {
-        const { free, total, sends } = await blocksOf(worker);
-        return free === total && sends.open === 0;
-      });
+      await until("nothing is held", () => holdsNothing(worker));
     }
   },
 );

@@ -3,8 +3,9 @@ import { defaultWorkerSettings } from "../../../src/config/worker_settings.ts";
 import type { DeparturePhase } from "../../../src/worker/departures.ts";
 import type { WorkerHooks } from "../../../src/worker/server.ts";
 import { Gate } from "../transceiver/gated_plane.ts";
+import { until } from "../waits.ts";
 import { contextHop, post } from "../worker/client.ts";
-import { blocksOf, until } from "../worker/inspect.ts";
+import { holdsNothing } from "../worker/inspect.ts";
 import { LeakWatch, POOL_TOKENS, poolWithoutReuse, type Watched } from "../worker/no_leak.ts";
 import { tinyModel, Workers } from "../worker/worker_process.ts";
 import { type Here, metric, startHere } from "./workers_here.ts";
@@ -80,10 +81,7 @@ const firstFreed = (): Promise<void> =>
 
 async function expectNothingHeld(): Promise<void> {
   for (const worker of [here.context, here.generation]) {
-    await until(async () => {
-      const { free, total, pinned, quarantined, sends } = await blocksOf(worker);
-      return free === total && pinned === 0 && quarantined === 0 && sends.open === 0;
-    });
+    await until("nothing is held", () => holdsNothing(worker));
   }
 }
 
@@ -105,10 +103,16 @@ describe("a request that nobody wants any more frees its blocks", () => {
   it("in the queue of the context worker", async () => {
     const first = new AbortController();
     const occupied = post(here.context.url, "/v1/completions", LONG, { signal: first.signal }).catch(() => {});
-    await until(async () => (await metric(here.context, 'kvt_worker_requests{state="decoding"}')) === 1);
+    await until(
+      "the first one decodes",
+      async () => (await metric(here.context, 'kvt_worker_requests{state="decoding"}')) === 1,
+    );
     const client = new AbortController();
     const answer = post(here.router.url, "/v1/completions", LONG, { signal: client.signal }).catch(() => {});
-    await until(async () => (await metric(here.context, 'kvt_worker_requests{state="waiting"}')) === 1);
+    await until(
+      "the second one waits",
+      async () => (await metric(here.context, 'kvt_worker_requests{state="waiting"}')) === 1,
+    );
     client.abort();
     await answer;
     await firstFreed();
@@ -163,10 +167,7 @@ describe("a request that nobody wants any more frees its blocks", () => {
     const answer = await post(slow.router.url, "/v1/completions", SHORT).catch((error: unknown) => error);
     expect(answer).toMatchObject({ status: 504, code: "request_timeout" });
     for (const worker of [slow.context, slow.generation]) {
-      await until(async () => {
-        const { free, total, sends } = await blocksOf(worker);
-        return free === total && sends.open === 0;
-      });
+      await until("nothing is held", () => holdsNothing(worker));
     }
   });
 });

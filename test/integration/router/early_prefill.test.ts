@@ -1,9 +1,10 @@
 import { expect, it } from "vitest";
 import { defaultWorkerSettings } from "../../../src/config/worker_settings.ts";
+import { until } from "../waits.ts";
 import { ask } from "../worker/client.ts";
 import { goldens } from "../worker/golden.ts";
 import { expectGolden } from "../worker/golden_check.ts";
-import { blocksOf, until } from "../worker/inspect.ts";
+import { blocksOf } from "../worker/inspect.ts";
 import { tinyModel } from "../worker/worker_process.ts";
 import { startHere } from "./workers_here.ts";
 
@@ -27,7 +28,7 @@ it("a prefill is over before its generation worker has room to ask for it, which
   const blocker = ask(here.generation.url, "completion", long).then(() => {
     isAnswered = true;
   });
-  await until(async () => (await blocksOf(here.generation)).free < 8);
+  await until("the pool is taken", async () => (await blocksOf(here.generation)).free < 8);
   const reply = ask(here.router.url, golden.kind, golden.body, { id: "early" });
   await expect.poll(() => steps, { timeout: 10_000 }).toContain("context DISAGG_CONTEXT_TRANS_IN_PROGRESS");
   expect(isAnswered).toBe(false);
@@ -35,5 +36,5 @@ it("a prefill is over before its generation worker has room to ask for it, which
   expectGolden(await reply, golden);
   await blocker;
   expect(steps).toContain("context DISAGG_CONTEXT_COMPLETE");
-  await until(async () => (await blocksOf(here.context)).pinned === 0);
+  await until("the prefill's blocks are free", async () => (await blocksOf(here.context)).pinned === 0);
 });

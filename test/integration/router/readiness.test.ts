@@ -1,6 +1,7 @@
 import { once } from "node:events";
 import { createServer } from "node:net";
 import { afterEach, describe, expect, it } from "vitest";
+import { eventually } from "../waits.ts";
 import { errorOf, type Routed, type RoutedOptions, route } from "./routed.ts";
 import { type Received, ScriptedWorker, sendJson } from "./scripted_worker.ts";
 
@@ -27,15 +28,6 @@ interface ClusterInfo {
 }
 const clusterInfo = async (url: string): Promise<ClusterInfo> =>
   (await (await fetch(`${url}/cluster_info`)).json()) as ClusterInfo;
-
-/** Asks until the answer is as wished; the test's own timeout is the limit. */
-async function eventually<T>(ask: () => Promise<T>, isGood: (value: T) => boolean): Promise<T> {
-  for (;;) {
-    const value = await ask();
-    if (isGood(value)) return value;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}
 
 describe("start-up", () => {
   it("listens at once and answers 503 with Retry-After until the last worker is healthy", async () => {

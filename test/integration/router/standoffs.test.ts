@@ -1,7 +1,8 @@
 import { afterAll, expect, it } from "vitest";
 import { defaultWorkerSettings } from "../../../src/config/worker_settings.ts";
+import { until } from "../waits.ts";
 import { ask } from "../worker/client.ts";
-import { blocksOf, until } from "../worker/inspect.ts";
+import { holdsNothing } from "../worker/inspect.ts";
 import { type Overrides, tinyModel, Workers } from "../worker/worker_process.ts";
 import { startRouterFor } from "./workers_here.ts";
 
@@ -32,10 +33,7 @@ it.each(["context_first", "generation_first"] as const)(
     );
     for (const [index, { text }] of answers.entries()) expect(text).toBe(expected[index % bodies.length]);
     for (const worker of both) {
-      await until(async () => {
-        const { free, total, sends } = await blocksOf(worker);
-        return free === total && sends.open === 0;
-      });
+      await until("nothing is held", () => holdsNothing(worker));
       await worker.kill();
     }
   },

@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
-import { BLOCKS, type Peer, Peers, until } from "./peer_process.ts";
+import { until } from "../waits.ts";
+import { BLOCKS, type Peer, Peers } from "./peer_process.ts";
 
 const TOKENS = 300;
 

@@ -1,6 +1,16 @@
 // Faults of a process that holds a transceiver, fired by a step of its own sessions and never by time. See Fault in peer_process.ts.
 import { readFileSync } from "node:fs";
 
+const STOP_LIMIT_MS = 10_000;
+
+/** Blocks this process, so that it does nothing before the other one stands still. */
+function awaitStop(pid) {
+  const end = performance.now() + STOP_LIMIT_MS;
+  while (!/ [Tt] /.test(readFileSync(`/proc/${pid}/stat`, "utf8"))) {
+    if (performance.now() > end) throw new Error(`process ${pid} did not stop within ${STOP_LIMIT_MS} ms`);
+  }
+}
+
 export class FaultHooks {
   /** The fault that waits for its step; null: none. */
   armed = null;
@@ -19,7 +29,7 @@ export class FaultHooks {
       // Whoever would read the DONE stands still before it is written; the fault comes when it has left this process.
       for (const reader of [fault.reader].flat()) {
         process.kill(reader, "SIGSTOP");
-        while (!/ [Tt] /.test(readFileSync(`/proc/${reader}/stat`, "utf8")));
+        awaitStop(reader);
       }
       process.nextTick(() => queueMicrotask(() => this.#fire("DONE_WRITTEN", step.requestId)));
     }

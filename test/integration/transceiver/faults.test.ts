@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { BLOCKS, type Fault, type Peer, Peers, POOL_TOKENS, type Resources, stopped, until } from "./peer_process.ts";
+import { until } from "../waits.ts";
+import { BLOCKS, type Fault, type Peer, Peers, POOL_TOKENS, type Resources, stopped } from "./peer_process.ts";
 
 const LEASE_MS = 2_000;
 const TIMEOUT_MS = 3_000;

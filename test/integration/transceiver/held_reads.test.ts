@@ -1,6 +1,7 @@
 import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { OpenOptions } from "../../../src/transceiver/api.ts";
-import { BLOCKS, layout, type Peer, Peers, stopped, until } from "./peer_process.ts";
+import { until } from "../waits.ts";
+import { BLOCKS, layout, type Peer, Peers, stopped } from "./peer_process.ts";
 import { Wire } from "./wire.ts";
 
 const config = { kv_transfer_timeout_ms: 20_000 };

@@ -16,7 +16,8 @@ import {
   type FrameOf,
   type SenderFrame,
 } from "../../../src/transceiver/protocol.ts";
-import { BLOCKS, layout, type Peer, Peers, until } from "./peer_process.ts";
+import { until } from "../waits.ts";
+import { BLOCKS, layout, type Peer, Peers } from "./peer_process.ts";
 
 /** Someone who speaks to the control port by hand. */
 class Stranger {

@@ -1,7 +1,8 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { FrameSplitter } from "../../../src/transceiver/frame_channel.ts";
 import { decodeReceiverFrame, FRAME_LIMIT } from "../../../src/transceiver/protocol.ts";
-import { BLOCKS, type Peer, Peers, until } from "./peer_process.ts";
+import { until } from "../waits.ts";
+import { BLOCKS, type Peer, Peers } from "./peer_process.ts";
 import { Wire } from "./wire.ts";
 
 const LEASE_MS = 600;

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import type { OpenOptions, TransceiverStats, TransferReport } from "../../../src/transceiver/api.ts";
 import type { ReceiverState } from "../../../src/transceiver/receiver_table.ts";
 import type { SenderState } from "../../../src/transceiver/sender_table.ts";
+import { until } from "../waits.ts";
 
 const root = new URL("../../../", import.meta.url).pathname;
 
@@ -180,17 +181,8 @@ export class Peers implements AsyncDisposable {
   }
 }
 
-/** Waits for a condition that no event tells, looking again as soon as the peer has answered. */
-export async function until(what: string, holds: () => Promise<boolean>, limitMs = 10_000): Promise<void> {
-  const end = performance.now() + limitMs;
-  while (!(await holds())) {
-    if (performance.now() > end) throw new Error(`${what}: not within ${limitMs} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-}
-
 /** By SIGSTOP, however it comes: a SIGCONT that came before it would be lost. */
-export const stopped = (peer: Peer): Promise<void> =>
+export const stopped = (peer: Peer): Promise<unknown> =>
   until("it has stopped", async () => / T /.test(readFileSync(`/proc/${peer.pid}/stat`, "utf8")));
 
 let built = false;

@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { newEpoch, newToken, requestId } from "../../../src/ids.ts";
 import { decodeState, encodeState } from "../../../src/transceiver/opaque_state.ts";
-import { BLOCKS, BYTES_PER_TOKEN, type Peer, Peers, POOL_TOKENS, until } from "./peer_process.ts";
+import { until } from "../waits.ts";
+import { BLOCKS, BYTES_PER_TOKEN, type Peer, Peers, POOL_TOKENS } from "./peer_process.ts";
 
 describe("transfers between two processes", () => {
   const peers = new Peers();

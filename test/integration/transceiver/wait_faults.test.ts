@@ -1,7 +1,8 @@
 import { mkdtempSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { BLOCKS, type Peer, Peers, until } from "./peer_process.ts";
+import { until } from "../waits.ts";
+import { BLOCKS, type Peer, Peers } from "./peer_process.ts";
 import { Wire } from "./wire.ts";
 
 const LEASE_MS = 600;
@@ -12,7 +13,7 @@ const FIRST = { firstTokens: [5], firstLogProbs: [{ logprob: -0.25 }] };
 const peers = new Peers();
 afterAll(() => peers[Symbol.asyncDispose]());
 
-const waits = async (peer: Peer, count = 1): Promise<void> =>
+const waits = async (peer: Peer, count = 1): Promise<unknown> =>
   until(`${count} pulls wait`, async () => (await peer.stats()).sends.waiting === count);
 
 async function expectNothingLeft(...all: Peer[]): Promise<void> {

@@ -1,9 +1,10 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
+import { until } from "../waits.ts";
 import { ask, askPair, contextHop, generationBody, Refused } from "./client.ts";
 import { type Golden, goldens } from "./golden.ts";
 import { expectGolden } from "./golden_check.ts";
-import { blocksOf, freedOf, until } from "./inspect.ts";
+import { blocksOf, freedOf } from "./inspect.ts";
 import { EVERY_BLOCK, LeakWatch, poolWithoutReuse, smallPool } from "./no_leak.ts";
 import { transceiverDefaults } from "./transceiver_defaults.ts";
 import { type Overrides, type WorkerProcess, Workers, withoutReuse } from "./worker_process.ts";
@@ -69,7 +70,7 @@ describe("cancelled and killed requests", () => {
     expect(counts.right + counts.cancelled).toBe(200);
     expect(Math.min(counts.right, counts.cancelled)).toBeGreaterThan(20);
     // No router here that would release the offers of pairs cancelled between their hops: these end by their own limit.
-    await until(async () => (await blocksOf(pair.context)).sends.open === 0);
+    await until("every offer has ended", async () => (await blocksOf(pair.context)).sends.open === 0, 90_000);
     const fresh = await workers.start(smallPool);
     for (const mixed of [
       { ...pair, generation: fresh },
@@ -124,13 +125,13 @@ describe("cancelled and killed requests", () => {
     const answer = ask(generation.url, golden.kind, generationBody(golden.kind, golden.body, hop)).catch(
       (thrown) => thrown,
     );
-    await until(async () => !(await isFree(generation)));
+    await until("the generation worker holds blocks", async () => !(await isFree(generation)));
     await context.kill();
     const error = await answer;
     expect(error).toBeInstanceOf(Refused);
     expect([503, 504]).toContain((error as Refused).status);
     expect(performance.now() - start).toBeLessThan(5_000);
-    await until(() => isFree(generation));
+    await until("the generation worker's blocks are free", () => isFree(generation));
     await leaks.expectNone([generation], await workers.start(poolWithoutReuse));
     await generation.kill();
   });
@@ -145,11 +146,11 @@ describe("cancelled and killed requests", () => {
     const answer = ask(generation.url, golden.kind, generationBody(golden.kind, golden.body, hop)).catch(
       (thrown) => thrown,
     );
-    await until(async () => !(await isFree(generation)));
+    await until("the generation worker holds blocks", async () => !(await isFree(generation)));
     await generation.kill();
     context.child.kill("SIGCONT");
     expect(await answer).toBeInstanceOf(Error);
-    await until(() => isFree(context));
+    await until("the context worker's blocks are free", () => isFree(context));
     expect((await blocksOf(context)).sends.open).toBe(0);
     await leaks.expectNone([context], await workers.start(poolWithoutReuse));
     await context.kill();
@@ -162,7 +163,7 @@ describe("cancelled and killed requests", () => {
     const golden = goldens[1] as Golden;
     await contextHop(context.url, golden.kind, golden.body);
     await generation.kill();
-    await until(async () => (await blocksOf(context)).sends.open === 0);
+    await until("the offer has ended", async () => (await blocksOf(context)).sends.open === 0);
     await leaks.expectNone([context], await workers.start(smallPool));
     await context.kill();
   });
@@ -179,8 +180,8 @@ async function leaveAndWait(
   const running =
     way === "pair" ? askPair(pair, "completion", body, options) : ask(pair.generation.url, "completion", body, options);
   const ended = running.catch((error: unknown) => error);
-  await until(async () => !(await isFree(pair.generation)));
+  await until("it is being answered", async () => !(await isFree(pair.generation)));
   client.abort();
   await ended;
-  await until(() => isFree(pair.generation));
+  await until("its blocks are free", () => isFree(pair.generation));
 }

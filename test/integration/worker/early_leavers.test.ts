@@ -1,8 +1,9 @@
 import { once } from "node:events";
 import { connect } from "node:net";
 import { afterAll, describe, expect, it } from "vitest";
+import { until } from "../waits.ts";
 import { ask, type Body } from "./client.ts";
-import { blocksOf, until } from "./inspect.ts";
+import { blocksOf } from "./inspect.ts";
 import { poolWithoutReuse } from "./no_leak.ts";
 import { type WorkerProcess, Workers } from "./worker_process.ts";
 
@@ -38,7 +39,7 @@ describe("clients that have left before the worker reads their requests", () => 
     worker.child.kill("SIGCONT");
     await ask(worker.url, "completion", { prompt: [5, 6, 7], max_tokens: 40, ignore_eos: true });
     // Every one of them has been looked at, and none was answered.
-    await until(async () => answered(worker).length === CLIENTS);
+    await until("all have been looked at", async () => answered(worker).length === CLIENTS);
     expect(answered(worker)).toEqual(Array(CLIENTS).fill(499));
     const { free, total, sends } = await blocksOf(worker);
     expect([free, sends.open]).toEqual([total, 0]);

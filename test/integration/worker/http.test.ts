@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { defaultWorkerSettings } from "../../../src/config/worker_settings.ts";
 import { createLogger } from "../../../src/observability/log.ts";
 import { startWorker, type WorkerServer } from "../../../src/worker/server.ts";
+import { eventually, until } from "../waits.ts";
 import { ask, type Body, post, Refused } from "./client.ts";
 import { transceiverDefaults } from "./transceiver_defaults.ts";
 import { tinyModel } from "./worker_process.ts";
@@ -253,15 +254,14 @@ describe("a worker over HTTP", () => {
     );
     const ended = running.catch((error: unknown) => error);
     const aborted = async (): Promise<unknown> => {
-      for (;;) {
-        const answer = await fetch(`${worker.url}/kv/abort`, {
+      const abort = () =>
+        fetch(`${worker.url}/kv/abort`, {
           method: "POST",
           headers: { "content-type": "application/json" },
           body: JSON.stringify({ request_id: "long-1" }),
         });
-        if (answer.status === 200) return answer.json();
-        expect(answer.status).toBe(404);
-      }
+      // Until it has come there, there is no such request.
+      return (await eventually(abort, ({ status }) => status !== 404)).json();
     };
     expect(await aborted()).toMatchObject({ aborted: 1 });
     expect(await ended).toMatchObject({ status: 499, code: "cancelled" });
@@ -292,7 +292,7 @@ describe("a worker over HTTP", () => {
       ).json()) as { numActiveRequests: number }[];
       return (statistics?.numActiveRequests ?? 0) > 0;
     };
-    while (!(await isRunning()));
+    await until("it runs", isRunning);
     const drained = draining.drained();
     const refused = await post(draining.url, "/v1/completions", { prompt: "x" }).catch((thrown) => thrown);
     expect(refused).toMatchObject({ status: 503, code: "draining" });

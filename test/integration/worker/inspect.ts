@@ -34,11 +34,10 @@ export async function transfersOf(worker: { readonly url: string }, id: string):
   return records.filter(({ event }) => event === "transfer");
 }
 
-/** Asks until it is so; the test's own limit ends an endless wait. Answers how long it took, in ms. */
-export async function until(isSo: () => Promise<boolean>): Promise<number> {
-  const start = performance.now();
-  while (!(await isSo()));
-  return performance.now() - start;
+/** Nothing is held, in quarantine or on its way; prefixes that are kept for reuse are not counted as free. */
+export async function holdsNothing(worker: { readonly url: string }): Promise<boolean> {
+  const { free, total, quarantined, sends, receives } = await blocksOf(worker);
+  return free === total && quarantined === 0 && sends.open === 0 && receives.open === 0;
 }
 
 /** How often what had been given up was free within 100 ms, and in all, as the worker's own histogram has it. */

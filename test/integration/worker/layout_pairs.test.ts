@@ -5,10 +5,11 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { defaultWorkerSettings } from "../../../src/config/worker_settings.ts";
 import { ReferenceEngine } from "../../../src/worker/reference_engine.ts";
 import { tokenizerOf, writeRandomLlama } from "../engine/gguf_writer.ts";
+import { until } from "../waits.ts";
 import { ask, askPair, type Body, type Reply } from "./client.ts";
 import { goldens } from "./golden.ts";
 import { expectGolden } from "./golden_check.ts";
-import { blocksOf, transfersOf, until } from "./inspect.ts";
+import { blocksOf, holdsNothing, transfersOf } from "./inspect.ts";
 import { type Overrides, tinyModel, type WorkerProcess, Workers } from "./worker_process.ts";
 
 /** tp, pp (or the layers of each stage) and tokens per block of a worker. */
@@ -81,10 +82,7 @@ function* pairsOf(all: readonly WorkerProcess[], shapes: readonly Shape[]) {
 /** The last word of a transfer may still be on its way; none of them failed. */
 async function expectNothingHeld(all: readonly WorkerProcess[]): Promise<void> {
   for (const worker of all) {
-    await until(async () => {
-      const { free, total, sends, receives } = await blocksOf(worker);
-      return free === total && sends.open === 0 && receives.open === 0;
-    });
+    await until("nothing is held", () => holdsNothing(worker));
     const { sends, receives, pinned, quarantined } = await blocksOf(worker);
     expect([sends.failed, receives.failed, pinned, quarantined]).toEqual([0, 0, 0, 0]);
   }

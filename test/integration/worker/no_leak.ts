@@ -1,4 +1,5 @@
 import { expect } from "vitest";
+import { until } from "../waits.ts";
 import { ask, askPair, type Body } from "./client.ts";
 import { blocksOf, descriptorsOf, type Resources, resourcesOf } from "./inspect.ts";
 import { type Overrides, withPool } from "./worker_process.ts";
@@ -58,7 +59,8 @@ export class LeakWatch {
 
   /** Of the workers that still live. `fresh` fetches from each of them and they from it; then it ends. */
   async expectNone(survivors: readonly Watched[], fresh: Fresh): Promise<void> {
-    for (const worker of survivors) await within("nothing is pinned, sent or received", () => isQuiet(worker));
+    for (const worker of survivors)
+      await until("nothing is pinned, sent or received", () => isQuiet(worker), SETTLE_MS);
     const right = await ask(fresh.url, "completion", EVERY_BLOCK);
     expect(right.outputTokens).toBe(OUTPUT_TOKENS);
     for (const worker of survivors) {
@@ -77,13 +79,14 @@ export class LeakWatch {
     const before = this.#before.get(worker);
     if (before === undefined) throw new Error(`${worker.url} was not counted at the start`);
     let now = resourcesOf(worker);
-    await within(
+    await until(
       "descriptors, mapped pools and memory are as at the start",
       async () => {
         now = resourcesOf(worker);
         const grown = now.rssAnonKib - before.rssAnonKib;
         return now.descriptors <= before.descriptors && now.pools <= before.pools && grown < RSS_GROWTH_KIB;
       },
+      SETTLE_MS,
       () => `${JSON.stringify(before)} at the start, now ${JSON.stringify(now)}: ${openFilesOf(worker)}`,
     );
     expect(worker.log()).not.toMatch(/UNHANDLED|UnhandledPromiseRejection|internal defect/);
@@ -93,15 +96,6 @@ export class LeakWatch {
 async function isQuiet(worker: Watched): Promise<boolean> {
   const { pinned, quarantined, sends, receives } = await blocksOf(worker);
   return pinned === 0 && quarantined === 0 && sends.open === 0 && receives.open === 0;
-}
-
-/** Asks until it is so; no event tells it from outside the process. */
-async function within(what: string, isSo: () => Promise<boolean>, found = () => ""): Promise<void> {
-  const end = performance.now() + SETTLE_MS;
-  while (!(await isSo())) {
-    if (performance.now() > end) throw new Error(`not within ${SETTLE_MS} ms: ${what}. ${found()}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
 }
 
 /** Open files by what they are, for the message. */

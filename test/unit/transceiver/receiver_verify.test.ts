@@ -300,7 +300,8 @@ describe("a receiver in VERIFY", () => {
 
   it("senderDead: `sampled` compares the digests that came instead", () => {
     // Which blocks are in the sample is up to the random id: try until there are two.
-    for (;;) {
+    for (let tries = 0; ; tries++) {
+      expect(tries).toBeLessThan(1_000);
       const other = new Verifying("sampled").read();
       const sampled = (other.plane.digests.at(-1)?.ranges.length ?? 0) / 2;
       if (sampled < 2) continue;

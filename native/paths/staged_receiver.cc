@@ -1,6 +1,7 @@
 #include "paths/staged_receiver.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace kvt {
 
@@ -9,8 +10,7 @@ void StagedReceiver::Start(const std::string& agent, const StagedMessage::Want& 
   job.id = want.job;
   job.agent = agent;
   job.want = want;
-  job.announced = want.tokens.from;
-  job.stalls_at = Later(now, stall_);
+  job.stalls_at = Later(now, 2 * stall_);
   if (want.tokens.from >= want.tokens.to) {
     job.over = true;
     return QuietIfDone(want.job);
@@ -29,18 +29,27 @@ void StagedReceiver::Chunk(const std::string& agent, const StagedMessage::Chunk&
   // Also of a job that is over: its sender may have announced it before it heard so.
   if (!live) return effects_->ReturnUnread(agent, {chunk.job, chunk.n});
   Job& job = found->second;
-  const bool next = chunk.n == job.next && chunk.from == job.announced && chunk.to > chunk.from &&
-                    chunk.to <= job.want.tokens.to && effects_->Fits(job, chunk);
-  if (!next) {
+  if (!Announce(&job, chunk)) {
     effects_->ReturnUnread(agent, {chunk.job, chunk.n});
     return End(&job, true, now);
   }
-  ++job.next;
-  job.announced = chunk.to;
   job.stalls_at = Later(now, stall_);
   if (job.first_chunk == 0) job.first_chunk = now;
   waiting_.push_back(chunk);
   Fill(now);
+}
+
+// In any order: of two packs at a time either may end first. Each token once.
+bool StagedReceiver::Announce(Job* job, const StagedMessage::Chunk& chunk) {
+  const Tokens& wanted = job->want.tokens;
+  if (chunk.from < wanted.from || chunk.to > wanted.to || chunk.from >= chunk.to) return false;
+  const auto after = job->ranges.lower_bound(chunk.from);
+  if (after != job->ranges.end() && after->first < chunk.to) return false;
+  if (after != job->ranges.begin() && std::prev(after)->second > chunk.from) return false;
+  if (!effects_->Fits(*job, chunk)) return false;
+  job->ranges[chunk.from] = chunk.to;
+  job->announced += chunk.to - chunk.from;
+  return true;
 }
 
 void StagedReceiver::Refused(const std::string& agent, uint64_t id, BootNanos now) {
@@ -115,15 +124,14 @@ BootNanos StagedReceiver::Next() const {
   return next;
 }
 
+// Jobs first, so that no slot that comes free is read into again.
 void StagedReceiver::TearDown(BootNanos now) {
-  for (uint32_t at = 0; at < slots_.size(); ++at) {
-    const ReceiverSlotState state = slots_[at].state;
-    if (state == ReceiverSlotState::kReading || state == ReceiverSlotState::kQuarantined)
-      Read(at, false, now);
-  }
   std::vector<uint64_t> ids;
   for (const auto& [id, job] : jobs_) ids.push_back(id);
   for (const uint64_t id : ids) Cancel(id, now);
+  for (uint32_t at = 0; at < slots_.size(); ++at) {
+    if (slots_[at].state == ReceiverSlotState::kQuarantined) Read(at, false, now);
+  }
 }
 
 void StagedReceiver::Dispatch(uint32_t at, ReceiverSlotEvent event, BootNanos now) {
@@ -153,7 +161,7 @@ void StagedReceiver::Dispatch(uint32_t at, ReceiverSlotEvent event, BootNanos no
         break;
       case ReceiverSlotEffect::kTakeChunk:
         job->unpacked += slot.chunk.to - slot.chunk.from;
-        job->stalls_at = Later(now, stall_);
+        job->stalls_at = Later(now, job->unpacked == job->announced ? 2 * stall_ : stall_);
         if (job->unpacked == job->want.tokens.to - job->want.tokens.from) job->over = true;
         break;
       case ReceiverSlotEffect::kFailJob:

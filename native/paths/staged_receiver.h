@@ -21,11 +21,11 @@ class StagedReceiver {
     uint64_t id = 0;
     std::string agent;
     StagedMessage::Want want;
-    uint64_t announced = 0;  // the first token that no chunk has announced
-    uint64_t unpacked = 0;   // tokens
-    uint32_t next = 0;       // number of the next chunk
-    uint32_t unpacks = 0;    // that run
-    bool over = false;       // ended, or told to: it only waits to be quiet
+    std::map<uint64_t, uint64_t> ranges;  // of tokens that chunks have announced, from and to
+    uint64_t announced = 0;               // tokens
+    uint64_t unpacked = 0;
+    uint32_t unpacks = 0;  // that run
+    bool over = false;     // ended, or told to: it only waits to be quiet
     bool failed = false;
     BootNanos first_chunk = 0;
     BootNanos stalls_at = kNever;
@@ -48,7 +48,8 @@ class StagedReceiver {
     virtual bool Fits(const Job& job, const StagedMessage::Chunk& chunk) = 0;
   };
 
-  // `stall`: how long a job may go on without a chunk or an end of one.
+  // `stall`: how long a job may go on without an end of what it reads; and twice that without a new chunk,
+  // because one that waits for the sender's slots waits for readers that may stall.
   StagedReceiver(uint32_t slots, BootNanos stall, Effects* effects,
                  const ReceiverSlotTable& table = ReceiverSlots())
       : effects_(effects), table_(table), stall_(stall), slots_(slots) {}
@@ -85,6 +86,7 @@ class StagedReceiver {
   void Dispatch(uint32_t slot, ReceiverSlotEvent event, BootNanos now);
   void End(Job* job, bool failed, BootNanos now);
   void QuietIfDone(uint64_t job);
+  bool Announce(Job* job, const StagedMessage::Chunk& chunk);
   // Reads what is announced while slots are free.
   void Fill(BootNanos now);
   uint32_t Count(ReceiverSlotState state) const;

@@ -56,6 +56,8 @@ export interface DeployOptions {
   readonly generation: number;
   /** Tokens that each worker's KV pool holds. */
   readonly poolTokens?: number;
+  /** max_tokens_in_buffer. */
+  readonly bufferTokens?: number;
   /** More of `kvt serve`'s flags, for the workers of each side. */
   readonly flags?: { readonly context: readonly string[]; readonly generation: readonly string[] };
   readonly settings?: Partial<RouterSettings>;
@@ -70,9 +72,10 @@ export async function deploy(options: DeployOptions): Promise<Deployed> {
   const sockets = join(folder, "sockets");
   mkdirSync(sockets, { mode: 0o700 });
   const config = join(folder, "worker.yaml");
+  const buffer = options.bufferTokens === undefined ? "" : `  max_tokens_in_buffer: ${options.bufferTokens}\n`;
   writeFileSync(
     config,
-    `cache_transceiver_config:\n  backend: DEFAULT\nkv_cache_config:\n  max_tokens: ${options.poolTokens ?? 8192}\n`,
+    `cache_transceiver_config:\n  backend: DEFAULT\n${buffer}kv_cache_config:\n  max_tokens: ${options.poolTokens ?? 8192}\n`,
   );
   const ports = await freePorts(options.context + options.generation);
   const workers = ports.map((port, index): DeployedWorker => {

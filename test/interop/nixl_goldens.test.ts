@@ -1,14 +1,10 @@
 import { randomUUID } from "node:crypto";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type Deployed, deploy } from "../e2e/deployed.ts";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { type Deployed, type DeployOptions, deploy } from "../e2e/deployed.ts";
 import { ask } from "../integration/worker/client.ts";
 import { goldens } from "../integration/worker/golden.ts";
 import { expectGolden } from "../integration/worker/golden_check.ts";
-import { bringNixl } from "./nixl_wheel.ts";
-
-const brought = bringNixl("1.5.1");
-const library = "library" in brought ? brought.library : "";
-const without = library === "" ? " (skipped: NIXL can't be brought here)" : "";
+import { type NixlCase, nixlCases } from "./nixl_wheel.ts";
 
 interface Moved {
   readonly event: string;
@@ -16,30 +12,65 @@ interface Moved {
   readonly bytes?: number;
 }
 
-describe.skipIf(library === "").each([
-  ["shared memory", "context_first", {}],
-  ["shared memory", "generation_first", {}],
-  ["TCP", "context_first", { UCX_TLS: "tcp" }],
-] as const)(`golden answers over nixl_direct and UCX's %s, %s${without}`, (_transport, scheduleStyle, env) => {
-  let deployed: Deployed;
+/** A context and a generation worker of one case, or none where it can't be tested here. */
+function deployPair({ env, missing }: NixlCase, options: Partial<DeployOptions>): () => Deployed {
+  let deployed: Deployed | undefined;
   beforeAll(async () => {
-    const nixl = { KVT_NIXL_LIBRARY: library, KVT_PATH: "nixl_direct", ...env };
-    deployed = await deploy({ context: 1, generation: 1, settings: { scheduleStyle }, env: nixl });
+    if (missing === undefined) deployed = await deploy({ context: 1, generation: 1, env, ...options });
   }, 240_000);
   afterAll(async () => {
     await deployed?.[Symbol.asyncDispose]();
   });
+  beforeEach(({ skip }) => {
+    if (missing !== undefined) skip(missing);
+  });
+  return () => deployed as Deployed;
+}
 
-  it("are right token for token, and their KV came through NIXL", async () => {
-    const [generation] = deployed.generation;
+/** What the generation worker has fetched for one request. */
+async function movedFor({ generation }: Deployed, id: string): Promise<readonly Moved[]> {
+  const reply = await fetch(`${generation[0]?.url}/kv/transfers?request_id=${id}`);
+  const { records } = (await reply.json()) as { records: Moved[] };
+  return records.filter(({ event, bytes = 0 }) => event === "transfer" && bytes > 0);
+}
+
+const cases = nixlCases();
+const styles = cases.flatMap((one) => [
+  { ...one, style: "context_first" as const },
+  ...(one.name.endsWith("shared memory") ? [{ ...one, style: "generation_first" as const }] : []),
+]);
+
+describe.each(styles)("golden answers over $name, $style", ({ style, ...one }) => {
+  const deployed = deployPair(one, { settings: { scheduleStyle: style } });
+
+  it("are right token for token, and their KV came that way", async () => {
     for (const golden of goldens) {
       const id = randomUUID();
-      expectGolden(await ask(deployed.router.url, golden.kind, { ...golden.body }, { id }), golden);
-      const reply = await fetch(`${generation?.url}/kv/transfers?request_id=${id}`);
-      const { records } = (await reply.json()) as { records: Moved[] };
-      const moved = records.filter(({ event, bytes = 0 }) => event === "transfer" && bytes > 0);
-      expect(moved.map(({ path }) => path)).toEqual(moved.map(() => "nixl_direct"));
+      expectGolden(await ask(deployed().router.url, golden.kind, { ...golden.body }, { id }), golden);
+      const moved = await movedFor(deployed(), id);
+      expect(moved.map(({ path }) => path)).toEqual(moved.map(() => one.env.KVT_PATH));
       expect(moved.length).toBeGreaterThan(0);
     }
   }, 240_000);
 });
+
+const staged = cases.filter(({ name }) => /^nixl_staged over (UCX's TCP|LIBFABRIC)/.test(name));
+const buffers = staged.flatMap((one) => [32, 2048].map((bufferTokens) => ({ ...one, bufferTokens })));
+
+describe.each(buffers)(
+  "a prompt of 1,900 tokens over $name, $bufferTokens tokens a slot",
+  ({ bufferTokens, ...one }) => {
+    const deployed = deployPair(one, { bufferTokens });
+
+    it("is answered as one worker alone answers it", async () => {
+      const prompt = Array.from({ length: 1900 }, (_, at) => 300 + ((at * 7) % 300));
+      const body = { prompt, max_tokens: 24, temperature: 0, ignore_eos: true };
+      const id = randomUUID();
+      const both = await ask(deployed().router.url, "completion", body, { id });
+      const alone = await ask(deployed().context[0]?.url ?? "", "completion", body);
+      expect(both.text).toBe(alone.text);
+      const moved = await movedFor(deployed(), id);
+      expect(moved.map(({ path }) => path)).toEqual(moved.map(() => "nixl_staged"));
+    }, 240_000);
+  },
+);

@@ -150,6 +150,16 @@ const commands = {
   },
   stats: () => kv.stats(),
   resources,
+  /** Of all threads of this process. */
+  effort() {
+    const { user, system } = process.cpuUsage();
+    let wakes = 0;
+    for (const task of readdirSync("/proc/self/task")) {
+      const status = readFileSync(`/proc/self/task/${task}/status`, "utf8");
+      wakes += Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(status)?.[1]);
+    }
+    return { cpuMs: (user + system) / 1_000, wakes };
+  },
   health: () => kv.health(),
   waitForSenders: async ({ atLeast }) =>
     (await kv.waitForSenders({ atLeast })).map(({ requestId: request, error }) => ({

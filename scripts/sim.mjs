@@ -1,5 +1,5 @@
 // Runs the simulation by hand (docs/simulation.md): npm run sim -- [--seeds N] [--from SEED] [--workers W] [--coverage], or --plan FILE, or
-// --mutations [--seeds N] [--workers W]. A failure prints its seed, the plan shrunk, and what happened.
+// --mutations [--seeds N] [--workers W] [--only REGEX]. A failure prints its seed, the plan shrunk, and what happened.
 import { spawn } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,6 +14,7 @@ const { values } = parseArgs({
     plan: { type: "string" },
     coverage: { type: "boolean", default: false },
     mutations: { type: "boolean", default: false },
+    only: { type: "string", default: "" },
   },
 });
 const workers = Math.max(1, Number(values.workers));
@@ -85,6 +86,7 @@ async function mutations() {
       vitest("mutations", {
         KVT_SIM_MUTATION_SEEDS: values.seeds ?? "5000",
         KVT_SIM_SHARE: `${index}/${workers}`,
+        KVT_SIM_ONLY: values.only,
         KVT_SIM_OUT: out,
       }),
     ),

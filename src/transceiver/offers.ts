@@ -73,8 +73,9 @@ export class Offers {
     return this.#live.size;
   }
 
-  /** @throws KvError INVALID_ARGUMENT when an offer of this request is open, OFFERS_FULL */
+  /** @throws KvError INVALID_ARGUMENT when an offer of this request is open, OFFERS_FULL, CLOSED after `cancelAll` */
   add(offered: OfferedKv): Offer {
+    if (this.#draining) throw new KvError("CLOSED", { what: "this transceiver" });
     if (this.#live.has(offered.requestId)) {
       const why = "an offer with this id is open already";
       throw new KvError("INVALID_ARGUMENT", { what: `request ${offered.requestId}`, why });
@@ -169,7 +170,8 @@ export class Offers {
       return;
     }
     const event: SenderEvent = this.#draining ? "pullDraining" : "pull";
-    const { effects } = cellOf<SenderState, SenderEvent, SenderEffect>("sender", senderTable, "NONE", event);
+    const { next, effects } = cellOf<SenderState, SenderEvent, SenderEffect>("sender", senderTable, "NONE", event);
+    this.#options.observer?.({ role: "sender", requestId: frame.requestId, from: "NONE", event, to: next });
     for (const effect of effects) this.#refuse(effect as Refusal, asked);
   }
 

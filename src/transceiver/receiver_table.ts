@@ -111,6 +111,10 @@ const failDeclining = to("DRAIN", "fail", "decline", "drain");
 const completeNow = to("DRAIN", "complete", "writeDone", "drain");
 const verifyNow = to("VERIFY", "tellProgress", "askDigests");
 const again = to("RETRY", "voidAttempt", "startQueueTimer", "tryAgain");
+/** Nothing is read yet, and the queue timer runs. */
+const askAgain = to("RETRY", "tryAgain");
+/** All is read, digests decide. */
+const readAgain = to("RETRY", "startQueueTimer", "tryAgain");
 
 export const receiverTable = {
   QUEUED: {
@@ -132,9 +136,9 @@ export const receiverTable = {
     renewed: to("PULL"),
     leaseLost: failAloud,
     refused: failQuietly,
-    refusedBusy: again,
+    refusedBusy: askAgain,
     aborted: failAloud,
-    linkLost: again,
+    linkLost: askAgain,
     staleEpoch: failQuietly,
     senderDead: failQuietly,
     cancel: failAloud,
@@ -172,12 +176,14 @@ export const receiverTable = {
     // Without a link the view alone decides, until it has passed.
     linkFailed: to("FINISH"),
     staleEpoch: to("FINISH"),
-    senderDead: to("ORPHAN", "acceptOrphans"),
+    // No read of it is late: one that was would have ended FINISH.
+    senderDead: to("ORPHAN"),
     senderDeadLate: failQuietly,
     pieceAccepted: to("FINISH", "tellProgress"),
     allAccepted: completeNow,
     allRead: verifyNow,
-    pieceLate: again,
+    // Its read is quiet next, and then it is tried again.
+    pieceLate: to("RETRY", "voidAttempt", "startQueueTimer"),
     readFailed: failAloud,
     readQuiet: to("FINISH"),
     cancel: failAloud,
@@ -186,7 +192,7 @@ export const receiverTable = {
   },
   ORPHAN: {
     pieceAccepted: to("ORPHAN", "tellProgress", "checkOrphan"),
-    allAccepted: completeNow,
+    allAccepted: to("DRAIN", "complete", "drain"),
     allRead: verifyNow,
     orphanShort: failQuietly,
     readFailed: failQuietly,
@@ -198,14 +204,14 @@ export const receiverTable = {
   VERIFY: {
     digests: to("VERIFY", "compareDigests"),
     digestsEqual: completeNow,
-    digestsDiffer: again,
+    digestsDiffer: readAgain,
     digestsDifferAgain: failAloud,
     renewed: to("VERIFY"),
     leaseLost: failAloud,
     aborted: failAloud,
     // The link's events come only while digests of the sender are missing: no new connection brings those that were lost with the old.
     linkLost: to("VERIFY"),
-    linkUp: again,
+    linkUp: readAgain,
     linkFailed: failQuietly,
     staleEpoch: failQuietly,
     senderDead: failQuietly,

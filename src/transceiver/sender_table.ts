@@ -82,18 +82,19 @@ export type Refusal =
 
 const to = (next: SenderState, ...effects: SenderEffect[]): Cell<SenderState, SenderEffect> => ({ next, effects });
 
-/** Refused in every state, and nothing else changes. */
+/** Refused in every state of an offer, and nothing else changes. */
 const refusedIn = (state: SenderState) => ({
   pullBadToken: to(state, "refuseBadToken"),
   pullLayout: to(state, "refuseLayout"),
-  pullDraining: to(state, "refuseDraining"),
 });
+/** What makes a sender drain ends every offer in the same step: none is in OFFER or GRANT then. */
+const refusedWhenDraining = (state: SenderState) => ({ pullDraining: to(state, "refuseDraining") });
 
 export const senderTable = {
   NONE: {
     send: to("OFFER", "pin"),
+    ...refusedWhenDraining("NONE"),
     pull: to("NONE", "refuseNoOffer"),
-    pullDraining: to("NONE", "refuseDraining"),
   },
   OFFER: {
     ...refusedIn("OFFER"),
@@ -118,14 +119,13 @@ export const senderTable = {
     progress: to("OFFER"),
     prefillEnded: to("OFFER", "noteOfferEnd", "startOfferTimer"),
     finished: to("OFFER", "noteOfferEnd", "startOfferTimer"),
-    cancel: to("END", "noteCause", "stopOfferTimer", "settleCause"),
+    cancel: to("END", "stopOfferTimer", "settleCause"),
     offerTimer: to("END", "settleOfferExpired"),
   },
   GRANT: {
     ...refusedIn("GRANT"),
     pullHigher: to(
       "GRANT",
-      "stopTransferTimer",
       "dropLease",
       "bindReader",
       "grantLease",
@@ -145,12 +145,13 @@ export const senderTable = {
     prefillEnded: to("GRANT", "noteOfferEnd", "writeReady", "restartTransferTimer", "askDigests"),
     finished: to("GRANT", "noteOfferEnd", "writeFinished", "restartTransferTimer", "askDigests"),
     digested: to("GRANT", "writeDigests"),
-    cancel: to("ENDING", "noteCause", "stopTransferTimer", "writeAbort"),
+    cancel: to("ENDING", "stopTransferTimer", "writeAbort"),
     transferTimer: to("ENDING", "noteCause", "writeAbort"),
     slotStalled: to("ENDING", "noteStall", "stopTransferTimer", "writeAbort"),
   },
   ENDING: {
     ...refusedIn("ENDING"),
+    ...refusedWhenDraining("ENDING"),
     pullHigher: to("END", "refuseGone", "dropLease", "settleCause"),
     pullRepeated: to("ENDING", "countDropped"),
     pullOther: to("ENDING", "refuseBusy"),
@@ -167,6 +168,7 @@ export const senderTable = {
   },
   END: {
     ...refusedIn("END"),
+    ...refusedWhenDraining("END"),
     pull: to("END", "refuseGone"),
     pullRepeated: to("END", "refuseGone"),
     pullOther: to("END", "refuseGone"),

@@ -7,11 +7,20 @@ import { receiverTable } from "../../src/transceiver/receiver_table.ts";
 import { Receivers } from "../../src/transceiver/receivers.ts";
 import type { SenderSession } from "../../src/transceiver/sender_session.ts";
 import { senderTable } from "../../src/transceiver/sender_table.ts";
+import type { Plan } from "./plan.ts";
 import type { SimProcess } from "./process.ts";
+import { endOfLease, otherEpochs } from "./scenes.ts";
 import type { World } from "./world.ts";
 
 /** Defects of what surrounds the sessions; the world carries them out. */
-export const worldDefects = ["clock before poll", "ready before the data", "memory of the dead is given away"] as const;
+export const worldDefects = [
+  "clock before poll",
+  "ready before the data",
+  "memory of the dead is given away",
+  "renewal in two steps",
+  "epochs unread at the sender",
+  "epochs unread at the receiver",
+] as const;
 export type DefectName = (typeof worldDefects)[number];
 
 /** The world that runs now. */
@@ -25,6 +34,8 @@ export interface Defect {
   /** So many seeds at most find it, from this one on: for the rarest it takes a thousand from 1 on. */
   readonly from?: number;
   readonly within: number;
+  /** Seeds can't find it: no sender of theirs writes what it would take. */
+  readonly in?: Plan;
   /** The invariants that may fall. */
   readonly by: RegExp;
   /** @returns what takes it back */
@@ -151,6 +162,14 @@ export const defects: readonly Defect[] = [
   },
   {
     number: "7",
+    within: 0,
+    in: endOfLease,
+    by: /I2/,
+    what: "RENEWED is written before it is decided that the lease is held",
+    inWorld: "renewal in two steps",
+  },
+  {
+    number: "7, cruder",
     from: 65,
     within: 100,
     by: /I2/,
@@ -189,7 +208,23 @@ export const defects: readonly Defect[] = [
       ),
   },
   {
+    number: "9",
+    within: 100,
+    by: /I2|I6|I7/,
+    what: "the sender does not look at epochs",
+    inWorld: "epochs unread at the sender",
+  },
+  {
+    number: "9",
+    within: 0,
+    in: otherEpochs,
+    by: /I6/,
+    what: "the receiver does not look at epochs",
+    inWorld: "epochs unread at the receiver",
+  },
+  {
     number: "10",
+    from: 1200,
     within: 100,
     by: /I2/,
     what: "HELLO without connection number: an old one ends a new attempt",

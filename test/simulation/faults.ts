@@ -1,5 +1,7 @@
-import type { FaultDecision, FaultKind, Place } from "./plan.ts";
+import { type BlockId, newEpoch } from "../../src/ids.ts";
+import { type FaultDecision, type FaultKind, lies, type Place } from "./plan.ts";
 import type { SimProcess } from "./process.ts";
+import type { Pull } from "./transfers.ts";
 import type { World } from "./world.ts";
 
 interface Struck {
@@ -118,7 +120,53 @@ const strikes: Readonly<Record<FaultKind, (struck: Struck) => void>> = {
   "starve owner": ({ process, lasting, size }) => {
     process.plane.starve(lasting(2 * size));
   },
+  "early renewal": ({ process }) => {
+    process.confirmsWaiting = true;
+  },
+  "early abort": ({ world, process, request }) => {
+    for (const { process: reader, session } of readersOf(world, request)) {
+      const { epoch: re } = reader;
+      if (session.renewing === null) continue;
+      const head = { se: process.epoch, re, transferId: session.renewing };
+      process.receivers.write(re, { type: "ABORT", ...head, code: "FAILED", text: "by the simulation" });
+    }
+  },
+  "frames of another epoch": ({ world, process, request }) => {
+    for (const { process: reader, session, blocks } of readersOf(world, request)) {
+      const { epoch: re } = reader;
+      const { renewing: transferId } = session;
+      if (transferId === null) continue;
+      const head = { se: newEpoch(), re, transferId };
+      process.receivers.write(re, {
+        type: "GRANT",
+        ...head,
+        seq: 0,
+        leaseMs: 1,
+        path: "none",
+        blocks: [...blocks] as BlockId[],
+        ready: 0,
+      });
+      process.receivers.write(re, { type: "READY", ...head, tokens: 1000 });
+      process.receivers.write(re, { type: "ABORT", ...head, code: "FAILED", text: "by the simulation" });
+      process.receivers.write(re, {
+        type: "ABORT",
+        ...head,
+        se: process.epoch,
+        re: newEpoch(),
+        code: "FAILED",
+        text: "by the simulation",
+      });
+    }
+  },
+  "stale epoch": ({ world, process, request }) => {
+    for (const { process: reader } of readersOf(world, request)) {
+      process.receivers.write(reader.epoch, { type: "STALE_EPOCH", se: newEpoch(), re: reader.epoch });
+    }
+  },
 };
+
+const readersOf = (world: World, request: string | null): Pull[] =>
+  world.transfers.pulls.filter(({ transfer }) => transfer.request === request);
 
 const atOnce: ReadonlySet<FaultKind> = new Set([
   "mute",
@@ -129,6 +177,7 @@ const atOnce: ReadonlySet<FaultKind> = new Set([
   "slow read",
   "slow digest",
   "flip byte",
+  ...lies,
 ]);
 
 export function strike(

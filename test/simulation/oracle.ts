@@ -44,7 +44,14 @@ export class Oracle {
         for (const pull of pulls) if (!pull.process.dead) this.#checkPull(pull);
       }
     }
-    for (const process of this.#world.processes) if (!process.dead) this.#checkProcess(process);
+    for (const process of this.#world.processes) {
+      if (process.dead) continue;
+      this.#checkProcess(process);
+      if (!process.touched) continue;
+      process.touched = false;
+      process.senderDuties.check(process.offers.waiting.open);
+      process.receiverDuties.check();
+    }
   }
 
   #checkSending(sending: Sending, memoryChanged: boolean): void {

@@ -52,7 +52,9 @@ export const faultKinds = [
   "flip byte",
   "starve owner",
 ] as const;
-export type FaultKind = (typeof faultKinds)[number];
+/** What no sender of ours does: it is connected and says what is not so. Only written plans have these. */
+export const lies = ["early renewal", "early abort", "stale epoch", "frames of another epoch"] as const;
+export type FaultKind = (typeof faultKinds)[number] | (typeof lies)[number];
 
 /** "here": the process whose step was the trigger, "there": the other side of its transfer; a number picks one of all. */
 export type Place = "here" | "there" | number;

@@ -35,6 +35,8 @@ interface RunningRead {
   readonly toToken: number;
   /** Its session has heard how it ended; the bytes may still move, after a cancel. */
   told: boolean;
+  /** Its session has asked to stop it. */
+  cancelled: boolean;
 }
 
 /** What the next reads of a process suffer: how many of each. */
@@ -256,7 +258,7 @@ export class SimPlane implements DataPlane {
     const { noise, memory } = this.#process;
     const source = (request.peer as SimPeer).target;
     const { target: into, fromToken, toToken } = request;
-    const running: RunningRead = { target: into, fromToken, toToken, told: false };
+    const running: RunningRead = { target: into, fromToken, toToken, told: false, cancelled: false };
     this.#world.oracle.readPosted(this.#process, running);
     this.#running.add(running);
     let ended = false;
@@ -320,7 +322,12 @@ export class SimPlane implements DataPlane {
       stopped = true;
     };
     if (Number.isFinite(request.deadlineMs)) this.#process.atClock(request.deadlineMs, () => stop("timed_out"));
-    return { cancel: () => this.#command(() => stop("cancelled")) };
+    return {
+      cancel: () => {
+        running.cancelled = true;
+        this.#command(() => stop("cancelled"));
+      },
+    };
   }
 
   hold(): void {

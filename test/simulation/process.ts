@@ -4,8 +4,15 @@ import type { Layout } from "../../src/kv/layout.ts";
 import { BlockPool } from "../../src/kv/pool.ts";
 import type { RankPart } from "../../src/kv/ranks.ts";
 import { type DialFailure, type DialRequest, handshake } from "../../src/transceiver/dial.ts";
-import { Offers } from "../../src/transceiver/offers.ts";
+import type { Offers } from "../../src/transceiver/offers.ts";
 import { layoutDigest } from "../../src/transceiver/proof.ts";
+import {
+  decodeReceiverFrame,
+  decodeSenderFrame,
+  encodeFrame,
+  type ReceiverFrame,
+  type SenderFrame,
+} from "../../src/transceiver/protocol.ts";
 import { Pulls } from "../../src/transceiver/pulls.ts";
 import { Receivers } from "../../src/transceiver/receivers.ts";
 import { ServedConnection } from "../../src/transceiver/served_connection.ts";
@@ -15,6 +22,10 @@ import { SimMemory } from "./memory.ts";
 import { Connection, type SimSocket } from "./network.ts";
 import { SimPlane } from "./plane.ts";
 import { Noise } from "./random.ts";
+import { ReceiverDuties } from "./receiver_duties.ts";
+import { type SenderAround, SenderDuties } from "./sender_duties.ts";
+import { SidePlane } from "./side_plane.ts";
+import { WatchedOffers } from "./watched_offers.ts";
 import type { World } from "./world.ts";
 
 export const layout: Layout = { layers: 1, kvHeads: 2, headDim: 1, dtype: "f32", tokensPerBlock: 4, attention: "gqa" };
@@ -52,11 +63,17 @@ export class SimProcess {
   readonly plane: SimPlane;
   readonly pool: BlockPool;
   readonly offers: Offers;
+  readonly senderDuties: SenderDuties;
+  readonly receiverDuties: ReceiverDuties;
   readonly pulls: Pulls;
   readonly counts = new TransferCounts();
   readonly receivers = new Receivers();
+  /** It has run since the last step that was checked. */
+  touched = false;
   /** It takes no new work. */
   draining = false;
+  /** It says of a PULL that waits that its lease is held. */
+  confirmsWaiting = false;
   /** No dial of this process succeeds until then. */
   refusedUntil = 0;
   /** The next one that it dials is stalled until then. */
@@ -87,23 +104,42 @@ export class SimProcess {
     const countDropped = (what: string): void => this.counts.drop(what);
     const { plane, epoch } = this;
     const secret = world.plan.proof === "secret" ? world.secret : undefined;
-    this.offers = new Offers({
-      plane,
-      epoch,
-      limits: { leaseMs, transferMs, offerMs: queueMs },
-      tokensPerBlock: layout.tokensPerBlock,
-      maxOpen: 1024,
-      write: (receiver, frame) => this.receivers.write(receiver, frame),
-      countDropped,
-      ended: (offer, report, error) => {
-        this.counts.sendEnded(error);
-        world.transfers.sendEnded(this, offer.requestId, report, error);
+    const senderPlane = new SidePlane(plane, world.defects.has("renewal in two steps"));
+    const senderLimits = { leaseMs, transferMs, offerMs: queueMs };
+    const { tokensPerBlock } = layout;
+    const broken = (what: string): void => {
+      if (world.duties) world.broken(`${what} (${name})`);
+    };
+    const factsOf: SenderAround["factsOf"] = (offer) => world.transfers.sendingOf(this, offer);
+    this.senderDuties = new SenderDuties({ plane: senderPlane, limits: senderLimits, tokensPerBlock, broken, factsOf });
+    this.offers = new WatchedOffers(
+      {
+        plane: senderPlane,
+        epoch,
+        limits: senderLimits,
+        tokensPerBlock,
+        maxOpen: 1024,
+        write: (receiver, frame) => {
+          this.senderDuties.wrote(receiver, frame);
+          return this.receivers.write(receiver, this.#said(frame));
+        },
+        countDropped: (what) => {
+          this.senderDuties.countDropped();
+          countDropped(what);
+        },
+        ended: (offer, report, error) => {
+          this.counts.sendEnded(error);
+          this.senderDuties.states.ended(offer, report, error);
+          world.transfers.sendEnded(this, offer.requestId, report, error);
+        },
+        observer: (step) => world.transition(this, step),
       },
-      observer: (step) => world.transition(this, step),
-    });
+      this.senderDuties,
+    );
     const digest = layoutDigest(seat.layout);
+    const receiverPlane = new SidePlane(plane, world.defects.has("renewal in two steps"));
     this.pulls = new Pulls({
-      plane,
+      plane: receiverPlane,
       layout: seat.layout,
       limits: { queueMs, transferMs, stallMs, strict, verify },
       leaseMs,
@@ -118,9 +154,17 @@ export class SimProcess {
         ca: undefined,
         socketDir: undefined,
       },
-      dial: (request) => this.dial(request),
+      dial: (request) => this.receiverDuties.dialled(request.target.epoch, this.dial(this.#watched(request))),
       counts: this.counts,
       observer: (step) => world.transition(this, step),
+    });
+    this.receiverDuties = new ReceiverDuties({
+      plane: receiverPlane,
+      limits: { queueMs, transferMs, strict },
+      leaseMs,
+      pulls: this.pulls,
+      running: plane.running,
+      broken,
     });
     this.#context = {
       plane,
@@ -136,6 +180,11 @@ export class SimProcess {
       partRead: ({ rank, tpSize }) => partOf(rank, tpSize),
       countDropped,
     };
+  }
+
+  #said(frame: SenderFrame): SenderFrame {
+    if (!this.confirmsWaiting || frame.type !== "RENEWED") return frame;
+    return { ...frame, ids: [...frame.ids, ...frame.waiting], waiting: [] };
   }
 
   get dead(): boolean {
@@ -155,7 +204,10 @@ export class SimProcess {
   soon(run: () => void): void {
     if (this.#dead) return;
     if (this.#stopped || this.#inbox.length > 0) this.#inbox.push(run);
-    else run();
+    else {
+      this.touched = true;
+      run();
+    }
   }
 
   later(delayMs: number, run: () => void): void {
@@ -198,6 +250,7 @@ export class SimProcess {
     if (this.#inbox.length === 0) return;
     this.#world.time.after(0, () => {
       if (this.#stopped) return;
+      this.touched = true;
       this.#inbox.shift()?.();
       this.#catchUp();
     });
@@ -212,6 +265,39 @@ export class SimProcess {
       connection.carry(connection.endOf(this), { end: true });
     }
     for (const tell of this.#deathWatchers.splice(0)) tell();
+  }
+
+  /** All frames that this side writes, and the answers to its renewals. */
+  #watched(request: DialRequest): DialRequest {
+    const { epoch } = request.target;
+    return {
+      ...request,
+      welcomed: (channel, welcome) => {
+        const send = channel.send.bind(channel);
+        channel.send = (frame) => {
+          this.receiverDuties.wrote(epoch, frame as ReceiverFrame);
+          return send(frame);
+        };
+        const listener = request.welcomed(channel, welcome);
+        return {
+          frame: (bytes) => {
+            const decoded = decodeSenderFrame(bytes);
+            if (!decoded.ok) return listener.frame(bytes);
+            const { frame } = decoded;
+            const isOther = "transferId" in frame && "re" in frame && (frame.se !== epoch || frame.re !== this.epoch);
+            if (frame.type === "RENEWED" && !isOther) this.receiverDuties.renewed(epoch, frame.seq);
+            const forgiven = isOther && this.#world.defects.has("epochs unread at the receiver");
+            this.#world.readingOf(isOther, () =>
+              listener.frame(forgiven ? encodeFrame({ ...frame, se: epoch, re: this.epoch }) : bytes),
+            );
+          },
+          closed: (why) => {
+            this.receiverDuties.cut(epoch);
+            listener.closed(why);
+          },
+        };
+      },
+    };
   }
 
   dial(request: DialRequest): Promise<DialFailure | null> {
@@ -251,9 +337,25 @@ export class SimProcess {
         proven: () => {},
         closed: () => target.#connections.delete(connection),
       });
+      if (this.#world.defects.has("epochs unread at the sender")) forgiveEpochs(served, target);
       served.challenge();
     });
     connection.left.on("close", () => this.#connections.delete(connection));
     return connection.left;
   }
+}
+
+/** A deliberate defect: what a frame says of epochs is believed, or not looked at. */
+function forgiveEpochs(served: ServedConnection, { epoch: se, offers }: SimProcess): void {
+  const read = served.frame.bind(served);
+  let receiver: Epoch | null = null;
+  served.frame = (bytes) => {
+    const decoded = decodeReceiverFrame(bytes);
+    if (!decoded.ok || !("se" in decoded.frame)) return read(bytes);
+    const { frame } = decoded;
+    if (frame.type === "HELLO") receiver = frame.re;
+    if (frame.type === "RENEW" && frame.re !== receiver) offers.renew(frame.re, frame);
+    else if (frame.type === "DONE" && frame.re !== receiver) offers.done(frame.re, frame);
+    else read(encodeFrame({ ...frame, se }));
+  };
 }

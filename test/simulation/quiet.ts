@@ -2,7 +2,7 @@ import { verifyModes } from "../../src/transceiver/verification.ts";
 import type { Plan, TransferDecision } from "./plan.ts";
 import type { RunResult } from "./run.ts";
 
-const transfer: TransferDecision = {
+export const quietTransfer: TransferDecision = {
   do: "transfer",
   at: 0,
   context: 0,
@@ -17,7 +17,7 @@ const transfer: TransferDecision = {
   mistake: null,
 };
 
-const world: Omit<Plan, "verify" | "contextRanks" | "decisions"> = {
+export const quietWorld: Omit<Plan, "verify" | "contextRanks" | "decisions"> = {
   noise: 7,
   slow: false,
   network: 100,
@@ -41,10 +41,10 @@ const world: Omit<Plan, "verify" | "contextRanks" | "decisions"> = {
 export const quietPlans: readonly Plan[] = verifyModes.flatMap((verify) =>
   [1, 2].flatMap((contextRanks) =>
     (["context first", "generation first"] as const).map((way) => ({
-      ...world,
+      ...quietWorld,
       verify,
       contextRanks,
-      decisions: [0, 3].map((steps) => ({ ...transfer, way, steps })),
+      decisions: [0, 3].map((steps) => ({ ...quietTransfer, way, steps })),
     })),
   ),
 );

@@ -16,7 +16,7 @@ const STEPS_LIMIT = 100_000;
 /** Runs a plan to its end: a while with work and trouble, then calm until all must have ended. The same plan gives the same run. */
 export async function run(plan: Plan, options: Partial<WorldOptions> = {}): Promise<RunResult> {
   resetIds();
-  const world = new World(plan, { tracing: false, defects: new Set(), created: () => {}, ...options });
+  const world = new World(plan, { tracing: false, defects: new Set(), created: () => {}, duties: true, ...options });
   const { time, oracle, endMs } = world;
   let steps = 0;
   const unhandled = (reason: unknown): void =>

@@ -21,6 +21,10 @@ export interface Sending {
   readonly blocks: readonly number[];
   /** Tokens [0, n) are written. */
   written: number;
+  /** Tokens [0, n) are announced. */
+  announced: number;
+  /** The first tokens of the answer are told. */
+  finished: boolean;
   outcome: Outcome | null;
 }
 
@@ -182,10 +186,18 @@ export class Transfers {
       offer,
       blocks: hold.ids,
       written: ready,
+      announced: ready,
+      finished: false,
       outcome: null,
     };
     transfer.sendings.push(sending);
-    const first = { firstTokens: [number] };
+    const announce = (to: number): void => {
+      sending.announced = to;
+      if (finishes && to === tokens) {
+        sending.finished = true;
+        offer.finish({ firstTokens: [number] });
+      } else offer.ready(to);
+    };
     let step = 0;
     const compute = (): void => {
       // The engine holds the blocks while it writes them; it learns of a failed transfer and stops.
@@ -200,12 +212,11 @@ export class Transfers {
       if (this.#world.defects.has("ready before the data")) process.later(2 * pauseMs(), () => write(written, next));
       else write(written, next);
       sending.written = Math.max(next, sending.written);
-      if (finishes && next === tokens) offer.finish(first);
-      else offer.ready(next);
+      announce(next);
       process.later(pauseMs(), compute);
     };
     const pauseMs = (): number => 0.5 * this.#world.limits.leaseMs * (plan.pause / 1000) * (0.5 + process.noise.unit());
-    if (finishes && ready === tokens) offer.finish(first);
+    if (ready === tokens) announce(ready);
     process.later(pauseMs(), compute);
     const { address } = process.seat;
     const at = { rank, epoch: process.epoch, tcp: address, unix: null, token: offer.token };
@@ -278,8 +289,11 @@ export class Transfers {
       };
       const { progress } = session;
       const advance = progress.advance.bind(progress);
+      let told = skip;
+      process.receiverDuties.begin(session, sender.epoch, hold.ids[0] as number, { tokens: () => told });
       progress.advance = (now) => {
         this.#world.oracle.told(pull, now);
+        told = Math.max(told, now);
         advance(now);
       };
       session.done.then(
@@ -313,6 +327,10 @@ export class Transfers {
       () => ended("ok"),
       (error: KvError) => ended(error),
     );
+  }
+
+  sendingOf(process: SimProcess, offer: Offer): Sending | undefined {
+    return this.all.flatMap(({ sendings }) => sendings).find((one) => one.process === process && one.offer === offer);
   }
 
   #pullEnded(pull: Pull, outcome: Outcome): void {

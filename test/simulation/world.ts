@@ -51,6 +51,8 @@ export interface WorldOptions {
   readonly defects: ReadonlySet<DefectName>;
   /** Called with the world before it begins. */
   readonly created: (world: World) => void;
+  /** Also what each side owes is checked, or only the invariants. */
+  readonly duties: boolean;
 }
 
 /** One run: processes, their transfers, and what the plan does to them. */
@@ -63,6 +65,7 @@ export class World {
   readonly oracle: Oracle;
   readonly coverage: Coverage = new Map();
   readonly defects: ReadonlySet<DefectName>;
+  readonly duties: boolean;
   readonly secret = "the secret of this cluster";
   readonly strangers = new Set<SimProcess>();
   readonly calmAt: number;
@@ -77,9 +80,11 @@ export class World {
   #calm = false;
   #strangerReads = false;
   #lateReads = false;
+  #otherEpochReads = false;
 
-  constructor(plan: Plan, { tracing, defects, created }: WorldOptions) {
+  constructor(plan: Plan, { tracing, defects, created, duties }: WorldOptions) {
     this.plan = plan;
+    this.duties = duties;
     this.defects = defects;
     this.#tracing = tracing;
     const { leaseMs, transferLimit, queueLimit, verify, strict, clocks } = plan;
@@ -204,10 +209,14 @@ export class World {
     if (this.#strangerReads && from !== to) {
       this.broken(`I7: a stranger's frame moved a session of ${process.name} by ${event} from ${from} to ${to}`);
     }
+    if (this.#otherEpochReads) this.broken(`I6: a frame of another epoch is ${event} to ${process.name}`);
     if (this.#lateReads && event === "granted") {
       this.broken(`I6: ${process.name} took the GRANT of an earlier attempt`);
     }
-    if (role === "sender") this.oracle.senderStep(process, requestId, from, event, to);
+    if (role === "sender") {
+      this.oracle.senderStep(process, requestId, from, event, to);
+      process.senderDuties.step(requestId, from, event, to);
+    }
     if (this.#triggers.size === 0) return;
     const at: Reached = { process, role, request: requestId };
     this.#reached(row, at);
@@ -219,6 +228,13 @@ export class World {
     this.#strangerReads = at === connection.right && this.strangers.has(connection.left.owner);
     read();
     this.#strangerReads = false;
+  }
+
+  /** Around the reading of a frame by a receiver. @param isOther of another epoch than the connection's */
+  readingOf(isOther: boolean, read: () => void): void {
+    this.#otherEpochReads = isOther;
+    read();
+    this.#otherEpochReads = false;
   }
 
   /** A frame of a connection that was cut. */

@@ -1,5 +1,5 @@
 import { type BlockId, newEpoch } from "../../src/ids.ts";
-import { type FaultDecision, type FaultKind, lies, type Place } from "./plan.ts";
+import { type FaultDecision, type FaultKind, type Place, rareFaults } from "./plan.ts";
 import type { SimProcess } from "./process.ts";
 import type { Pull } from "./transfers.ts";
 import type { World } from "./world.ts";
@@ -120,6 +120,7 @@ const strikes: Readonly<Record<FaultKind, (struck: Struck) => void>> = {
   "starve owner": ({ process, lasting, size }) => {
     process.plane.starve(lasting(2 * size));
   },
+  "keep slot": ({ process }) => process.plane.stallSlots(),
   "early renewal": ({ process }) => {
     process.confirmsWaiting = true;
   },
@@ -177,7 +178,7 @@ const atOnce: ReadonlySet<FaultKind> = new Set([
   "slow read",
   "slow digest",
   "flip byte",
-  ...lies,
+  ...rareFaults,
 ]);
 
 export function strike(

@@ -52,9 +52,18 @@ export const faultKinds = [
   "flip byte",
   "starve owner",
 ] as const;
-/** What no sender of ours does: it is connected and says what is not so. Only written plans have these. */
-export const lies = ["early renewal", "early abort", "stale epoch", "frames of another epoch"] as const;
-export type FaultKind = (typeof faultKinds)[number] | (typeof lies)[number];
+/**
+ * Only written plans have these: what no sender of ours does, which is to say what is not so, and a reader that keeps a staging slot, which
+ * the plane of a sender finds out.
+ */
+export const rareFaults = [
+  "early renewal",
+  "early abort",
+  "stale epoch",
+  "frames of another epoch",
+  "keep slot",
+] as const;
+export type FaultKind = (typeof faultKinds)[number] | (typeof rareFaults)[number];
 
 /** "here": the process whose step was the trigger, "there": the other side of its transfer; a number picks one of all. */
 export type Place = "here" | "there" | number;

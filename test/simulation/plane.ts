@@ -18,6 +18,7 @@ import type { World } from "./world.ts";
 interface SimLease extends PlaneLease {
   readonly durationMs: number;
   readonly over: () => void;
+  readonly stalled: () => void;
   /** On this process's clock; null: over or dropped, decided on the owner thread. */
   endMs: number | null;
   dropped: boolean;
@@ -61,7 +62,7 @@ export class SimPlane implements DataPlane {
   readonly #completions: (() => void)[] = [];
   readonly #running = new Set<RunningRead>();
   #starvedUntil = 0;
-  #leasesHeld = 0;
+  readonly #held = new Set<SimLease>();
   #timers = 0;
   #holds = 0;
 
@@ -76,7 +77,7 @@ export class SimPlane implements DataPlane {
   }
 
   get leasesHeld(): number {
-    return this.#leasesHeld;
+    return this.#held.size;
   }
 
   /** Neither fired nor cleared. */
@@ -120,10 +121,11 @@ export class SimPlane implements DataPlane {
     });
   }
 
-  lease(durationMs: number, over: () => void, _grant: LeaseGrant): PlaneLease {
+  lease(durationMs: number, over: () => void, { stalled }: LeaseGrant): PlaneLease {
     const lease: SimLease = {
       durationMs,
       over,
+      stalled,
       endMs: null,
       dropped: false,
       drop: () => {
@@ -133,16 +135,25 @@ export class SimPlane implements DataPlane {
     };
     this.#command(() => {
       lease.endMs = this.nowMs() + durationMs;
-      this.#leasesHeld++;
+      this.#held.add(lease);
       this.#watch(lease);
     });
     return lease;
   }
 
+  /** Whoever has a lease here keeps a staging slot longer than it may. */
+  stallSlots(): void {
+    for (const lease of this.#held) {
+      this.#complete(() => {
+        if (!lease.dropped) lease.stalled();
+      });
+    }
+  }
+
   #endLease(lease: SimLease): boolean {
     if (lease.endMs === null) return false;
     lease.endMs = null;
-    this.#leasesHeld--;
+    this.#held.delete(lease);
     return true;
   }
 

@@ -43,7 +43,6 @@ interface Receiving {
   readonly sender: Epoch;
   readonly firstBlock: number;
   readonly reads: ReadDuties;
-  state: ReceiverState;
   queueEndsMs: number | null;
   transferEndsMs: number | null;
   retryAtMs: number;
@@ -53,6 +52,7 @@ interface Receiving {
   /** It was cancelled before it asked for an offer that stands. */
   declines: boolean;
   isTold: boolean;
+  /** Asked for before this attempt. */
   digests: number;
 }
 
@@ -99,7 +99,6 @@ export class ReceiverDuties {
       sender,
       firstBlock,
       reads: new ReadDuties(session, { leaseMs, strict: limits.strict, told: tell.tokens, broken }),
-      state: session.state,
       queueEndsMs: this.#now + limits.queueMs,
       transferEndsMs: null,
       retryAtMs: 0,
@@ -144,6 +143,7 @@ export class ReceiverDuties {
     const { transferMs } = this.#around.limits;
     const { state } = receiving.session;
     if (event === "granted") {
+      receiving.digests = this.#digests.get(receiving.firstBlock) ?? 0;
       receiving.queueEndsMs = null;
       if (transferMs !== null) receiving.transferEndsMs ??= this.#now + transferMs;
     } else if (event === "ready" || event === "finished") {
@@ -201,7 +201,6 @@ export class ReceiverDuties {
     for (const receiving of this.#open.values()) {
       const { session } = receiving;
       this.#look(receiving);
-      receiving.state = session.state;
       if (session.state === "END") {
         this.#open.delete(session);
         continue;
@@ -284,11 +283,9 @@ export class ReceiverDuties {
     if (state === "RETRY") this.#checkRetry(receiving);
     if (state === "READ") receiving.reads.checkLate(this.#isUp(sender) && !this.#outstanding.has(sender));
     if (state === "RETRY" || state === "DRAIN") this.#checkStopped(receiving);
-    const digests = this.#digests.get(firstBlock) ?? 0;
-    if (state === "VERIFY" && receiving.state !== "VERIFY" && digests === receiving.digests) {
+    if (state === "VERIFY" && (this.#digests.get(firstBlock) ?? 0) === receiving.digests) {
       broken("I4: digests are to be compared, and nobody computes them");
     }
-    receiving.digests = digests;
     if (session.outcome !== null && !receiving.isTold) {
       receiving.isTold = true;
       this.#owe(receiving, session.outcome);

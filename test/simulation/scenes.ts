@@ -38,6 +38,17 @@ const written: readonly Scene[] = [
   scene("receiver READ --staleEpoch", { row: "sender GRANT --progress", nth: 1 }, [strike("stale epoch")], growing),
 ];
 
+/** A reader that keeps a staging slot: its sender ends, the first cause stays. */
+const stalled: readonly Scene[] = [
+  scene("sender GRANT --slotStalled", { row: "sender GRANT --progress", nth: 1 }, [strike("keep slot")], growing),
+  scene(
+    "sender ENDING --slotStalled",
+    { row: "sender GRANT --progress", nth: 1 },
+    [strike("mute"), strike("cancel send"), strike("keep slot")],
+    growing,
+  ),
+];
+
 /** Frames that name another epoch than the connection's: they move nothing. */
 export const otherEpochs: Plan = scene(
   "receiver READ --ready",
@@ -69,6 +80,7 @@ const found = new URL("scenes/", import.meta.url);
 /** Those in files are seeds that noticed a change which few do, made small. */
 export const scenes: readonly Scene[] = [
   ...written,
+  ...stalled,
   { row: "receiver READ --ready", plan: otherEpochs },
   { row: "sender GRANT --leaseOver", plan: endOfLease },
   ...readdirSync(found).map((file) => JSON.parse(readFileSync(new URL(file, found), "utf8")) as Scene),

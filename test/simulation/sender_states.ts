@@ -17,7 +17,7 @@ interface Seen {
 /** How an offer that has one reader has to end; one with several ends as they do together. */
 interface Ending {
   readonly offer: Offer;
-  cause: "CANCELLED" | "TRANSFER_TIMEOUT" | null;
+  cause: "CANCELLED" | "TRANSFER_TIMEOUT" | "RECEIVER_FAILED" | null;
   expected: string | null;
   done: FrameOf<"DONE"> | null;
 }
@@ -48,7 +48,7 @@ export class SenderStates {
     const session = this.#grants.sessionOf(id);
     const ending = session === undefined ? undefined : this.#endings.get(session.requestId);
     if (ending === undefined || ending.offer.sessions.length > 1) return undefined;
-    return ending.cause ?? "LEASE_EXPIRED";
+    return ending.cause === "RECEIVER_FAILED" ? "FAILED" : (ending.cause ?? "LEASE_EXPIRED");
   }
 
   /** DONE is heard, with the lease held. */
@@ -62,6 +62,7 @@ export class SenderStates {
     if (ending === undefined || ending.expected !== null) return;
     if (event === "cancel") ending.cause ??= "CANCELLED";
     if (event === "transferTimer") ending.cause ??= "TRANSFER_TIMEOUT";
+    if (event === "slotStalled") ending.cause ??= "RECEIVER_FAILED";
     if (to !== "END") return;
     const { cause, done } = ending;
     if (event === "done") {

@@ -1,6 +1,7 @@
 import type {
   DataPlane,
   DigestRequest,
+  LeaseGrant,
   PlaneLease,
   PlanePeer,
   PlaneRead,
@@ -70,11 +71,12 @@ export class SidePlane implements DataPlane {
     };
   }
 
-  lease(durationMs: number, over: () => void): PlaneLease {
-    const lease = this.#plane.lease(durationMs, () => {
+  lease(durationMs: number, over: () => void, grant: LeaseGrant): PlaneLease {
+    const ended = (): void => {
       this.leases.delete(lease);
       over();
-    });
+    };
+    const lease = this.#plane.lease(durationMs, ended, grant);
     const drop = lease.drop;
     lease.drop = () => {
       this.leases.delete(lease);

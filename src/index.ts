@@ -21,6 +21,7 @@ export {
 export type {
   CancelOutcome,
   EndedSend,
+  NixlAgentStats,
   OpenOptions,
   ReceiveOptions,
   ReceiveTransfer,

@@ -309,6 +309,31 @@ Napi::Value PlaneObject::Stats(const Napi::CallbackInfo&) {
   return stats;
 }
 
+Napi::Value PlaneObject::Descriptor(const Napi::CallbackInfo&) {
+  const auto bytes = plane_ ? plane_->descriptor() : std::vector<uint8_t>();
+  auto array = Napi::Uint8Array::New(env_, bytes.size());
+  if (!env_.IsExceptionPending() && !bytes.empty()) memcpy(array.Data(), bytes.data(), bytes.size());
+  return array;
+}
+
+Napi::Value PlaneObject::NixlAgents(const Napi::CallbackInfo&) {
+  if (!plane_ || !plane_->options().nixl) return env_.Null();
+  const NixlAgentsReport::State now = plane_->nixl_report();
+  Napi::Object report = Napi::Object::New(env_);
+  Napi::Array wedged = Napi::Array::New(env_, now.wedged.size());
+  for (uint32_t at = 0; at < now.wedged.size(); ++at) {
+    Napi::Object agent = Napi::Object::New(env_);
+    agent.Set("agent", now.wedged[at].agent);
+    agent.Set("bytes", Napi::Number::New(env_, static_cast<double>(now.wedged[at].bytes)));
+    wedged.Set(at, agent);
+  }
+  report.Set("wedged", wedged);
+  report.Set("replaced", Napi::Number::New(env_, now.replaced));
+  report.Set("retired", Napi::Number::New(env_, now.retired));
+  report.Set("exhausted", Napi::Boolean::New(env_, now.exhausted));
+  return report;
+}
+
 Napi::Value PlaneObject::Ref(const Napi::CallbackInfo&) {
   if (wake_js_ != nullptr && !closing_) napi_ref_threadsafe_function(env_, wake_js_);
   return env_.Undefined();

@@ -158,20 +158,17 @@ void PlaneObject::SettleOpening() {
 
 void PlaneObject::Define(const Napi::Object& object) {
   const Napi::Env env = env_;
-  const auto& bytes = plane_->descriptor();
   const DataPlane::Options& options = plane_->options();
   const uint64_t block_bytes = options.geometry.BlockBytes();
-  const napi_value descriptor = NewArray(env, napi_uint8_array, bytes.data(), bytes.size());
-  if (descriptor == nullptr) return;
   const auto value = [](const char* name, napi_value of) {
     return napi_property_descriptor{name, nullptr, nullptr, nullptr, nullptr, of, napi_enumerable, nullptr};
   };
   const napi_property_descriptor properties[] = {
-      value("descriptor", descriptor),
       value("poolBytes", Napi::Number::New(env, static_cast<double>(options.PoolBytes()))),
       value("blockBytes", Napi::Number::New(env, static_cast<double>(block_bytes))),
       value("pages", Napi::String::New(env, PageKindName(plane_->pool()->pages().kind))),
       value("whyNotHuge", Napi::String::New(env, plane_->pool()->pages().why_not_huge)),
+      Getter<&PlaneObject::Descriptor>("descriptor"),
       Getter<&PlaneObject::Memory>("memory"),
       Getter<&PlaneObject::Span>("span"),
       Method<&PlaneObject::Reach>("reach"),
@@ -192,6 +189,7 @@ void PlaneObject::Define(const Napi::Object& object) {
       Method<&PlaneObject::FillReleased>("fillReleased"),
       Method<&PlaneObject::FindTouched>("findTouched"),
       Method<&PlaneObject::Stats>("stats"),
+      Method<&PlaneObject::NixlAgents>("nixlAgents"),
       Method<&PlaneObject::Ref>("ref"),
       Method<&PlaneObject::Unref>("unref"),
       Method<&PlaneObject::Close>("close"),

@@ -17,6 +17,7 @@ enum class CompletionKind {
   kPeerDead = 10,
   kDigested = 11,
   kSlotStalled = 12,
+  kPathsRenewed = 13,
 };
 
 enum class JobStatus { kOk = 0, kCancelled = 1, kTimedOut = 2, kFailed = 3, kBadRange = 4, kNoPeer = 5 };

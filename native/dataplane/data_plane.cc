@@ -10,6 +10,7 @@
 #include "memory/pool_descriptor.h"
 #include "memory/socket_directory.h"
 #include "memory/thread.h"
+#include "paths/nixl_agents.h"
 #include "paths/nixl_direct.h"
 #include "paths/path_set.h"
 #include "paths/shared_memory.h"
@@ -24,6 +25,8 @@ constexpr BootNanos kHotNanos = 50'000;
 constexpr BootNanos kExpectedNanos = 150'000;
 // What a transport gets to let go of cancelled jobs when the plane closes.
 constexpr BootNanos kTransportEndNanos = 2'000 * kNanosPerMilli;
+// An agent of LIBFABRIC bears 255 peers in its life, whatever it forgets of them.
+constexpr uint64_t kLibfabricRemotes = 240;
 // With fewer the owner would keep the core that it waits for.
 constexpr unsigned kHotCores = 4;
 
@@ -161,6 +164,42 @@ Result<bool> DataPlane::Open() {
   return true;
 }
 
+std::vector<uint8_t> DataPlane::descriptor() const {
+  const std::lock_guard lock(descriptor_mutex_);
+  return descriptor_;
+}
+
+Result<std::unique_ptr<NixlAgents>> DataPlane::OpenNixl(const std::shared_ptr<HostPool>& pool,
+                                                        uint64_t number) {
+  // Peers tell agents apart by name, also those that one process had one after another.
+  const auto options = [this, pool, number](uint32_t agent) {
+    char name[64];
+    snprintf(name, sizeof name, "kvt-%016llx-%016llx-%u", static_cast<unsigned long long>(options_.epoch),
+             static_cast<unsigned long long>(number), agent);
+    return NixlDirectPath::Options{options_.nixl->library,
+                                   options_.nixl->plugin,
+                                   name,
+                                   options_.geometry,
+                                   options_.blocks,
+                                   pool,
+                                   sleeper_,
+                                   options_.nixl->direct,
+                                   options_.nixl->staging,
+                                   options_.crew};
+  };
+  auto first = NixlDirectPath::Open(options(1));
+  if (!first.ok()) return first.error();
+  const auto open = [options](uint32_t agent) -> std::unique_ptr<NixlAgentPath> {
+    auto path = NixlDirectPath::Start(options(agent));
+    if (!path.ok()) return nullptr;
+    return std::move(path.value());
+  };
+  const uint64_t block_bytes = options_.PoolBytes() / options_.blocks;
+  NixlAgentLimits limits;
+  if (options_.nixl->plugin == "LIBFABRIC") limits.remotes = kLibfabricRemotes;
+  return std::make_unique<NixlAgents>(std::move(first.value()), open, block_bytes, nixl_report_, limits);
+}
+
 std::optional<Error> DataPlane::OpenPaths(const std::shared_ptr<HostPool>& pool, const PoolDescriptor& own,
                                           uint64_t number) {
   std::vector<PathSet::Entry> entries;
@@ -172,14 +211,9 @@ std::optional<Error> DataPlane::OpenPaths(const std::shared_ptr<HostPool>& pool,
     entries.push_back({PathKind::kSharedMemory, std::move(path.value()), std::move(*descriptor)});
   }
   if (options_.nixl) {
-    char name[48];
-    snprintf(name, sizeof name, "kvt-%016llx-%016llx", static_cast<unsigned long long>(options_.epoch),
-             static_cast<unsigned long long>(number));
-    auto path = NixlDirectPath::Open({options_.nixl->library, options_.nixl->plugin, name, options_.geometry,
-                                      options_.blocks, pool, sleeper_, options_.nixl->direct,
-                                      options_.nixl->staging, options_.crew});
+    auto path = OpenNixl(pool, number);
     if (!path.ok()) return path.error();
-    std::vector<uint8_t> descriptor = path.value()->descriptor();
+    std::vector<uint8_t> descriptor = path.value()->Descriptor();
     if (descriptor.size() > kDescriptorBytesMax) return TooLong(own.geometry);
     entries.push_back({PathKind::kNixlDirect, std::move(path.value()), std::move(descriptor)});
   }
@@ -217,7 +251,7 @@ void DataPlane::Serve() {
     const bool delivered = Flush(&dispatcher);
     const bool quiet = dispatcher.quiet() && digests_->quiet();
     if (dispatcher.closing() && quiet && (delivered || stopping)) return;
-    Arm(dispatcher.Next());
+    Arm(std::min(dispatcher.Next(), path_->Next()));
     if (worked && hot > 0) hot_until = std::max(hot_until, BootNow() + hot);
     if (commands_.empty() && !Poll(hot_until)) Sleep();
   }
@@ -240,7 +274,13 @@ bool DataPlane::DrainPath(Dispatcher* dispatcher) {
   digests_->Poll(&digest_ends_);
   if (events_.empty() && digest_ends_.empty()) return false;
   const BootNanos now = BootNow();
-  for (const PathEvent& event : events_) dispatcher->Apply(event, now);
+  for (const PathEvent& event : events_) {
+    if (event.kind == PathEvent::Kind::kRenewed) {
+      const std::lock_guard lock(descriptor_mutex_);
+      descriptor_ = path_->Descriptor();
+    }
+    dispatcher->Apply(event, now);
+  }
   for (const DigestEnd& end : digest_ends_) {
     Completion completion;
     completion.kind = CompletionKind::kDigested;

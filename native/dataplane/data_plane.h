@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -20,6 +21,7 @@
 #include "memory/sleeper.h"
 #include "paths/copy_crew.h"
 #include "paths/digests.h"
+#include "paths/nixl_agents.h"
 #include "paths/nixl_worker.h"
 #include "paths/path.h"
 
@@ -79,7 +81,9 @@ class DataPlane {
   Phase phase() const { return phase_.load(std::memory_order_acquire); }
   // From kOpen on.
   const std::shared_ptr<HostPool>& pool() const { return pool_; }
-  const std::vector<uint8_t>& descriptor() const { return descriptor_; }
+  std::vector<uint8_t> descriptor() const;
+  // Of the NIXL agents.
+  NixlAgentsReport::State nixl_report() const { return nixl_report_->Get(); }
   // At kFailed.
   const Error& error() const { return error_; }
   const Options& options() const { return options_; }
@@ -101,6 +105,7 @@ class DataPlane {
   DataPlane(Options options, std::function<void()> notify);
   void Run();
   Result<bool> Open();
+  Result<std::unique_ptr<NixlAgents>> OpenNixl(const std::shared_ptr<HostPool>& pool, uint64_t number);
   std::optional<Error> OpenPaths(const std::shared_ptr<HostPool>& pool, const PoolDescriptor& own,
                                  uint64_t number);
   void Serve();
@@ -129,7 +134,9 @@ class DataPlane {
   std::atomic<bool> stop_{false};
   std::atomic<Phase> phase_{Phase::kOpening};
   std::shared_ptr<HostPool> pool_;
+  mutable std::mutex descriptor_mutex_;
   std::vector<uint8_t> descriptor_;
+  const std::shared_ptr<NixlAgentsReport> nixl_report_ = std::make_shared<NixlAgentsReport>();
   Error error_;
   std::unique_ptr<Path> path_;
   bool told_path_to_end_ = false;

@@ -62,6 +62,12 @@ void Dispatcher::Apply(const PathEvent& event, BootNanos now) {
     case PathEvent::Kind::kStalled:
       if (leases_.Find(event.key)) Complete(CompletionKind::kSlotStalled, event.key, now);
       break;
+    case PathEvent::Kind::kFailed:
+      OnFailed(event, now);
+      break;
+    case PathEvent::Kind::kRenewed:
+      Complete(CompletionKind::kPathsRenewed, 0, now);
+      break;
   }
   Count();
 }
@@ -133,7 +139,8 @@ void Dispatcher::Post(Command command, BootNanos now) {
     posted = path_->Post(std::move(command.transfer));
   }
   if (posted != Path::Posted::kTaken) {
-    CompleteJob(id, posted == Path::Posted::kNoPeer ? JobStatus::kNoPeer : JobStatus::kBadRange, now);
+    const JobStatus status = posted == Path::Posted::kNoPeer ? JobStatus::kNoPeer : JobStatus::kBadRange;
+    CompleteJob(id, status, PathKind::kSharedMemory, now);
     Complete(CompletionKind::kJobQuiet, id, now);
     return;
   }
@@ -149,7 +156,7 @@ void Dispatcher::EndEarly(uint64_t id, JobStatus status, BootNanos now) {
   found->second.ended = true;
   ++quarantined_;
   job_deadlines_.Clear(id);
-  CompleteJob(id, status, now);
+  CompleteJob(id, status, PathKind::kSharedMemory, now);
   path_->Cancel(found->second.key);
 }
 
@@ -177,6 +184,17 @@ void Dispatcher::OnQuiet(const PathEvent& event, BootNanos now) {
     statistics_->bytes_moved.fetch_add(event.bytes, std::memory_order_relaxed);
   }
   Complete(CompletionKind::kJobQuiet, id, now);
+}
+
+// Its blocks are in quarantine, perhaps for good: who touches them is not known to have stopped.
+void Dispatcher::OnFailed(const PathEvent& event, BootNanos now) {
+  const auto named = job_ids_.find(event.key);
+  if (named == job_ids_.end()) return;
+  Job& job = jobs_[named->second];
+  if (std::exchange(job.ended, true)) return;
+  ++quarantined_;
+  job_deadlines_.Clear(named->second);
+  CompleteJob(named->second, JobStatus::kFailed, event.path, now);
 }
 
 // Its end was set when it was asked for: an owner that slept meanwhile neither lengthens nor shortens it.
@@ -242,12 +260,12 @@ void Dispatcher::Complete(CompletionKind kind, uint64_t id, BootNanos at, double
   completions_.push_back(completion);
 }
 
-void Dispatcher::CompleteJob(uint64_t id, JobStatus status, BootNanos now) {
+void Dispatcher::CompleteJob(uint64_t id, JobStatus status, PathKind path, BootNanos now) {
   Completion completion;
   completion.id = id;
   completion.status = static_cast<int>(status);
   completion.at_ms = ToMillis(now);
-  completion.extra = static_cast<double>(PathKind::kSharedMemory);
+  completion.extra = static_cast<double>(path);
   completions_.push_back(completion);
 }
 

@@ -67,10 +67,11 @@ class Dispatcher {
   void Close(BootNanos now);
   void OnReached(const PathEvent& event, BootNanos now);
   void OnQuiet(const PathEvent& event, BootNanos now);
+  void OnFailed(const PathEvent& event, BootNanos now);
   void ExpireLeases(BootNanos now);
   void EndLease(uint64_t lease);
   void Complete(CompletionKind kind, uint64_t id, BootNanos at, double extra = 0);
-  void CompleteJob(uint64_t id, JobStatus status, BootNanos now);
+  void CompleteJob(uint64_t id, JobStatus status, PathKind path, BootNanos now);
   void Count() const;
 
   Path* const path_;

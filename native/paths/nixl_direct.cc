@@ -30,6 +30,16 @@ constexpr double kBytesPerMicro = 3'500;
 }  // namespace
 
 Result<std::unique_ptr<NixlDirectPath>> NixlDirectPath::Open(Options options) {
+  auto started = Start(std::move(options));
+  if (!started.ok()) return started;
+  NixlDirectPath* const path = started.value().get();
+  std::unique_lock lock(path->mutex_);
+  path->started_.wait(lock, [path] { return path->phase() != Phase::kOpening; });
+  if (path->error_) return *path->error_;
+  return started;
+}
+
+Result<std::unique_ptr<NixlDirectPath>> NixlDirectPath::Start(Options options) {
   if (options.plugin == "LIBFABRIC" && options.direct) {
     return Error{ErrorCode::kNixlFailed,
                  "path nixl_direct does not go with plug-in LIBFABRIC, whose reads of a dead peer never end: "
@@ -39,10 +49,12 @@ Result<std::unique_ptr<NixlDirectPath>> NixlDirectPath::Open(Options options) {
   auto thread = StartThread("kvt-nixl", [raw = path.get()] { raw->Run(); });
   if (!thread) return Error{ErrorCode::kPoolUnavailable, "the system gives no more threads"};
   path->thread_ = std::move(*thread);
-  std::unique_lock lock(path->mutex_);
-  path->started_.wait(lock, [raw = path.get()] { return raw->ready_ || raw->error_; });
-  if (path->error_) return *path->error_;
   return path;
+}
+
+std::vector<uint8_t> NixlDirectPath::Descriptor() const {
+  const std::lock_guard lock(mutex_);
+  return descriptor_;
 }
 
 NixlDirectPath::~NixlDirectPath() {
@@ -177,10 +189,11 @@ void NixlDirectPath::Run() {
   {
     const std::lock_guard lock(mutex_);
     if (worker) descriptor_ = worker->descriptor();
-    ready_ = worker != nullptr;
     error_ = std::move(wrong);
+    phase_.store(worker ? Phase::kOpen : Phase::kFailed, std::memory_order_release);
   }
   started_.notify_all();
+  options_.wake->Wake();
   if (worker) Work(worker.get());
 }
 
@@ -188,8 +201,11 @@ void NixlDirectPath::Work(NixlWorker* worker) {
   BootNanos moved = BootNow();
   std::vector<PathEvent> events;
   std::vector<NixlWorker::Reached> reached;
+  worker->CountIn(&beats_);
   for (;;) {
+    beats_.fetch_add(1, std::memory_order_relaxed);
     const bool ordered = TakeOrders(worker);
+    remotes_loaded_.store(worker->remotes_loaded(), std::memory_order_relaxed);
     bool progress = worker->Step(&events, &reached);
     if (worker->busy() && BootNow() >= end_by_.load(std::memory_order_relaxed)) {
       worker->TearDown(&events, &reached);

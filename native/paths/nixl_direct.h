@@ -14,8 +14,8 @@
 #include "memory/host_pool.h"
 #include "memory/result.h"
 #include "memory/sleeper.h"
+#include "paths/nixl_agents.h"
 #include "paths/nixl_worker.h"
-#include "paths/path.h"
 
 namespace kvt {
 
@@ -23,7 +23,7 @@ namespace kvt {
 // or one whose memory can't be mapped. Which of the two is decided for each peer (nixl_worker.h). One
 // thread an agent makes every NIXL call, because a post copies inline and may block; the owner only leaves
 // commands there and finds events.
-class NixlDirectPath final : public Path {
+class NixlDirectPath final : public NixlAgentPath {
  public:
   struct Options {
     std::string library;  // absolute path; environment and child-process trial came before (src/nixl)
@@ -40,9 +40,15 @@ class NixlDirectPath final : public Path {
 
   // Blocks while NIXL is loaded and the pool registered: some 100 ms.
   static Result<std::unique_ptr<NixlDirectPath>> Open(Options options);
+  // The same without waiting: phase() tells, after a wake-up.
+  static Result<std::unique_ptr<NixlDirectPath>> Start(Options options);
   ~NixlDirectPath() override;
 
-  const std::vector<uint8_t>& descriptor() const { return descriptor_; }
+  std::vector<uint8_t> Descriptor() const override;
+  Phase phase() const override { return phase_.load(std::memory_order_acquire); }
+  uint64_t beats() const override { return beats_.load(std::memory_order_relaxed); }
+  uint64_t remotes_loaded() const override { return remotes_loaded_.load(std::memory_order_relaxed); }
+  std::string name() const override { return options_.agent; }
 
   void Know(PeerKey peer, std::shared_ptr<const PeerLife> life) override;
   void Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) override;
@@ -81,16 +87,18 @@ class NixlDirectPath final : public Path {
   // Shared with copies that may end after this.
   const std::shared_ptr<EventFd> orders_waiting_ = std::make_shared<EventFd>();
   std::atomic<bool> stop_{false};
+  std::atomic<Phase> phase_{Phase::kOpening};
+  std::atomic<uint64_t> beats_{0};
+  std::atomic<uint64_t> remotes_loaded_{0};
   std::atomic<bool> leases_out_{false};
   std::atomic<BootNanos> end_by_{kNever};
   // Of the owner.
   std::unordered_map<PeerKey, std::shared_ptr<const NixlPeer>> peers_;
   std::unordered_map<PeerKey, std::shared_ptr<const PeerLife>> lives_;  // of peers that are not reached yet
-  std::vector<uint8_t> descriptor_;
   // Between both threads.
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
+  std::vector<uint8_t> descriptor_;
   std::condition_variable started_;
-  bool ready_ = false;
   std::optional<Error> error_;
   std::vector<Order> orders_;
   std::vector<PathEvent> events_;

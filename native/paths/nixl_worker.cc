@@ -215,6 +215,7 @@ ReachStatus NixlWorker::Load(const NixlDescriptor& descriptor) {
     if (remote.broken) return ReachStatus::kNixlFailed;
     if (remote.metadata == descriptor.metadata) return ReachStatus::kOk;
   }
+  ++remotes_loaded_;
   auto name = agent_->LoadRemote(descriptor.metadata);
   // Metadata that name another agent than their descriptor does are nobody's we know.
   if (!name.ok() || name.value() != descriptor.agent) return ReachStatus::kNixlFailed;
@@ -240,6 +241,7 @@ std::optional<NixlWorker::Flight> NixlWorker::Fly(const std::string& agent,
   flight.request = std::move(request.value());
   for (const nixl::Piece& piece : own) flight.bytes += piece.bytes;
   const nixl::Status posted = flight.request->Post();
+  if (beats_ != nullptr) beats_->fetch_add(1, std::memory_order_relaxed);
   if (posted != nixl::Status::kSuccess && posted != nixl::Status::kInProgress) return std::nullopt;
   return flight;
 }

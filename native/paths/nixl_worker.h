@@ -87,6 +87,10 @@ class NixlWorker final : NixlWire {
   void TearDown(std::vector<PathEvent>* events, std::vector<Reached>* reached);
   // Something waits for its end.
   bool busy() const { return !jobs_.empty() || !reaches_.empty() || (staged_ && staged_->busy()); }
+  // Counted up whenever NIXL has come back.
+  void CountIn(std::atomic<uint64_t>* beats) { beats_ = beats; }
+  // Ever.
+  uint64_t remotes_loaded() const { return remotes_loaded_; }
   // A peer said that it is about to read from here.
   BootNanos last_heard() const { return last_heard_; }
 
@@ -170,6 +174,8 @@ class NixlWorker final : NixlWire {
   std::deque<std::string> introduced_;                   // the longest unheard first
   std::unordered_map<JobKey, std::string> staged_jobs_;  // and their agents
   BootNanos last_heard_ = 0;
+  uint64_t remotes_loaded_ = 0;
+  std::atomic<uint64_t>* beats_ = nullptr;
   std::unique_ptr<NixlStaged> staged_;  // last: its reads use memory and agent
 };
 

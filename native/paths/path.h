@@ -48,6 +48,8 @@ struct PathEvent {
     kPeerDead,  // of a peer: its process is known dead; transfers still work
     kQuiet,     // of a job, once a Post: no thread touches its blocks any more
     kStalled,   // of a lease: its reader keeps a staging slot too long
+    kFailed,    // of a job, at most once, before its kQuiet, which may never come
+    kRenewed,   // this side's Descriptor() is another one now
   };
   Kind kind = Kind::kQuiet;
   uint64_t key = 0;
@@ -99,6 +101,10 @@ class Path {
   // After all jobs were cancelled, for good: a transport that has not let go of them by then is torn down, so
   // that kQuiet comes for each.
   virtual void EndBy(BootNanos deadline) { (void)deadline; }
+  // What peers need to reach this side; of paths that have one.
+  virtual std::vector<uint8_t> Descriptor() const { return {}; }
+  // When Poll() wants to be called although nobody wakes the owner.
+  virtual BootNanos Next() const { return kNever; }
 };
 
 }  // namespace kvt

@@ -1,5 +1,6 @@
 #include "paths/path_set.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "memory/byte_stream.h"
@@ -94,6 +95,13 @@ void PathSet::Poll(std::vector<PathEvent>* events) {
   for (const PathEvent& event : std::exchange(refused_, {})) events->push_back(event);
   std::vector<PathEvent> seen;
   for (Entry& entry : entries_) entry.path->Poll(&seen);
+  const bool renewed = std::any_of(seen.begin(), seen.end(), [](const PathEvent& event) {
+    return event.kind == PathEvent::Kind::kRenewed;
+  });
+  for (Entry& entry : entries_) {
+    std::vector<uint8_t> now = renewed ? entry.path->Descriptor() : std::vector<uint8_t>();
+    if (!now.empty()) entry.descriptor = std::move(now);
+  }
   for (const PathEvent& event : seen) {
     switch (event.kind) {
       case PathEvent::Kind::kReached:
@@ -101,6 +109,8 @@ void PathSet::Poll(std::vector<PathEvent>* events) {
         break;
       case PathEvent::Kind::kPeerDead:
       case PathEvent::Kind::kStalled:
+      case PathEvent::Kind::kFailed:
+      case PathEvent::Kind::kRenewed:
         events->push_back(event);
         break;
       case PathEvent::Kind::kQuiet:
@@ -150,6 +160,12 @@ void PathSet::Serve(bool leases_out) {
 
 void PathSet::EndBy(BootNanos deadline) {
   for (Entry& entry : entries_) entry.path->EndBy(deadline);
+}
+
+BootNanos PathSet::Next() const {
+  BootNanos next = kNever;
+  for (const Entry& entry : entries_) next = std::min(next, entry.path->Next());
+  return next;
 }
 
 }  // namespace kvt

@@ -21,7 +21,7 @@ class PathSet final : public Path {
   explicit PathSet(std::vector<Entry> entries);
 
   // Of all paths together.
-  std::vector<uint8_t> Descriptor() const;
+  std::vector<uint8_t> Descriptor() const override;
 
   void Know(PeerKey peer, std::shared_ptr<const PeerLife> life) override;
   void Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) override;
@@ -34,6 +34,7 @@ class PathSet final : public Path {
   void EndLease(LeaseKey lease) override;
   void Serve(bool leases_out) override;
   void EndBy(BootNanos deadline) override;
+  BootNanos Next() const override;
 
  private:
   struct Peer {

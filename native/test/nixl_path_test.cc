@@ -168,7 +168,7 @@ TEST("tokens cross between pools of any two shapes, whole and in part, and nothi
       Node source(shape.source, 128, "source-" + name, mode);
       Node target(shape.target, 64, "target-" + name, mode);
       if (!source.path || !target.path) return;
-      CHECK(target.Reach(1, source.path->descriptor()) == ReachStatus::kOk);
+      CHECK(target.Reach(1, source.path->Descriptor()) == ReachStatus::kOk);
       const uint64_t tokens = 64 * 32;
       JobKey job = 10;
       for (const Tokens range :
@@ -201,7 +201,7 @@ TEST("many jobs at once all end complete, with the bytes of each") {
     Node target(geometry, 64, std::string("many-target-") + mode.name, mode);
     if (!source.path || !target.path) return;
     source.Fill(1);
-    CHECK(target.Reach(1, source.path->descriptor()) == ReachStatus::kOk);
+    CHECK(target.Reach(1, source.path->Descriptor()) == ReachStatus::kOk);
     for (uint32_t job = 0; job < 64; ++job) {
       // Every other grant comes after what asks for it.
       if (job % 2 == 0) source.path->Grant(job, {TicketOf(job), {63 - job}});
@@ -224,7 +224,7 @@ TEST("a cancelled job becomes quiet, and jobs of a released peer are refused") {
     Node source(geometry, 512, std::string("cancel-source-") + mode.name, mode);
     Node target(geometry, 512, std::string("cancel-target-") + mode.name, mode);
     if (!source.path || !target.path) return;
-    CHECK(target.Reach(1, source.path->descriptor()) == ReachStatus::kOk);
+    CHECK(target.Reach(1, source.path->Descriptor()) == ReachStatus::kOk);
     std::mt19937 random(4);
     const auto ids = Shuffled(512, &random);
     source.path->Grant(1, {TicketOf(1), ids});
@@ -235,7 +235,7 @@ TEST("a cancelled job becomes quiet, and jobs of a released peer are refused") {
     CHECK(target.Post(2, 1, {600}, {0}, {0, 32, 32}) == Path::Posted::kBadRange);
     target.path->Release(1);
     CHECK(target.Post(3, 1, {0}, {0}, {0, 32, 32}) == Path::Posted::kNoPeer);
-    CHECK(target.Reach(2, source.path->descriptor()) == ReachStatus::kOk);
+    CHECK(target.Reach(2, source.path->Descriptor()) == ReachStatus::kOk);
     // Every slot that the cancelled job had is free again.
     for (JobKey job = 4; job < 12; ++job) {
       CHECK(target.Post(job, 2, ids, ids, {0, 512 * 32, 512 * 32}) == Path::Posted::kTaken);
@@ -250,7 +250,7 @@ TEST("what was not granted, or is granted no more, is refused") {
   Node source(geometry, 8, "grant-source", kStaged);
   Node target(geometry, 8, "grant-target", kStaged);
   if (!source.path || !target.path) return;
-  CHECK(target.Reach(1, source.path->descriptor()) == ReachStatus::kOk);
+  CHECK(target.Reach(1, source.path->Descriptor()) == ReachStatus::kOk);
   source.path->Grant(1, {TicketOf(1), {3, 4}});
   CHECK(target.Post(1, 1, {3, 4}, {0, 1}, {0, 64, 64}) == Path::Posted::kTaken);
   CHECK(target.Next(PathEvent::Kind::kQuiet, 1).complete);
@@ -283,12 +283,12 @@ TEST(
     for (const auto& [node, kind] :
          {std::pair{&target, big ? PathKind::kNixlDirect : PathKind::kNixlStaged},
           std::pair{&staged, PathKind::kNixlStaged}, std::pair{&direct, PathKind::kNixlDirect}}) {
-      CHECK(node->Reach(1, source.path->descriptor()) == ReachStatus::kOk);
+      CHECK(node->Reach(1, source.path->Descriptor()) == ReachStatus::kOk);
       CHECK(node->Post(++job, 1, {0}, {0}, {0, 32, 32}) == Path::Posted::kTaken);
       const PathEvent end = node->Next(PathEvent::Kind::kQuiet, job);
       CHECK(end.complete && end.path == kind);
     }
-    CHECK(direct.Reach(2, staged.path->descriptor()) == ReachStatus::kNoCommonPath);
+    CHECK(direct.Reach(2, staged.path->Descriptor()) == ReachStatus::kNoCommonPath);
   }
 }
 
@@ -300,7 +300,7 @@ TEST("a descriptor that was changed, is of another plug-in or version, or of a g
   {
     Node source(geometry, 8, "refuse-source");
     if (!source.path || !target.path) return;
-    gone = source.path->descriptor();
+    gone = source.path->Descriptor();
     std::vector<uint8_t> changed = gone;
     changed[changed.size() / 2] ^= 1;
     CHECK(target.Reach(1, changed) == ReachStatus::kBadDescriptor);
@@ -371,7 +371,7 @@ int RunHolder() {
   if (!node.path) return 1;
   node.Fill(77);
   node.path->Serve(true);
-  if (!WriteBlob(out, node.path->descriptor())) return 1;
+  if (!WriteBlob(out, node.path->Descriptor())) return 1;
   while (!InputEnded(1'000)) {
   }
   return 0;

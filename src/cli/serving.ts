@@ -4,12 +4,17 @@ import type { Resolved } from "../config/worker_settings.ts";
 import { createLogger, type Logger } from "../observability/log.ts";
 import { ExitCode } from "./command.ts";
 
+/** What waits for what does not work any more would wait for long. */
+const UNUSABLE_DRAIN_MS = 30_000;
+
 /** A running server as the command line sees it. */
 export interface Serving {
   /** Rejects when the server will never be ready; it answers 503 until then. */
   readonly ready?: Promise<void>;
+  /** Resolves, if ever, when it can't serve any more and its supervisor should start a new process; with the reason. */
+  readonly unusable?: Promise<string>;
   /** Leaves the registry, finishes what is in flight, then stops (SIGTERM). */
-  close(): Promise<void>;
+  close(options?: { readonly drainMs?: number }): Promise<void>;
 }
 
 /** Says what took effect and what is odd about it (S9); fatal problems were thrown before. */
@@ -47,12 +52,18 @@ export async function serveUntilSignal(log: Logger, start: () => Promise<Serving
   try {
     const server = await start();
     const neverReady = new Promise<never>((_resolve, reject) => server.ready?.catch(reject));
+    let reason: string | null = null;
+    const unusable = new Promise<string>((resolve) => server.unusable?.then(resolve));
     try {
-      await Promise.race([stopped, neverReady]);
+      const ended = await Promise.race([stopped, neverReady, unusable]);
+      if (typeof ended === "string") reason = ended;
     } finally {
-      await server.close();
+      if (reason === null) await server.close();
     }
-    return ExitCode.ok;
+    if (reason === null) return ExitCode.ok;
+    log.error({ reason }, "draining, to be started anew");
+    await server.close({ drainMs: UNUSABLE_DRAIN_MS });
+    return ExitCode.failure;
   } finally {
     process.off("SIGTERM", onSignal);
     process.off("SIGINT", onSignal);

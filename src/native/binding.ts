@@ -109,7 +109,7 @@ export interface NativeDataPlaneOptions {
 export type PageKind = "hugetlb" | "transparent" | "normal";
 
 export interface NativeDataPlane {
-  /** What a peer needs to reach this pool: opaque bytes, at most 256 KiB, carried in WELCOME. Secret: it opens the whole pool. */
+  /** What a peer needs to reach this pool now: opaque bytes, at most 256 KiB, carried in WELCOME. Secret: it opens the whole pool. */
   readonly descriptor: Uint8Array;
   readonly poolBytes: number;
   readonly blockBytes: number;
@@ -189,6 +189,8 @@ export interface NativeDataPlane {
   findTouched(blocks: Uint32Array): number;
 
   stats(): NativeStats;
+  /** null: no path over NIXL was opened. */
+  nixlAgents(): NativeNixlAgents | null;
   /** Keeps Node alive / lets it exit while idle. Starts unreferenced. */
   ref(): void;
   unref(): void;
@@ -229,6 +231,8 @@ export const completionKind = {
   DIGESTED: 11,
   /** id = lease: its reader keeps a staging slot longer than stallMs. */
   SLOT_STALLED: 12,
+  /** `descriptor` is another one now: peers that have the old one can't reach this pool for long. */
+  PATHS_RENEWED: 13,
 } as const;
 
 export const jobStatus = { OK: 0, CANCELLED: 1, TIMED_OUT: 2, FAILED: 3, BAD_RANGE: 4, NO_PEER: 5 } as const;
@@ -260,6 +264,18 @@ export interface NativeStats {
   readonly quarantinedJobs: number;
   readonly peersMapped: number;
   readonly ringHighWater: number;
+}
+
+/** The NIXL agents of one data plane (native/paths/nixl_agents.h). */
+export interface NativeNixlAgents {
+  /** They don't come back from a call of NIXL; `bytes` of blocks stay in quarantine, as such an agent may still write them. */
+  readonly wedged: readonly { readonly agent: string; readonly bytes: number }[];
+  /** New ones in the place of such. */
+  readonly replaced: number;
+  /** Those that ended in good order, and what they held with them. */
+  readonly retired: number;
+  /** No further one is opened: nothing moves over NIXL any more. */
+  readonly exhausted: boolean;
 }
 
 // --- NIXL ----------------------------------------------------------------------------------------------------------------

@@ -232,11 +232,25 @@ export interface TransceiverStats {
     readonly gbPerS: number | null;
   }[];
   readonly dropped: Readonly<Record<string, number>>;
+  /** null: no path over NIXL is open. */
+  readonly nixl: NixlAgentStats | null;
 }
 
 export interface TransceiverHealth {
   readonly status: "ok" | "degraded" | "unhealthy";
   readonly reasons: readonly string[];
+}
+
+/** The NIXL agents of one transceiver, one after another. */
+export interface NixlAgentStats {
+  /** Those that don't come back from a call of NIXL; `bytes` of blocks stay in quarantine, as such an agent may still write them. */
+  readonly wedged: readonly { readonly agent: string; readonly bytes: number }[];
+  /** New agents in the place of wedged ones. */
+  readonly replaced: number;
+  /** Agents that ended in good order: a read of theirs never did, or they had met too many peers. */
+  readonly retired: number;
+  /** The last that may be has wedged: nothing moves over NIXL any more in this process. */
+  readonly exhausted: boolean;
 }
 
 /** The public surface of `KvTransceiver`; src/transceiver/transceiver.ts implements it. */
@@ -268,6 +282,8 @@ export interface Transceiver extends AsyncDisposable {
   waitForSenders(options: { readonly atLeast: number }): Promise<readonly EndedSend[]>;
   stats(): TransceiverStats;
   health(): TransceiverHealth;
+  /** Resolves, if ever, with the sentence that says why only a new process helps: drain this one and end it. */
+  readonly unusable: Promise<string>;
   /** Refuses new work and resolves when all transfers have ended. */
   drain(): Promise<void>;
   close(): Promise<void>;

@@ -50,6 +50,11 @@ export class ControlServer {
     return { tcp: this.#tcp, unix: this.#unix };
   }
 
+  /** Receivers connect anew, and are told how this side is reached now; their leases go on. */
+  dropConnections(why: string): void {
+    for (const connection of [...this.#connections]) connection.end(why);
+  }
+
   /** Ends connections after what was written has gone out. */
   async close(): Promise<void> {
     for (const connection of [...this.#connections]) connection.end("this side closes");

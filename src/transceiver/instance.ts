@@ -7,6 +7,7 @@ import type { PageKind } from "../native/binding.ts";
 import type {
   CancelOutcome,
   EndedSend,
+  NixlAgentStats,
   OpenOptions,
   ReceiveOptions,
   ReceiveTransfer,
@@ -191,7 +192,12 @@ export class KvInstance implements Transceiver {
       mismatches: sum(({ mismatches }) => mismatches),
       peers: all.flatMap(({ peers }) => peers),
       dropped,
+      nixl: joinNixl(all.flatMap(({ nixl }) => nixl ?? [])),
     };
+  }
+
+  get unusable(): Promise<string> {
+    return Promise.race(this.ranks.map((rank) => rank.unusable));
   }
 
   /** As its worst rank. */
@@ -231,6 +237,17 @@ export class KvInstance implements Transceiver {
     }
     return started as unknown as readonly [Part, ...Part[]];
   }
+}
+
+function joinNixl(all: readonly NixlAgentStats[]): NixlAgentStats | null {
+  if (all.length === 0) return null;
+  const sum = (of: (one: NixlAgentStats) => number): number => all.reduce((total, one) => total + of(one), 0);
+  return {
+    wedged: all.flatMap(({ wedged }) => wedged),
+    replaced: sum(({ replaced }) => replaced),
+    retired: sum(({ retired }) => retired),
+    exhausted: all.some(({ exhausted }) => exhausted),
+  };
 }
 
 const PAGES_ORDER: readonly PageKind[] = ["hugetlb", "transparent", "normal"];

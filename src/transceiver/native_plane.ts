@@ -134,6 +134,8 @@ export class NativePlane implements DataPlane {
   #expecting = false;
   #holds = 0;
   #closing: Promise<void> | undefined;
+  /** `descriptor` is another one now, or no path over NIXL works any more. */
+  renewed: (() => void) | null = null;
 
   private constructor(binding: NativeBinding, native: NativeDataPlane) {
     this.#binding = binding;
@@ -316,6 +318,9 @@ export class NativePlane implements DataPlane {
       case completionKind.DIGESTED:
         // A plane that has closed meanwhile has none to give.
         if (this.#closing === undefined) this.#take(this.#digests, id)?.(this.#native.takeDigests(id));
+        break;
+      case completionKind.PATHS_RENEWED:
+        this.renewed?.();
         break;
       case completionKind.PEER_DEAD:
         this.#peers.get(id)?.listener.dead();

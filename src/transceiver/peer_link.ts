@@ -6,6 +6,7 @@ import type { DialFailure, DialTarget } from "./dial.ts";
 import type { ChannelListener, FrameChannel } from "./frame_channel.ts";
 import { LinkLiveness } from "./link_liveness.ts";
 import type { LinkSurroundings, LinkUser, PullFields, Untold } from "./link_user.ts";
+import { equalBytes } from "./proof.ts";
 import { type FrameOf, IDS_LIMIT, type ReceiverFrame } from "./protocol.ts";
 import { Renewals } from "./renewals.ts";
 import { type FrameSink, SenderFrames } from "./sender_frames.ts";
@@ -35,6 +36,8 @@ export class PeerLink implements ChannelListener {
   #peer: PlanePeer | null = null;
   #senderLayout: Layout | null = null;
   #mapped = false;
+  /** That was reached, or tried to. */
+  #descriptor: Uint8Array = new Uint8Array(0);
   #path = "none";
   #leaseMs: number;
   readonly #renewals: Renewals;
@@ -240,7 +243,8 @@ export class PeerLink implements ChannelListener {
         this.#leaseMs = welcome.limits.leaseMs;
         this.#senderLayout = welcome.layout;
         this.#around.welcomed(welcome.limits);
-        if (!this.#mapped) this.#reach(welcome.descriptor);
+        // It may have another NIXL agent than before.
+        if (!this.#mapped || !equalBytes(this.#descriptor, welcome.descriptor)) this.#reach(welcome.descriptor);
         this.#peer?.connected(channel.fileDescriptor);
         if (this.#mapped) this.#isUp();
       }
@@ -250,6 +254,8 @@ export class PeerLink implements ChannelListener {
 
   #reach(descriptor: Uint8Array): void {
     this.#state = "reaching";
+    this.#mapped = false;
+    this.#descriptor = descriptor;
     this.#peer?.release();
     this.#peer = this.#around.plane.reach(descriptor, REACH_TIMEOUT_MS, {
       reached: (why, path) => {

@@ -5,9 +5,11 @@ import type { BlockPool } from "../kv/pool.ts";
 import { type InstanceLayout, instanceDifferences } from "../layout.ts";
 import type { NativeGroup, NativePoolSpan } from "../native/binding.ts";
 import { loadNative } from "../native/loader.ts";
+import { createLogger } from "../observability/log.ts";
 import type {
   CancelOutcome,
   EndedSend,
+  NixlAgentStats,
   OpenOptions,
   ReceiveBlocks,
   ReceiveFromPeer,
@@ -67,6 +69,8 @@ export class KvTransceiver implements Transceiver {
   #fitting: InstanceLayout | null = null;
   #phase: Phase = "open";
   #closing: Promise<void> | undefined;
+  readonly unusable: Promise<string>;
+  #tellUnusable: (why: string) => void = () => {};
 
   private constructor(parts: Parts & { readonly paths: OpenedPaths }) {
     const { options, epoch } = parts;
@@ -84,6 +88,10 @@ export class KvTransceiver implements Transceiver {
     this.#ended = parts.ended;
     this.#groups = parts.options.native.groups;
     this.#server = parts.server;
+    this.#plane.renewed = () => this.#renewed();
+    this.unusable = new Promise((resolve) => {
+      this.#tellUnusable = resolve;
+    });
   }
 
   /**
@@ -279,17 +287,36 @@ export class KvTransceiver implements Transceiver {
       memory: { bytes: native.poolBytes, pages: native.pages, reason: native.whyNotHuge || null },
       peers: this.#pulls.peers,
       dropped: this.#counts.dropped,
+      nixl: native.nixlAgents(),
     };
   }
 
   health(): TransceiverHealth {
     if (this.#phase !== "open") return { status: "unhealthy", reasons: [`it is ${this.#phase}`] };
     const quarantined = this.#pulls.quarantined.size;
-    if (quarantined === 0) return { status: "ok", reasons: [] };
-    const reasons = [
-      `${quarantined} of ${this.pool.total} blocks are in quarantine: reads that were given up still run`,
-    ];
-    return { status: quarantined > QUARANTINE_BUDGET * this.pool.total ? "unhealthy" : "degraded", reasons };
+    const nixl = this.#plane.native.nixlAgents();
+    const reasons = nixl === null ? [] : nixlReasons(nixl);
+    if (quarantined > 0) {
+      reasons.push(`${quarantined} of ${this.pool.total} blocks are in quarantine: reads that were given up still run`);
+    }
+    if (reasons.length === 0) return { status: "ok", reasons };
+    const unhealthy = nixl?.exhausted === true || quarantined > QUARANTINE_BUDGET * this.pool.total;
+    return { status: unhealthy ? "unhealthy" : "degraded", reasons };
+  }
+
+  /** A NIXL agent is in the place of another, or none is any more. */
+  #renewed(): void {
+    const nixl = this.#plane.native.nixlAgents();
+    if (this.#phase === "closed" || nixl === null) return;
+    const reasons = nixlReasons(nixl);
+    const log = createLogger({ name: "transceiver" });
+    if (nixl.exhausted) {
+      log.error({ nixl }, EXHAUSTED);
+      this.#tellUnusable(EXHAUSTED);
+    } else {
+      log.warn({ nixl }, ["a new NIXL agent takes the place of another", ...reasons].join(": "));
+    }
+    this.#server.dropConnections("its NIXL agent is another one now");
   }
 
   /** Refuses new transfers and resolves when the open ones have ended; offers that are open can still be fetched. */
@@ -339,6 +366,16 @@ export class KvTransceiver implements Transceiver {
     if (fields !== "") throw new KvError("LAYOUT_MISMATCH", { peer, fields });
     this.#fitting = pipeline === undefined ? theirs : null;
   }
+}
+
+const EXHAUSTED =
+  "no NIXL agent is left: those that took the place of wedged ones are wedged too; restart this process";
+
+function nixlReasons({ wedged, exhausted }: NixlAgentStats): string[] {
+  const stuck = wedged.map(
+    ({ agent, bytes }) => `NIXL agent ${agent} does not come back: ${bytes} bytes of blocks stay in quarantine`,
+  );
+  return exhausted ? [...stuck, EXHAUSTED] : stuck;
 }
 
 /** Offers of requests with one prefix share blocks: each counts once. */

@@ -21,6 +21,8 @@ export interface WorkerServer {
   /** `http://host:port` */
   readonly url: string;
   readonly port: number;
+  /** Resolves, if ever, with the sentence that says why this process can't serve any more; it still can be drained. */
+  readonly unusable: Promise<string>;
   /** Takes no new requests from now on (503) and resolves when none is left and every offer has ended. */
   drained(): Promise<void>;
   /** Drains for at most `drainMs` (default 180 s), ends what is left, and lets go of everything. Idempotent. */
@@ -168,6 +170,7 @@ export async function startWorker(settings: WorkerSettings, hooks: WorkerHooks =
   return {
     url,
     port,
+    unusable: transceiver.unusable,
     drained,
     close: (options = {}) => {
       closed ??= close(options.drainMs ?? DRAIN_MS);

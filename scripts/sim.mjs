@@ -1,7 +1,7 @@
 // Runs the simulation by hand (docs/simulation.md): npm run sim -- [--seeds N] [--from SEED] [--workers W] [--coverage], or --plan FILE, or
 // --mutations [--seeds N] [--workers W] [--only REGEX]. A failure prints its seed, the plan shrunk, and what happened.
 import { spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -17,6 +17,7 @@ const { values } = parseArgs({
     only: { type: "string", default: "" },
   },
 });
+const MOST_FAILURES = 100;
 const workers = Math.max(1, Number(values.workers));
 const folder = mkdtempSync(join(tmpdir(), "kvt-sim-"));
 mkdirSync(folder, { recursive: true });
@@ -41,7 +42,8 @@ function vitest(file, env) {
 }
 
 const outs = Array.from({ length: workers }, (_, index) => join(folder, `${index}.json`));
-const results = () => outs.map((out) => JSON.parse(readFileSync(out, "utf8")));
+/** Of those that got to their end. */
+const results = () => outs.filter(existsSync).map((out) => JSON.parse(readFileSync(out, "utf8")));
 
 function addUp(summaries, field) {
   const sum = {};
@@ -66,18 +68,19 @@ async function seeds() {
       return vitest("by_hand", env);
     }),
   );
-  if (statuses.some((status) => status !== 0)) return 1;
   const summaries = results();
+  const failures = summaries.flatMap((summary) => summary.failures);
   const sum = (field) => summaries.reduce((total, summary) => total + summary[field], 0);
   const outcomes = addUp(summaries, "outcomes").reverse();
   console.log(
-    `${sum("runs")} runs, ${sum("steps")} steps, ${((Date.now() - started) / 1000).toFixed(0)} s, no failure; ` +
+    `${sum("runs")} runs, ${sum("steps")} steps, ${((Date.now() - started) / 1000).toFixed(0)} s, ${failures.length === 0 ? "no failure" : `${failures.length} seeds fail`}; ` +
       outcomes.map(([code, count]) => `${code} ${count}`).join(", "),
   );
+  for (const [seed, what] of failures.slice(0, MOST_FAILURES)) console.log(`seed ${seed} fails: ${what}`);
   if (values.coverage) {
     for (const [row, count] of addUp(summaries, "coverage")) console.log(`${`${count}`.padStart(9)}  ${row}`);
   }
-  return 0;
+  return statuses.some((status) => status !== 0) ? 1 : 0;
 }
 
 async function mutations() {

@@ -15,6 +15,7 @@ const timeout = 36_000_000;
 test.runIf(KVT_SIM_SEEDS !== undefined)("invariants I1 to I8 hold", { timeout }, async () => {
   const summary = await explore(seedsFrom(Number(KVT_SIM_FROM ?? 1), Number(KVT_SIM_SEEDS)));
   if (KVT_SIM_OUT !== undefined) writeFileSync(KVT_SIM_OUT, JSON.stringify(summary));
+  if (summary.report !== null) throw new Error(summary.report);
 });
 
 test.runIf(KVT_SIM_PLAN !== undefined)("invariants I1 to I8 hold in a plan", { timeout }, async () => {

@@ -10,6 +10,10 @@ export interface Summary {
   readonly steps: number;
   readonly outcomes: Readonly<Record<string, number>>;
   readonly coverage: Readonly<Record<string, number>>;
+  /** Seeds that fail, with what fails. */
+  readonly failures: readonly (readonly [seed: number, what: string])[];
+  /** Of the first of them. */
+  readonly report: string | null;
 }
 
 /** Seed, shrunk plan and story: all that is needed to see what happened, and to see it again. */
@@ -25,19 +29,27 @@ export function report(what: string, plan: Plan, { failure, story }: RunResult):
   ].join("\n");
 }
 
-/** @throws with the report of the first seed that fails */
+async function storyOf(seed: number, message: string): Promise<string> {
+  const plan = await shrink(seed);
+  const again = await run(plan, { tracing: true });
+  return report(`seed ${seed} fails (${message}; npm run sim -- --from ${seed} --seeds 1)`, plan, again);
+}
+
+/** Goes on behind a seed that fails: a second one may tell more. */
 export async function explore(seeds: Iterable<number>): Promise<Summary> {
   const outcomes: Record<string, number> = {};
   const coverage: Coverage = new Map();
+  const failures: [number, string][] = [];
+  let story: string | null = null;
   let runs = 0;
   let steps = 0;
   for (const seed of seeds) {
     const result = await run(planOf(seed));
     if (result.failure !== null) {
-      const plan = await shrink(seed);
-      const again = await run(plan, { tracing: true });
-      const what = `seed ${seed} fails (${result.failure.message}; npm run sim -- --from ${seed} --seeds 1)`;
-      throw new Error(report(what, plan, again));
+      const { message } = result.failure;
+      failures.push([seed, message]);
+      story ??= await storyOf(seed, message);
+      continue;
     }
     runs++;
     steps += result.steps;
@@ -45,7 +57,7 @@ export async function explore(seeds: Iterable<number>): Promise<Summary> {
     addCoverage(coverage, result.coverage);
   }
   const rows = allRows.map((row) => [row, coverage.get(row) ?? 0]);
-  return { runs, steps, outcomes, coverage: Object.fromEntries(rows) };
+  return { runs, steps, outcomes, coverage: Object.fromEntries(rows), failures, report: story };
 }
 
 /** `count` seeds from `first` on, every `step`th. */

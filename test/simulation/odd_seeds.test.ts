@@ -9,7 +9,8 @@ vi.mock("../../src/ids.ts", async (original) =>
 test("invariants I1 to I8 hold with hostile networks, clocks and processes: odd seeds", {
   timeout: 600_000,
 }, async () => {
-  const { runs, steps } = await explore(seedsFrom(1, 2500, 2));
+  const { runs, steps, report } = await explore(seedsFrom(1, 2500, 2));
+  if (report !== null) throw new Error(report);
   expect(runs).toBe(2500);
   expect(steps).toBeGreaterThan(100 * runs);
 });

@@ -93,11 +93,15 @@ export class SenderDuties {
   }
 
   /** @returns what was written meanwhile, and how much was counted as dropped */
-  #during(call: () => void): { readonly written: readonly SenderFrame[]; readonly dropped: number } {
+  #during<Result>(call: () => Result): {
+    readonly result: Result;
+    readonly written: readonly SenderFrame[];
+    readonly dropped: number;
+  } {
     this.#written = [];
     this.#dropped = 0;
-    call();
-    return { written: this.#written, dropped: this.#dropped };
+    const result = call();
+    return { result, written: this.#written, dropped: this.#dropped };
   }
 
   #sessionOf({ offer, ranks }: Known, rank: number): SenderSession {
@@ -177,30 +181,26 @@ export class SenderDuties {
   }
 
   whileOffering(requestId: RequestId, add: () => Offer): Offer {
-    this.#postponed = [];
-    let offer: Offer | null = null;
-    const { written } = this.#during(() => {
+    const postponed: (() => void)[] = [];
+    this.#postponed = postponed;
+    const { result: offer, written } = this.#during(() => {
       try {
-        offer = add();
-      } catch (error) {
+        return add();
+      } finally {
         this.#postponed = null;
-        throw error;
       }
     });
-    const made = offer as unknown as Offer;
-    const known: Known = { offer: made, ranks: null, instance: "" };
+    const known: Known = { offer, ranks: null, instance: "" };
     this.#known.set(requestId, known);
-    this.#states.begin(made);
+    this.#states.begin(offer);
     const waits = this.#waits.take(requestId);
     for (const { pull, side, seq } of waits) {
       const expected = this.#isTaken(known, side) ? "BUSY" : "GRANT";
       this.#checkAnswer(pull, expected, written, this.#around.limits.leaseMs);
       if (expected === "GRANT") this.#granted(known, pull, side, seq, written);
     }
-    const postponed = this.#postponed;
-    this.#postponed = null;
     for (const judge of postponed) judge();
-    return made;
+    return offer;
   }
 
   #match(receiver: Epoch, id: TransferId): SenderSession | undefined {

@@ -143,8 +143,8 @@ export class SenderStates {
     if (state === "OFFER" && seen.offerEndsMs !== null) seen.offerEndsMs = Math.max(seen.offerEndsMs, now + leaseMs);
     const ends =
       state === "ENDING" || (state === "END" && this.#endings.get(offer.requestId)?.expected === "LEASE_EXPIRED");
-    const { isAborted } = { isAborted: this.#grants.isAborted(session) };
-    if (seen.state === "GRANT" && ends && offer.sessions.length === 1 && !isAborted) {
+    const wasRead = seen.state === "GRANT" && offer.sessions.length === 1;
+    if (wasRead && ends && !this.#grants.isAborted(session)) {
       this.#around.broken(`I4: a sender goes to ${state} and does not tell its reader`);
     }
     seen.state = state;

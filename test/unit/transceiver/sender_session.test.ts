@@ -318,5 +318,7 @@ describe("an offer on a virtual clock", () => {
     offers.cancelAll("closing");
     pull(session, newTransferId());
     expect(types()).toEqual(["REFUSE DRAINING"]);
+    // So nothing is offered while it drains, and nothing needs a rule for that.
+    expect(() => offer()).toThrow(/closed/);
   });
 });

@@ -18,6 +18,7 @@ enum class CompletionKind {
   kDigested = 11,
   kSlotStalled = 12,
   kPathsRenewed = 13,
+  kWire = 14,
 };
 
 enum class JobStatus { kOk = 0, kCancelled = 1, kTimedOut = 2, kFailed = 3, kBadRange = 4, kNoPeer = 5 };

@@ -170,6 +170,7 @@ void Dispatcher::OnQuiet(const PathEvent& event, BootNanos now) {
   if (ended) {
     --quarantined_;
   } else {
+    if (event.wire.posts > 0) CompleteWire(id, event.wire, now);
     Completion completion;
     completion.id = id;
     completion.status = static_cast<int>(event.complete ? JobStatus::kOk : JobStatus::kFailed);
@@ -195,6 +196,20 @@ void Dispatcher::OnFailed(const PathEvent& event, BootNanos now) {
   ++quarantined_;
   job_deadlines_.Clear(named->second);
   CompleteJob(named->second, JobStatus::kFailed, event.path, now);
+}
+
+// Before its job's own, which takes it along.
+void Dispatcher::CompleteWire(uint64_t id, const WireTelemetry& wire, BootNanos now) {
+  Completion completion;
+  completion.kind = CompletionKind::kWire;
+  completion.id = id;
+  completion.status = static_cast<int>(wire.posts);
+  completion.bytes = wire.bytes;
+  completion.queued_us = static_cast<double>(wire.post_us);
+  completion.moving_us = static_cast<double>(wire.transfer_us);
+  completion.at_ms = ToMillis(now);
+  completion.extra = static_cast<double>(wire.descriptors);
+  completions_.push_back(completion);
 }
 
 // Its end was set when it was asked for: an owner that slept meanwhile neither lengthens nor shortens it.

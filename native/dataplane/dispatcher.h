@@ -68,6 +68,7 @@ class Dispatcher {
   void OnReached(const PathEvent& event, BootNanos now);
   void OnQuiet(const PathEvent& event, BootNanos now);
   void OnFailed(const PathEvent& event, BootNanos now);
+  void CompleteWire(uint64_t id, const WireTelemetry& wire, BootNanos now);
   void ExpireLeases(BootNanos now);
   void EndLease(uint64_t lease);
   void Complete(CompletionKind kind, uint64_t id, BootNanos at, double extra = 0);

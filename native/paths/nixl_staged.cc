@@ -88,7 +88,7 @@ void NixlStaged::Post(const std::string& agent, std::shared_ptr<const StagedSour
   // Nothing of what no window reaches.
   const uint64_t live = options_.geometry.LiveFrom(want.tokens.sequence);
   want.tokens.from = std::min(want.tokens.to, std::max(want.tokens.from, live));
-  pulls_[want.job] = {std::move(source), std::move(transfer), 0, 0};
+  pulls_[want.job] = {std::move(source), std::move(transfer), 0, 0, {}};
   receiver_.Start(agent, want, BootNow());
 }
 
@@ -130,7 +130,10 @@ bool NixlStaged::Step(std::vector<PathEvent>* events, std::vector<LeaseKey>* sta
   }
   for (const auto& [slot, ok] : ended) {
     moved = true;
-    if (!ok) lost_.push_back(reads_[slot].agent);
+    const Read& read = reads_[slot];
+    if (!ok) lost_.push_back(read.agent);
+    const auto pull = pulls_.find(read.job);
+    if (ok && pull != pulls_.end()) pull->second.wire.Add(TelemetryOf(*read.flight));
     reads_.erase(slot);
     receiver_.Read(slot, ok, BootNow());
   }
@@ -228,7 +231,8 @@ void NixlStaged::PostRead(uint32_t slot, const StagedReceiver::Job& job, const S
   const nixl::Piece own{AddressOf(options_.memory->receiver_slot(slot)), bytes, 0};
   const nixl::Piece far{source.address + chunk.slot * source.slot_bytes, bytes, 0};
   // Posted by the next step.
-  reads_[slot] = {job.agent, own, far, EncodeStaged(StagedMessage::ChunkDone{chunk.job, chunk.n}), {}, 0};
+  reads_[slot] = {job.agent, job.id, own, far, EncodeStaged(StagedMessage::ChunkDone{chunk.job, chunk.n}),
+                  {},        0};
 }
 
 void NixlStaged::StartUnpack(uint32_t slot, const StagedReceiver::Job& job,
@@ -261,6 +265,7 @@ void NixlStaged::Quiet(const StagedReceiver::Job& job, bool complete) {
   event.moving = now - started;
   event.runs = pull->second.runs;
   event.pieces = pull->second.pieces;
+  event.wire = pull->second.wire;
   events_.push_back(event);
   pulls_.erase(pull);
 }

@@ -96,9 +96,11 @@ class NixlStaged final : StagedSender::Effects, StagedReceiver::Effects {
     std::unique_ptr<Transfer> transfer;
     uint64_t runs = 0;
     uint64_t pieces = 0;
+    WireTelemetry wire;
   };
   struct Read {
     std::string agent;
+    JobKey job = 0;
     nixl::Piece own;
     nixl::Piece far;
     std::vector<uint8_t> done;  // CHUNK_DONE

@@ -8,6 +8,7 @@
 
 #include "memory/peer_life.h"
 #include "nixl/agent.h"
+#include "paths/path.h"
 
 namespace kvt {
 
@@ -18,6 +19,13 @@ struct NixlFlight {
   std::unique_ptr<nixl::Request> request;  // goes before its lists
   uint64_t bytes = 0;
 };
+
+// Of a post that has succeeded, as NIXL itself measured it.
+inline WireTelemetry TelemetryOf(const NixlFlight& flight) {
+  const auto said = flight.request->Telemetry();
+  if (!said) return {};
+  return {1, said->post_us, said->transfer_us, said->descriptors, said->total_bytes};
+}
 
 // The agent as staged transfers use it. Its thread.
 class NixlWire {

@@ -462,6 +462,7 @@ bool NixlWorker::StepJob(Job* job) {
     moved = true;
     if (status == nixl::Status::kSuccess) {
       job->bytes += flight.bytes;
+      job->wire.Add(TelemetryOf(flight));
     } else {
       job->failed = true;
       job->stopped = true;
@@ -538,6 +539,7 @@ PathEvent NixlWorker::EndOf(const Job& job) const {
   event.moving = job.started != 0 ? now - job.started : 0;
   event.runs = job.runs;
   event.pieces = job.pieces;
+  event.wire = job.wire;
   return event;
 }
 

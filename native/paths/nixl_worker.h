@@ -111,6 +111,7 @@ class NixlWorker final : NixlWire {
     uint64_t bytes = 0;
     uint64_t runs = 0;
     uint64_t pieces = 0;
+    WireTelemetry wire;
   };
   struct RunningReach {
     PeerKey peer = 0;

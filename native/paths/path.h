@@ -42,6 +42,23 @@ struct Transfer {
 // src/native/binding.ts nativePath.
 enum class PathKind { kSharedMemory = 1, kNixlDirect = 3, kNixlStaged = 4 };
 
+// What the transport itself says of a job, summed over its posts; NIXL's telemetry.
+struct WireTelemetry {
+  uint64_t posts = 0;        // 0: a path without a transport of its own
+  uint64_t post_us = 0;      // in calls that post, where shared memory and tcp copy
+  uint64_t transfer_us = 0;  // from each post to its end; posts overlap
+  uint64_t descriptors = 0;  // after neighbours were merged
+  uint64_t bytes = 0;
+
+  void Add(const WireTelemetry& other) {
+    posts += other.posts;
+    post_us += other.post_us;
+    transfer_us += other.transfer_us;
+    descriptors += other.descriptors;
+    bytes += other.bytes;
+  }
+};
+
 struct PathEvent {
   enum class Kind {
     kReached,   // of a peer, once a Reach
@@ -62,6 +79,7 @@ struct PathEvent {
   BootNanos moving = 0;
   uint64_t runs = 0;    // copied, as the plan has them
   uint64_t pieces = 0;  // contiguous copies in them
+  WireTelemetry wire;
 };
 
 // One way of moving a plan (design.md section 7). Called by one owner thread only; nothing here blocks it.

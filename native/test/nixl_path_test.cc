@@ -185,6 +185,13 @@ TEST("tokens cross between pools of any two shapes, whole and in part, and nothi
         CHECK(end.complete);
         CHECK(end.path == mode.kind());
         CHECK(end.bytes > 0 && end.pieces > 0 && end.moving > 0);
+        // NIXL's own count: every byte (of whole blocks, staged), and no more descriptors than there were
+        // pieces.
+        CHECK(mode.kind() == PathKind::kNixlStaged ? end.wire.bytes >= end.bytes
+                                                   : end.wire.bytes == end.bytes);
+        CHECK(end.wire.posts > 0 && end.wire.descriptors >= end.wire.posts);
+        CHECK(end.wire.descriptors <= end.pieces);
+        CHECK(end.wire.transfer_us >= end.wire.post_us && end.wire.post_us > 0);
         CHECK(Holds(target, expected));
         source.path->EndLease(job - 1);
       }

@@ -207,7 +207,7 @@ export interface NativePoolSpan {
 }
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of this file. */
-export const mirrorVersion = 11;
+export const mirrorVersion = 12;
 
 /** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra, runs, pieces]`. */
 export const RECORD_WORDS = 10;
@@ -233,6 +233,11 @@ export const completionKind = {
   SLOT_STALLED: 12,
   /** `descriptor` is another one now: peers that have the old one can't reach this pool for long. */
   PATHS_RENEWED: 13,
+  /**
+   * id = job, right before its JOB when its bytes went over NIXL, as NIXL's telemetry has it: status = posts; bytes; queuedUs = time in calls
+   * that post; movingUs = from each post to its end, summed (posts overlap); extra = NIXL descriptors.
+   */
+  WIRE: 14,
 } as const;
 
 export const jobStatus = { OK: 0, CANCELLED: 1, TIMED_OUT: 2, FAILED: 3, BAD_RANGE: 4, NO_PEER: 5 } as const;

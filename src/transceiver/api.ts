@@ -4,6 +4,7 @@ import type { BlockOrder, Placement } from "../kv/placement.ts";
 import type { BlockHold, BlockPool } from "../kv/pool.ts";
 import type { Parallel } from "../kv/ranks.ts";
 import type { PageKind } from "../native/binding.ts";
+import type { WireTelemetry } from "./data_plane.ts";
 import type { VerifyMode } from "./verification.ts";
 
 /** `cache_transceiver_config` of the YAML, same names, units and defaults (spec system.md S13-S28). */
@@ -109,6 +110,8 @@ export interface TransferReport {
   readonly runs: number;
   readonly pieces: number;
   readonly attempts: number;
+  /** Receiver: of bytes that went over NIXL, as its own telemetry has it. */
+  readonly wire?: WireTelemetry;
   /** Of a receive without a state. */
   readonly first?: FirstTokens;
 }
@@ -295,4 +298,4 @@ export interface EndedSend {
   readonly error?: Error;
 }
 
-export type { BlockHold, BlockId, BlockPool, Layout };
+export type { BlockHold, BlockId, BlockPool, Layout, WireTelemetry };

@@ -13,6 +13,18 @@ export interface PlaneLease {
 }
 
 export type ReadStatus = "ok" | "cancelled" | "timed_out" | "failed" | "bad_range" | "no_peer";
+/** What NIXL says of its posts for one read, or summed over the reads of a transfer. */
+export interface WireTelemetry {
+  readonly posts: number;
+  /** In calls that post, where shared memory and TCP copy. */
+  readonly postMs: number;
+  /** From each post to its end, summed; posts overlap. */
+  readonly transferMs: number;
+  /** After neighbours were merged. */
+  readonly descriptors: number;
+  readonly bytes: number;
+}
+
 export interface ReadEnd {
   readonly status: ReadStatus;
   readonly bytes: number;
@@ -23,6 +35,8 @@ export interface ReadEnd {
   /** Of the plan, and the contiguous copies in them. */
   readonly runs: number;
   readonly pieces: number;
+  /** Of bytes that went over NIXL. */
+  readonly wire?: WireTelemetry;
 }
 export interface ReadListener {
   /** Once. */

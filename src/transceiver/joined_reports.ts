@@ -1,4 +1,5 @@
 import type { TransferReport } from "./api.ts";
+import { sumOfWires } from "./receiver_tally.ts";
 
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 
@@ -16,6 +17,7 @@ export function joinReports(reports: readonly [TransferReport, ...TransferReport
   // A part that had nothing to move has no path.
   const paths = new Set(reports.map(({ path }) => path));
   if (paths.size > 1) paths.delete("none");
+  const wires = reports.flatMap(({ wire }) => wire ?? []);
   return {
     requestId: first.requestId,
     bytes,
@@ -33,6 +35,7 @@ export function joinReports(reports: readonly [TransferReport, ...TransferReport
     runs: total(({ runs }) => runs),
     pieces: total(({ pieces }) => pieces),
     attempts: longest(({ attempts }) => attempts),
+    ...(wires[0] === undefined ? {} : { wire: wires.reduce(sumOfWires) }),
     ...(first.first === undefined ? {} : { first: first.first }),
   };
 }

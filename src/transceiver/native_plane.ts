@@ -24,6 +24,7 @@ import type {
   ReadListener,
   ReadRequest,
   ReadStatus,
+  WireTelemetry,
 } from "./data_plane.ts";
 import { TimerQueue } from "./timer_queue.ts";
 
@@ -127,6 +128,8 @@ export class NativePlane implements DataPlane {
   readonly #digests = new Map<number, (digests: Uint8Array) => void>();
   readonly #timers = new TimerQueue((atMs) => this.#native.setTimer(ALARM, Math.max(0, atMs)));
   readonly #renewals = new Map<number, Renewal>();
+  /** Between WIRE and JOB. */
+  readonly #wires = new Map<number, WireTelemetry>();
   readonly #completions = new BoundedTurns<Float64Array>((record) => this.#completed(record));
   #lastId = 0;
   /** Work was given in this turn of the event loop. */
@@ -273,9 +276,30 @@ export class NativePlane implements DataPlane {
   }
 
   #completed(record: Float64Array): void {
-    const [kind = 0, id = 0, status = 0, bytes = 0, , movingUs = 0, atMs = 0, extra = 0, runs = 0, pieces = 0] = record;
+    const [
+      kind = 0,
+      id = 0,
+      status = 0,
+      bytes = 0,
+      queuedUs = 0,
+      movingUs = 0,
+      atMs = 0,
+      extra = 0,
+      runs = 0,
+      pieces = 0,
+    ] = record;
     switch (kind) {
-      case completionKind.JOB:
+      case completionKind.WIRE:
+        this.#wires.set(id, {
+          posts: status,
+          postMs: queuedUs / 1000,
+          transferMs: movingUs / 1000,
+          descriptors: extra,
+          bytes,
+        });
+        break;
+      case completionKind.JOB: {
+        const wire = this.#take(this.#wires, id);
         this.#reads.get(id)?.ended({
           status: readStatusOf[status] ?? "failed",
           bytes,
@@ -284,8 +308,10 @@ export class NativePlane implements DataPlane {
           path: pathNameOf[extra] ?? "unknown",
           runs,
           pieces,
+          ...(wire && { wire }),
         });
         break;
+      }
       case completionKind.JOB_QUIET:
         this.#take(this.#reads, id)?.quiet();
         break;

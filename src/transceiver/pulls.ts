@@ -8,6 +8,7 @@ import { PeerLink } from "./peer_link.ts";
 import { PullTurns, type TurnLimits } from "./pull_turns.ts";
 import type { ReceiverHouse, ReceiverLimits, WantedOffer } from "./receiver_house.ts";
 import { ReceiverSession } from "./receiver_session.ts";
+import type { SlowPaths } from "./slow_path.ts";
 import type { TransferCounts } from "./transfer_counts.ts";
 
 export interface PullsOptions {
@@ -21,6 +22,8 @@ export interface PullsOptions {
   readonly dial: Dial;
   readonly counts: TransferCounts;
   readonly observer: SessionObserver | undefined;
+  /** Hears of every receive that ended well. */
+  readonly slow?: SlowPaths;
 }
 
 interface KnownPeer {
@@ -42,7 +45,7 @@ export class Pulls {
   constructor(options: PullsOptions) {
     this.#options = options;
     this.#turns = new PullTurns(options.maxConcurrent);
-    const { plane, limits, reader, observer, counts, layout } = options;
+    const { plane, limits, reader, observer, counts, layout, slow } = options;
     this.#house = {
       plane,
       limits,
@@ -55,7 +58,9 @@ export class Pulls {
       settled: (sender, report, error) => {
         counts.receiveEnded(report, error);
         const peer = this.#peers.get(sender);
-        if (report !== null && peer !== undefined) peer.gbPerS = report.gbPerS;
+        if (report === null || peer === undefined) return;
+        peer.gbPerS = report.gbPerS;
+        slow?.ended(peer.link.target, report);
       },
       released: (session) => {
         if (this.#sessions.delete(session) && this.#sessions.size === 0) for (const tell of this.#whenEmpty) tell();

@@ -1,6 +1,6 @@
 import type { RequestId } from "../ids.ts";
 import type { FirstTokens, TransferReport } from "./api.ts";
-import type { ReadEnd } from "./data_plane.ts";
+import type { ReadEnd, WireTelemetry } from "./data_plane.ts";
 import { type TransferPhase, TransferTimes } from "./transfer_times.ts";
 
 /** What a pull has done over all its attempts, for its report. */
@@ -10,6 +10,7 @@ export class ReceiverTally {
   #movingMs = 0;
   #runs = 0;
   #copies = 0;
+  #wire: WireTelemetry | null = null;
   #path = "none";
 
   constructor(nowMs: number) {
@@ -29,11 +30,12 @@ export class ReceiverTally {
     this.#path = path;
   }
 
-  moved({ movingMs, runs, pieces, path }: ReadEnd): void {
+  moved({ movingMs, runs, pieces, path, wire }: ReadEnd): void {
     this.#movingMs += movingMs;
     this.#runs += runs;
     this.#copies += pieces;
     this.#path = path;
+    if (wire !== undefined) this.#wire = this.#wire === null ? wire : sumOfWires(this.#wire, wire);
   }
 
   /** Call it when the pull has ended. */
@@ -69,6 +71,15 @@ export class ReceiverTally {
       runs: this.#runs,
       pieces: this.#copies,
     };
-    return first === null ? report : { ...report, first };
+    const told = this.#wire === null ? report : { ...report, wire: this.#wire };
+    return first === null ? told : { ...told, first };
   }
 }
+
+export const sumOfWires = (one: WireTelemetry, other: WireTelemetry): WireTelemetry => ({
+  posts: one.posts + other.posts,
+  postMs: one.postMs + other.postMs,
+  transferMs: one.transferMs + other.transferMs,
+  descriptors: one.descriptors + other.descriptors,
+  bytes: one.bytes + other.bytes,
+});

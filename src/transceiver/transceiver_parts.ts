@@ -17,6 +17,7 @@ import type { FrameOf } from "./protocol.ts";
 import { Pulls } from "./pulls.ts";
 import { RankedPulls } from "./ranked_pulls.ts";
 import { Receivers } from "./receivers.ts";
+import { fastestNetwork, isThisMachine, SlowPaths } from "./slow_path.ts";
 import { controlSocketPath } from "./socket_directory.ts";
 import { TransferCounts } from "./transfer_counts.ts";
 
@@ -107,6 +108,7 @@ export async function connectParts(
     dial,
     counts,
     observer,
+    slow: slowPaths(),
   });
   const context = {
     plane,
@@ -144,6 +146,14 @@ export async function connectParts(
     server,
   };
 }
+
+const slowPaths = (): SlowPaths =>
+  new SlowPaths({
+    network: fastestNetwork,
+    isHere: isThisMachine,
+    env: process.env,
+    warn: (fields, text) => createLogger({ name: "transceiver" }).warn(fields, text),
+  });
 
 /** The ids of the blocks; with KVT_CHECK, the plane's memory is filled while they are free. */
 function openPool({ blocks, check }: ResolvedOptions, plane: NativePlane, shared: BlockPool | undefined): BlockPool {

@@ -110,4 +110,13 @@ const transferFields = (report: TransferReport) => ({
   runs: report.runs,
   pieces: report.pieces,
   retries: report.attempts - 1,
+  ...(report.wire && {
+    nixl: {
+      posts: report.wire.posts,
+      post_seconds: report.wire.postMs / 1000,
+      transfer_seconds: report.wire.transferMs / 1000,
+      descriptors: report.wire.descriptors,
+      bytes: report.wire.bytes,
+    },
+  }),
 });

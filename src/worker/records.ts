@@ -39,6 +39,14 @@ export interface TransferRecord {
   readonly runs: number;
   readonly pieces: number;
   readonly attempts: number;
+  /** Of bytes that went over NIXL, as its telemetry has it. */
+  readonly nixl?: {
+    readonly posts: number;
+    readonly post_ms: number;
+    readonly transfer_ms: number;
+    readonly descriptors: number;
+    readonly bytes: number;
+  };
 }
 
 export function transferRecord(
@@ -66,6 +74,15 @@ export function transferRecord(
     runs: report.runs,
     pieces: report.pieces,
     attempts: report.attempts,
+    ...(report.wire && {
+      nixl: {
+        posts: report.wire.posts,
+        post_ms: report.wire.postMs,
+        transfer_ms: report.wire.transferMs,
+        descriptors: report.wire.descriptors,
+        bytes: report.wire.bytes,
+      },
+    }),
   };
 }
 

@@ -79,7 +79,7 @@ export async function startWorker(settings: WorkerSettings, hooks: WorkerHooks =
       const record = transferRecord(request.spec.id, direction, report);
       records.add(record);
       metrics.transferred(record);
-      log.info(record, "transfer");
+      log.debug(record, "transfer");
     },
     ...(hooks.transceiver && { transceiver: hooks.transceiver }),
   });

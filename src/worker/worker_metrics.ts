@@ -61,6 +61,31 @@ export class WorkerMetrics {
     help: "Runs and pieces (contiguous copies) of completed receives, by which the path is judged.",
     labels: ["unit"],
   });
+  readonly #pathTransfers = this.#metrics.counter<"direction" | "path">({
+    name: "kvt_worker_path_transfers_total",
+    help: "Completed transfers by the path that their bytes took; none: there was nothing to move.",
+    labels: ["direction", "path"],
+  });
+  readonly #pathBytes = this.#metrics.counter<"direction" | "path">({
+    name: "kvt_worker_path_bytes_total",
+    help: "KV bytes of completed transfers by path.",
+    labels: ["direction", "path"],
+  });
+  readonly #pathSeconds = this.#metrics.counter<"path">({
+    name: "kvt_worker_path_moving_seconds_total",
+    help: "Native time of copying in completed receives, by path.",
+    labels: ["path"],
+  });
+  readonly #nixlParts = this.#metrics.counter<"path" | "unit">({
+    name: "kvt_worker_nixl_parts_total",
+    help: "Posts and NIXL descriptors of completed receives, as NIXL's telemetry counts them.",
+    labels: ["path", "unit"],
+  });
+  readonly #nixlSeconds = this.#metrics.counter<"path" | "phase">({
+    name: "kvt_worker_nixl_seconds_total",
+    help: "NIXL's telemetry of completed receives: time in calls that post, and from each post to its end (posts overlap).",
+    labels: ["path", "phase"],
+  });
   readonly #freed = this.#metrics.histogram<"phase">({
     name: "kvt_worker_abandoned_to_free_seconds",
     help: "From the word that nobody wants a request any more (client left, abort, release) until its blocks are free, by its phase then.",
@@ -181,13 +206,26 @@ export class WorkerMetrics {
     this.#transferBytes.inc({ direction }, bytes);
     this.#transferSizes.observe({ direction }, bytes);
     this.#transferTime.observe({ direction }, ms / 1000);
+    const { path } = record;
+    this.#pathTransfers.inc({ direction, path });
+    this.#pathBytes.inc({ direction, path }, bytes);
     if (direction === "send") return;
+    this.#moved(record);
     const { queue_ms: queue, connect_ms: connect, wait_ms: wait, moving_ms: move, verify_ms: verify } = record;
     for (const [phase, phaseMs] of Object.entries({ queue, connect, wait, move, verify })) {
       this.#transferPhases.observe({ phase }, phaseMs / 1000);
     }
     this.#transferParts.inc({ unit: "run" }, record.runs);
     this.#transferParts.inc({ unit: "piece" }, record.pieces);
+  }
+
+  #moved({ path, moving_ms: movingMs, nixl }: TransferRecord): void {
+    this.#pathSeconds.inc({ path }, movingMs / 1000);
+    if (nixl === undefined) return;
+    this.#nixlParts.inc({ path, unit: "post" }, nixl.posts);
+    this.#nixlParts.inc({ path, unit: "descriptor" }, nixl.descriptors);
+    this.#nixlSeconds.inc({ path, phase: "post" }, nixl.post_ms / 1000);
+    this.#nixlSeconds.inc({ path, phase: "transfer" }, nixl.transfer_ms / 1000);
   }
 
   text(): Promise<string> {

@@ -8,8 +8,10 @@ import { type NixlCase, nixlCases } from "./nixl_wheel.ts";
 
 interface Moved {
   readonly event: string;
+  readonly direction?: string;
   readonly path?: string;
   readonly bytes?: number;
+  readonly nixl?: Readonly<Record<"posts" | "post_ms" | "transfer_ms" | "descriptors" | "bytes", number>>;
 }
 
 /** A context and a generation worker of one case, or none where it can't be tested here. */
@@ -50,8 +52,36 @@ describe.each(styles)("golden answers over $name, $style", ({ style, ...one }) =
       const moved = await movedFor(deployed(), id);
       expect(moved.map(({ path }) => path)).toEqual(moved.map(() => one.env.KVT_PATH));
       expect(moved.length).toBeGreaterThan(0);
+      for (const { bytes, nixl } of moved.filter(({ direction }) => direction === "receive")) {
+        // Staged, whole blocks travel.
+        if (one.env.KVT_PATH === "nixl_direct") expect(nixl?.bytes).toBe(bytes);
+        else expect(nixl?.bytes).toBeGreaterThanOrEqual(bytes ?? Number.POSITIVE_INFINITY);
+        expect(nixl?.descriptors).toBeGreaterThanOrEqual(nixl?.posts ?? Number.POSITIVE_INFINITY);
+        expect(nixl?.transfer_ms).toBeGreaterThanOrEqual(nixl?.post_ms ?? Number.POSITIVE_INFINITY);
+      }
     }
   }, 240_000);
+
+  it("are counted by path, with NIXL's own telemetry", async () => {
+    const { KVT_PATH: path } = one.env;
+    const [generation] = deployed().generation;
+    const text = await (await fetch(`${generation?.url}/metrics`)).text();
+    const counted = (series: string): number =>
+      Number(
+        text
+          .split("\n")
+          .find((line) => line.startsWith(`${series} `))
+          ?.slice(series.length),
+      );
+    const bytes = counted(`kvt_worker_path_bytes_total{direction="receive",path="${path}"}`);
+    expect(bytes).toBeGreaterThan(0);
+    expect(bytes).toBe(counted('kvt_worker_transfer_bytes_total{direction="receive"}'));
+    expect(counted(`kvt_worker_path_moving_seconds_total{path="${path}"}`)).toBeGreaterThan(0);
+    const posts = counted(`kvt_worker_nixl_parts_total{path="${path}",unit="post"}`);
+    expect(posts).toBeGreaterThan(0);
+    expect(counted(`kvt_worker_nixl_parts_total{path="${path}",unit="descriptor"}`)).toBeGreaterThanOrEqual(posts);
+    expect(counted(`kvt_worker_nixl_seconds_total{path="${path}",phase="transfer"}`)).toBeGreaterThan(0);
+  });
 });
 
 const staged = cases.filter(({ name }) => /^nixl_staged over (UCX's TCP|LIBFABRIC)/.test(name));

@@ -12,6 +12,19 @@ const listen = (port: number): Promise<Server> =>
     server.listen(port, "localhost", () => resolve(server));
   });
 
+/**
+ * Says to every other caller of `freePorts` on this host that the port is given away, for as long as this process lives: the one that will
+ * bind it is still starting then. An abstract socket belongs to the same network namespace as the port, and leaves no file behind.
+ * @returns false when another caller, of this process or another, has it
+ */
+function claim(port: number): Promise<boolean> {
+  const mark = createServer((connection) => connection.destroy()).unref();
+  return new Promise((resolve) => {
+    mark.once("error", () => resolve(false));
+    mark.listen(`\0kvt-port-${port}`, () => resolve(true));
+  });
+}
+
 const close = (server: Server): Promise<void> => new Promise((resolve) => server.close(() => resolve()));
 
 const portOf = (server: Server): number => {
@@ -35,14 +48,18 @@ const TRIES = 100;
 async function listenAnywhere(): Promise<Server> {
   const above = firstEphemeral();
   for (let tries = 0; above > LOWEST && tries < TRIES; tries++) {
-    const server = await listen(randomInt(LOWEST, above)).catch(() => null);
-    if (server !== null) return server;
+    const port = randomInt(LOWEST, above);
+    const server = await listen(port).catch(() => null);
+    if (server === null) continue;
+    if (await claim(port)) return server;
+    await close(server);
   }
   return listen(0);
 }
 
 /**
- * `count` different ports of localhost that nobody listens on at the moment and that the system gives to nobody by itself.
+ * `count` different ports of localhost that nobody listens on at the moment, that the system gives to nobody by itself, and that no other
+ * call gets while this process lives.
  * @param wanted these very ports instead; KvError BIND_FAILED when one is taken
  */
 export async function freePorts(count: number, wanted?: readonly number[]): Promise<number[]> {

@@ -1,5 +1,6 @@
+import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { connect, createServer } from "node:net";
 import { describe, expect, it } from "vitest";
 import { hideKey } from "../../../src/cli/demo_story.ts";
 import { paintFor } from "../../../src/cli/paint.ts";
@@ -85,6 +86,16 @@ describe("ports", () => {
   it("are none that the system hands out by itself, before their process binds them", async () => {
     const [first = 0] = readFileSync("/proc/sys/net/ipv4/ip_local_port_range", "utf8").split(/\s/).map(Number);
     for (const port of await freePorts(6)) expect(port).toBeLessThan(first);
+  });
+
+  it("are given to one caller only, before their process binds them too", async () => {
+    const many = 300;
+    const ports = [...(await freePorts(many)), ...(await freePorts(many))];
+    expect(new Set(ports).size).toBe(2 * many);
+    // Other processes are told in the same way.
+    const mark = connect(`\0kvt-port-${ports[0]}`);
+    await once(mark, "connect");
+    mark.destroy();
   });
 
   it("that are taken are refused as a bind failure", async () => {

@@ -1,5 +1,5 @@
-import { afterEach, describe, expect, it } from "vitest";
-import { errorOf, type Routed, type RoutedOptions, route } from "./routed.ts";
+import { describe, expect, it } from "vitest";
+import { errorOf, routedPerTest } from "./routed.ts";
 import {
   CTX_REQUEST_ID,
   contextReply,
@@ -10,15 +10,7 @@ import {
   sendJson,
 } from "./scripted_worker.ts";
 
-let routed: Routed | undefined;
-afterEach(async () => {
-  await routed?.[Symbol.asyncDispose]();
-  routed = undefined;
-});
-const start = async (options: RoutedOptions = {}) => {
-  routed = await route(options);
-  return { ...routed, ctx: routed.context[0] as ScriptedWorker, gen: routed.generation[0] as ScriptedWorker };
-};
+const start = routedPerTest();
 
 describe("the context-first flow", () => {
   it("prefills at the context worker, decodes at the generation worker, and answers with what that said", async () => {
@@ -196,12 +188,10 @@ describe("the context-first flow", () => {
     const lax = await start();
     for (let i = 0; i < 2; i++) expect((await lax.complete({ model: "gpt-x" })).status).toBe(200);
     expect(lax.log.filter(({ msg }) => msg.includes("another model"))).toHaveLength(1);
-    await routed?.[Symbol.asyncDispose]();
     const strict = await start({ settings: { strictModel: true } });
     const refused = await strict.complete({ model: "gpt-x" });
     expect(refused.status).toBe(404);
     expect(await errorOf(refused)).toMatchObject({ code: "model_not_found", message: expect.stringContaining("tiny") });
-    await routed?.[Symbol.asyncDispose]();
     const two = await start({
       context: 2,
       generation: 2,

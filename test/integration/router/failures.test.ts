@@ -1,5 +1,5 @@
-import { afterEach, describe, expect, it } from "vitest";
-import { errorOf, type Routed, type RoutedOptions, route } from "./routed.ts";
+import { describe, expect, it } from "vitest";
+import { errorOf, routedPerTest } from "./routed.ts";
 import {
   beginStream,
   contextReply,
@@ -10,15 +10,7 @@ import {
   sendJson,
 } from "./scripted_worker.ts";
 
-let routed: Routed | undefined;
-afterEach(async () => {
-  await routed?.[Symbol.asyncDispose]();
-  routed = undefined;
-});
-const start = async (options: RoutedOptions = {}) => {
-  routed = await route(options);
-  return { ...routed, ctx: routed.context[0] as ScriptedWorker, gen: routed.generation[0] as ScriptedWorker };
-};
+const start = routedPerTest();
 const refuse =
   (status: number, code: string, headers: Record<string, string> = {}) =>
   (received: Received): void =>
@@ -97,7 +89,6 @@ describe("a context worker that fails", () => {
         hop: "context",
       });
       expect(counts(context).sort()).toEqual([0, 1]);
-      await routed?.[Symbol.asyncDispose]();
     }
   });
 

@@ -1,19 +1,11 @@
 import { once } from "node:events";
 import { createServer } from "node:net";
-import { afterEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { eventually } from "../waits.ts";
-import { errorOf, type Routed, type RoutedOptions, route } from "./routed.ts";
+import { errorOf, route, routedPerTest } from "./routed.ts";
 import { type Received, ScriptedWorker, sendJson } from "./scripted_worker.ts";
 
-let routed: Routed | undefined;
-afterEach(async () => {
-  await routed?.[Symbol.asyncDispose]();
-  routed = undefined;
-});
-const start = async (options: RoutedOptions = {}) => {
-  routed = await route(options);
-  return { ...routed, ctx: routed.context[0] as ScriptedWorker, gen: routed.generation[0] as ScriptedWorker };
-};
+const start = routedPerTest();
 
 interface WorkerInfo {
   readonly worker_id: string;

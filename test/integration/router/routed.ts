@@ -1,3 +1,4 @@
+import { afterEach } from "vitest";
 import type { RouterSettings } from "../../../src/config/settings.ts";
 import { createLogger } from "../../../src/observability/log.ts";
 import { type RouterHooks, type RouterServer, startRouter } from "../../../src/router/server.ts";
@@ -98,4 +99,24 @@ export async function route(options: RoutedOptions = {}): Promise<Routed> {
 /** `error` of an answer's body. */
 export async function errorOf(response: Response): Promise<Record<string, unknown>> {
   return ((await response.json()) as { error: Record<string, unknown> }).error;
+}
+
+/** For a test file: starts what a test asks for, its first workers by name too, and ends it after the test. */
+export function routedPerTest(): (options?: RoutedOptions) => Promise<RoutedPair> {
+  let routed: Routed | undefined;
+  afterEach(async () => {
+    await routed?.[Symbol.asyncDispose]();
+    routed = undefined;
+  });
+  return async (options = {}) => {
+    // A second one in the same test takes the place of the first.
+    await routed?.[Symbol.asyncDispose]();
+    routed = await route(options);
+    return { ...routed, ctx: routed.context[0] as ScriptedWorker, gen: routed.generation[0] as ScriptedWorker };
+  };
+}
+
+export interface RoutedPair extends Routed {
+  readonly ctx: ScriptedWorker;
+  readonly gen: ScriptedWorker;
 }

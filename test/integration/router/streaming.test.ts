@@ -1,20 +1,15 @@
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { afterEach, describe, expect, it } from "vitest";
-import { type Routed, type RoutedOptions, route } from "./routed.ts";
+import { routedPerTest } from "./routed.ts";
 import { beginStream, contextReply, events, type Received, type ScriptedWorker, sendJson } from "./scripted_worker.ts";
 
-let routed: Routed | undefined;
+const start = routedPerTest();
 const sockets: Socket[] = [];
-afterEach(async () => {
+// What is registered last ends first.
+afterEach(() => {
   for (const socket of sockets.splice(0)) socket.destroy();
-  await routed?.[Symbol.asyncDispose]();
-  routed = undefined;
 });
-const start = async (options: RoutedOptions = {}) => {
-  routed = await route(options);
-  return { ...routed, ctx: routed.context[0] as ScriptedWorker, gen: routed.generation[0] as ScriptedWorker };
-};
 
 /** A client on a bare socket, so that the test decides when bytes are read. */
 async function rawClient(port: number, body: object): Promise<Socket> {

@@ -1,19 +1,11 @@
 import { once } from "node:events";
 import { connect } from "node:net";
-import { afterEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { packageVersion } from "../../../src/version.ts";
-import { errorOf, type Routed, type RoutedOptions, route } from "./routed.ts";
-import type { Received, ScriptedWorker } from "./scripted_worker.ts";
+import { errorOf, routedPerTest } from "./routed.ts";
+import type { Received } from "./scripted_worker.ts";
 
-let routed: Routed | undefined;
-afterEach(async () => {
-  await routed?.[Symbol.asyncDispose]();
-  routed = undefined;
-});
-const start = async (options: RoutedOptions = {}) => {
-  routed = await route(options);
-  return { ...routed, ctx: routed.context[0] as ScriptedWorker, gen: routed.generation[0] as ScriptedWorker };
-};
+const start = routedPerTest();
 
 describe("the router's own routes", () => {
   it("give version, models, perf records and metrics", async () => {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { waitUntilHealthy } from "../../../src/cli/ask.ts";
 import { freePorts } from "../../../src/cli/ports.ts";
 import { buildKvt, type KvtProcess, startKvt } from "../../integration/cli/kvt_process.ts";
-import { type Resources, resourcesOf } from "../../integration/worker/inspect.ts";
+import { type Resources, resourcesOf } from "../../integration/held_resources.ts";
 import { tinyModel } from "../../integration/worker/worker_process.ts";
 
 /** Smaller than what the prompts of a soak need together: blocks are waited for, and cached ones evicted. */

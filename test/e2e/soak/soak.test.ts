@@ -1,8 +1,9 @@
 import { describe, expect, it } from "vitest";
+import type { Resources } from "../../integration/held_resources.ts";
 import { until } from "../../integration/waits.ts";
 import { ask, askPair, type Body } from "../../integration/worker/client.ts";
 import { goldens } from "../../integration/worker/golden.ts";
-import { blocksOf, type Resources } from "../../integration/worker/inspect.ts";
+import { blocksOf } from "../../integration/worker/inspect.ts";
 import { POOL_TOKENS, SoakDeployment } from "./deployment.ts";
 import { type PlannedRequest, type Prompt, promptsOf, requestOf } from "./plan.ts";
 

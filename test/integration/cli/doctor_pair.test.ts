@@ -2,8 +2,9 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { main } from "../../../src/cli/main.ts";
 import { defaultWorkerSettings } from "../../../src/config/worker_settings.ts";
 import { capturedTerminal } from "../../unit/cli/captured_terminal.ts";
+import { resourcesOf } from "../held_resources.ts";
 import { until } from "../waits.ts";
-import { blocksOf, resourcesOf } from "../worker/inspect.ts";
+import { blocksOf } from "../worker/inspect.ts";
 import { tinyModel, type WorkerProcess, Workers } from "../worker/worker_process.ts";
 
 interface Piece {

@@ -2,7 +2,8 @@ import { readFileSync } from "node:fs";
 import { setTimeout as pause } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
 import { freePorts } from "../../../src/cli/ports.ts";
-import { type Ended, layout, type Peer, Peers, type Resources } from "../transceiver/peer_process.ts";
+import { expectAsBefore, type Resources, resourcesOf } from "../held_resources.ts";
+import { type Ended, layout, type Peer, Peers } from "../transceiver/peer_process.ts";
 import { Wire } from "../transceiver/wire.ts";
 import { until } from "../waits.ts";
 import { type Cell, cells } from "./cells.ts";
@@ -176,7 +177,7 @@ describe("faults in the states of a transfer between two processes, lease 300 ms
       await pair.wire.open();
       await pair.expectServing();
       const before = new Map<Peer, Resources>();
-      for (const peer of [pair.context, pair.generation]) before.set(peer, await peer.resources());
+      for (const peer of [pair.context, pair.generation]) before.set(peer, resourcesOf(peer));
       const row = results.row(cell);
       pair.again = 0;
       for (let count = 0; count < ROUNDS; count++) row.recoveredMs.push(await round(pair, cell));
@@ -189,11 +190,7 @@ describe("faults in the states of a transfer between two processes, lease 300 ms
       await fresh.kill();
       for (const [peer, start] of before) {
         if (!peer.running) continue;
-        await until("descriptors and maps are as at the start", async () => {
-          const now = await peer.resources();
-          return now.fds <= start.fds && now.maps <= start.maps;
-        });
-        expect((await peer.resources()).rssAnonKib - start.rssAnonKib).toBeLessThan(48 * 1024);
+        await expectAsBefore(`process ${peer.pid}`, peer, start);
         expect(peer.log).toBe("");
       }
     },

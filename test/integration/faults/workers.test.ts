@@ -1,10 +1,9 @@
 import { setTimeout as pause } from "node:timers/promises";
 import { afterAll, describe, expect, it } from "vitest";
-import { until } from "../waits.ts";
+import { expectAsBefore, type Resources, resourcesOf } from "../held_resources.ts";
 import { ask, askPair, type Body } from "../worker/client.ts";
 import { type Golden, goldens } from "../worker/golden.ts";
 import { expectGolden } from "../worker/golden_check.ts";
-import { type Resources, resourcesOf } from "../worker/inspect.ts";
 import { type Cell, cells, states } from "./cells.ts";
 import { FaultResults, shardOf } from "./results.ts";
 import { type FleetWorker, POOL_TOKENS, type Reached, type Router, WorkerFleet } from "./worker_fleet.ts";
@@ -165,15 +164,7 @@ describe("faults in the states of a request between workers behind a router, lea
     for (const [worker, [pid, start]] of before) {
       expect(worker.output).not.toMatch(/UNHANDLED|UnhandledPromise|internal defect/);
       if (worker.pid !== pid) continue;
-      await until(
-        `descriptors and maps of ${worker.url} are as before`,
-        async () => {
-          const now = resourcesOf(worker);
-          return now.descriptors <= start.descriptors && now.pools <= start.pools;
-        },
-        20_000,
-      );
-      expect(resourcesOf(worker).rssAnonKib - start.rssAnonKib).toBeLessThan(48 * 1024);
+      await expectAsBefore(worker.url, worker, start);
     }
   }
 });

@@ -1,6 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { expectAsBefore, type Resources, resourcesOf } from "../held_resources.ts";
 import { until } from "../waits.ts";
-import { BLOCKS, type Fault, type Peer, Peers, POOL_TOKENS, type Resources, stopped } from "./peer_process.ts";
+import { BLOCKS, type Fault, type Peer, Peers, POOL_TOKENS, stopped } from "./peer_process.ts";
 
 const LEASE_MS = 2_000;
 const TIMEOUT_MS = 3_000;
@@ -22,7 +23,7 @@ describe("a peer that is killed, stopped or gone in a state of a transfer", () =
     // A first transfer each way loads what is loaded once.
     await expectNoLeak(await peers.open(FAST));
     await settled();
-    before = await survivor.resources();
+    before = resourcesOf(survivor);
   });
   afterAll(() => peers[Symbol.asyncDispose]());
   // A test that failed must not leave its peer behind for the next one to count.
@@ -54,11 +55,7 @@ describe("a peer that is killed, stopped or gone in a state of a transfer", () =
     await settled();
     await expectNoLeak(await peers.open(FAST));
     await settled();
-    await until("descriptors and maps are as at the start", async () => {
-      const now = await survivor.resources();
-      return now.fds === before.fds && now.maps === before.maps;
-    });
-    expect((await survivor.resources()).rssAnonKib - before.rssAnonKib).toBeLessThan(48 * 1024);
+    await expectAsBefore("the survivor", survivor, before);
     expect((await survivor.stats()).dropped).not.toHaveProperty("broken frame");
     expect(survivor.log).toBe("");
   }

@@ -1,5 +1,3 @@
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-
 /** What a worker says about its pool at GET /kv/peers. */
 export interface Blocks {
   readonly total: number;
@@ -51,56 +49,4 @@ export async function freedOf(worker: {
     inTime: sum(/^kvt_worker_abandoned_to_free_seconds_bucket\{(?=[^}]*le="0\.1")[^}]*\} (\d+)$/gm),
     all: sum(/^kvt_worker_abandoned_to_free_seconds_count\{[^}]*\} (\d+)$/gm),
   };
-}
-
-export interface Resources {
-  /** Open files, without HTTP connections that stand: those last as long as their client wants. */
-  readonly descriptors: number;
-  /** Mappings of KV pools, own and peers'. */
-  readonly pools: number;
-  readonly rssAnonKib: number;
-}
-
-interface Inspected {
-  readonly url: string;
-  readonly child: { readonly pid?: number | undefined };
-}
-
-export function resourcesOf(worker: Inspected): Resources {
-  const proc = `/proc/${worker.child.pid}`;
-  const maps = readFileSync(`${proc}/maps`, "utf8").split("\n");
-  return {
-    descriptors: descriptorsOf(worker).length,
-    pools: maps.filter((line) => line.includes("memfd:")).length,
-    rssAnonKib: Number(/RssAnon:\s+(\d+) kB/.exec(readFileSync(`${proc}/status`, "utf8"))?.[1]),
-  };
-}
-
-/** What each of these open files is, such as `socket:[123]`. */
-export function descriptorsOf(worker: Inspected): string[] {
-  const connections = httpConnectionsOf(worker);
-  const folder = `/proc/${worker.child.pid}/fd`;
-  return readdirSync(folder)
-    .map((fd) => {
-      try {
-        return readlinkSync(`${folder}/${fd}`);
-      } catch {
-        return "closed meanwhile";
-      }
-    })
-    .filter((name) => !connections.has(name));
-}
-
-/** Both ends of established connections to the worker's port. One whose client has gone is not among them: the worker has to close it. */
-function httpConnectionsOf({ url, child }: Inspected): ReadonlySet<string> {
-  const port = Number(new URL(url).port).toString(16).toUpperCase().padStart(4, "0");
-  const lines = ["tcp", "tcp6"].flatMap((kind) => readFileSync(`/proc/${child.pid}/net/${kind}`, "utf8").split("\n"));
-  const found = new Set<string>();
-  for (const line of lines) {
-    // sl, local, remote, state, queues, timer, retransmits, uid, timeout, inode
-    const [, local, remote, state, , , , , , inode] = line.trim().split(/\s+/);
-    const isOurs = local?.endsWith(`:${port}`) || remote?.endsWith(`:${port}`);
-    if (state === "01" && isOurs) found.add(`socket:[${inode}]`);
-  }
-  return found;
 }

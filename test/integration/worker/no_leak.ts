@@ -1,7 +1,8 @@
 import { expect } from "vitest";
+import { expectAsBefore, type Resources, resourcesOf } from "../held_resources.ts";
 import { until } from "../waits.ts";
 import { ask, askPair, type Body } from "./client.ts";
-import { blocksOf, descriptorsOf, type Resources, resourcesOf } from "./inspect.ts";
+import { blocksOf } from "./inspect.ts";
 import { type Overrides, withPool } from "./worker_process.ts";
 
 /** Tokens of a pool of which one request of the embedded model can need every block: as many as its context. */
@@ -19,9 +20,6 @@ export const EVERY_BLOCK: Body = {
 };
 /** Over 4 KiB: starts the thread that tokenises such prompts. */
 const LONG_TEXT: Body = { prompt: "the ".repeat(1100), max_tokens: 1 };
-/** What V8 may keep of the requests of one test; blocks and bodies that leak are more. */
-const RSS_GROWTH_KIB = 48 * 1024;
-/** Also on a busy machine, where a peer's end is noticed late; V8 gives memory back once its process has been idle for seconds. */
 const SETTLE_MS = 30_000;
 
 export interface Watched {
@@ -78,17 +76,7 @@ export class LeakWatch {
   async #expectAsBefore(worker: Watched): Promise<void> {
     const before = this.#before.get(worker);
     if (before === undefined) throw new Error(`${worker.url} was not counted at the start`);
-    let now = resourcesOf(worker);
-    await until(
-      "descriptors, mapped pools and memory are as at the start",
-      async () => {
-        now = resourcesOf(worker);
-        const grown = now.rssAnonKib - before.rssAnonKib;
-        return now.descriptors <= before.descriptors && now.pools <= before.pools && grown < RSS_GROWTH_KIB;
-      },
-      SETTLE_MS,
-      () => `${JSON.stringify(before)} at the start, now ${JSON.stringify(now)}: ${openFilesOf(worker)}`,
-    );
+    await expectAsBefore(worker.url, worker, before);
     expect(worker.log()).not.toMatch(/UNHANDLED|UnhandledPromiseRejection|internal defect/);
   }
 }
@@ -96,14 +84,4 @@ export class LeakWatch {
 async function isQuiet(worker: Watched): Promise<boolean> {
   const { pinned, quarantined, sends, receives } = await blocksOf(worker);
   return pinned === 0 && quarantined === 0 && sends.open === 0 && receives.open === 0;
-}
-
-/** Open files by what they are, for the message. */
-function openFilesOf(worker: Watched): string {
-  const counts = new Map<string, number>();
-  for (const file of descriptorsOf(worker)) {
-    const kind = file.replace(/:?\[\d+\]$/, "");
-    counts.set(kind, (counts.get(kind) ?? 0) + 1);
-  }
-  return [...counts].map(([kind, count]) => `${count} ${kind}`).join(", ");
 }

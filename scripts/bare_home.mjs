@@ -2,8 +2,13 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
-/** Variables that bring in what a developer has: caches, compiler wrappers, headers, folders of the desktop. */
-const BROUGHT = /^(npm_config_(nodedir|cache)|XDG_.*|CCACHE_.*|CMAKE_.*_LAUNCHER)$/i;
+/** Variables that bring in what a developer has: headers, folders of the desktop. */
+const BROUGHT = /^(npm_config_nodedir|XDG_.*)$/i;
+/** The same for what was compiled before. */
+const COMPILED = /^(CCACHE_.*|CMAKE_.*_LAUNCHER)$/;
+
+/** The environment without a compiler's wrapper and its cache: everything is compiled. */
+export const withoutCompiled = (env) => Object.fromEntries(Object.entries(env).filter(([key]) => !COMPILED.test(key)));
 
 /** HOME without anything in it and a user config of npm that names no headers: nothing may depend on what a developer has there. */
 export function bareHome(place) {

@@ -61,6 +61,9 @@ async function bringTools() {
     // The package is built a second time in another folder: let that hit.
     process.env.CCACHE_BASEDIR ??= "/";
     process.env.CCACHE_NOHASHDIR ??= "1";
+    // There HOME is another one, too.
+    const { code, output } = await run("ccache", ["--get-config", "cache_dir"], { mayFail: true });
+    if (code === 0) process.env.CCACHE_DIR ??= output.trim();
   }
 }
 

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { bareHome } from "./bare_home.mjs";
+import { bareHome, withoutCompiled } from "./bare_home.mjs";
 import { demoClaims } from "./demo_lines.mjs";
 import { root } from "./prepare.mjs";
 import { closingSummary, noCounts } from "./report.mjs";
@@ -34,7 +34,11 @@ export async function checkFreshClone() {
   try {
     const clone = join(place, "clone");
     await step("git clone", () => run("git", ["clone", "--quiet", "--no-local", root, clone]));
-    const env = { ...bareHome(place), npm_config_cache: join(place, "npm-cache"), TMPDIR: join(place, "tmp") };
+    const env = {
+      ...withoutCompiled(bareHome(place)),
+      npm_config_cache: join(place, "npm-cache"),
+      TMPDIR: join(place, "tmp"),
+    };
     mkdirSync(env.TMPDIR);
     let output = "";
     await check("npm start ends well", async () => {

@@ -22,6 +22,14 @@ const BYTES_MAX = 64 * 1024;
  */
 const ENDED_BY_ITSELF = { release: "no_offer", abort: "request_not_found" } as const;
 
+/** One POST to a worker's route of that name. */
+interface Order {
+  readonly kind: "release" | "abort";
+  readonly worker: UpstreamWorker;
+  readonly body: string;
+  readonly requestId: string;
+}
+
 /**
  * Tells workers that nobody will use what they hold, so that no block waits for a timer (S135). Nobody waits for the outcome except
  * `settled`. Workers of other makes have no such routes; there the closed connection is all that can be said.
@@ -40,7 +48,7 @@ export class Abandon {
     if (!handoff.worker.isKvt || handoff.opaqueState === undefined) return;
     // Written by hand: the id may be above 2^53.
     const body = `{"ctx_request_id":${handoff.ctxRequestId},"encoded_opaque_state":${JSON.stringify(handoff.opaqueState)}}`;
-    void this.#post("release", handoff.worker, "/kv/release", body, requestId);
+    void this.#post({ kind: "release", worker: handoff.worker, body, requestId });
   }
 
   /** Ends a request whose reply did not arrive, so that its hand-off, if there is one, is known to nobody. */
@@ -48,7 +56,7 @@ export class Abandon {
     if (!worker.isKvt) return;
     const key = abortKey(worker, requestId);
     const body = JSON.stringify({ request_id: requestId });
-    const running = this.#post("abort", worker, "/kv/abort", body, requestId).then(() => {
+    const running = this.#post({ kind: "abort", worker, body, requestId }).then(() => {
       if (this.#aborts.get(key) === running) this.#aborts.delete(key);
     });
     this.#aborts.set(key, running);
@@ -64,31 +72,19 @@ export class Abandon {
     while (this.#running.size > 0) await Promise.all(this.#running);
   }
 
-  #post(
-    kind: "release" | "abort",
-    worker: UpstreamWorker,
-    path: string,
-    body: string,
-    requestId: string,
-  ): Promise<void> {
-    const running = this.#send(kind, worker, path, body, requestId).finally(() => this.#running.delete(running));
+  #post(order: Order): Promise<void> {
+    const running = this.#send(order).finally(() => this.#running.delete(running));
     this.#running.add(running);
     return running;
   }
 
-  async #send(
-    kind: "release" | "abort",
-    worker: UpstreamWorker,
-    path: string,
-    body: string,
-    requestId: string,
-  ): Promise<void> {
+  async #send({ kind, worker, body, requestId }: Order): Promise<void> {
     const { log, metrics, authToken } = this.#options;
     const limit = joinSignals([], LIMIT_MS);
     try {
       const answer = await exchange(worker.control, {
         method: "POST",
-        path,
+        path: `/kv/${kind}`,
         headers: {
           "content-type": "application/json",
           "x-request-id": requestId,

@@ -91,3 +91,19 @@ test("rows that many runs take can't be removed unnoticed", { timeout: 120_000 }
     expect(caught, name).not.toBeNull();
   }
 });
+
+test("every change of a row that transfers take in which nothing goes wrong is noticed", {
+  timeout: 120_000,
+}, async () => {
+  const takers = await seedsOfRows(QUICK_SEEDS);
+  const taken = new Set<string>();
+  for (const plan of quietPlans) for (const row of (await run(plan)).coverage.keys()) taken.add(row);
+  const unnoticed: string[] = [];
+  const all = mutations().filter((mutation) => taken.has(rowOf(mutation)));
+  for (const mutation of all) {
+    const { name, caught } = await judge(mutation, takers.get(rowOf(mutation)) ?? []);
+    if (caught === null) unnoticed.push(name);
+  }
+  expect(unnoticed).toEqual([]);
+  expect(all.length).toBeGreaterThan(100);
+});

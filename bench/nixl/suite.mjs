@@ -8,7 +8,7 @@ import { run as runStep } from "../../scripts/steps.mjs";
 import { requireCompiler } from "../../scripts/toolchain.mjs";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const ROOMS = ["layout", "memory", "nixl", "paths"];
+const ROOMS = ["layout", "memory", "cuda", "nixl", "paths"];
 const names = new Map([
   ["4096", "4KiB-of-64MiB"],
   ["65536", "64KiB-of-64MiB"],
@@ -30,7 +30,8 @@ export async function run(add, say) {
       .map((file) => join(root, "native", room, file)),
   );
   const includes = [`-I${join(root, "native")}`, `-isystem${join(root, "native/third_party/xxhash")}`];
-  const flags = ["-std=c++20", "-O3", "-DNDEBUG", ...includes, "-pthread"];
+  const images = `-DKVT_CUDA_IMAGES="${join(root, "native/cuda/images")}"`;
+  const flags = ["-std=c++20", "-O3", "-DNDEBUG", ...includes, images, "-pthread"];
   const args = [...flags, join(root, "bench/nixl/nixl_move.cc"), ...sources, "-ldl", "-o", program];
   await runStep(requireCompiler(), args);
   const env = { ...process.env, KVT_NIXL_LIBRARY: brought.library, UCX_MEM_EVENTS: "n", UCX_DEBUG_SIGNO: "0" };

@@ -1,3 +1,4 @@
+#include "addon/cuda_binding.h"
 #include "addon/dataplane_binding.h"
 #include "addon/engine_binding.h"
 #include "addon/napi_setup.h"
@@ -13,6 +14,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   kvt::RegisterDataPlane(env, exports);
   kvt::RegisterEngine(env, exports);
   kvt::RegisterNixl(env, exports);
+  kvt::RegisterCuda(env, exports);
   return exports;
 }
 

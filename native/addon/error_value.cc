@@ -19,6 +19,10 @@ const char* NameOf(ErrorCode code) {
       return "NIXL_UNUSABLE";
     case ErrorCode::kNixlFailed:
       return "NIXL_FAILED";
+    case ErrorCode::kCudaUnusable:
+      return "CUDA_UNUSABLE";
+    case ErrorCode::kCudaFailed:
+      return "CUDA_FAILED";
   }
   return "INTERNAL";
 }

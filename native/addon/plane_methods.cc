@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "addon/arguments.h"
+#include "addon/error_value.h"
 #include "addon/plane_object.h"
 #include "addon/pool_span_external.h"
 #include "memory/check_pattern.h"
@@ -32,6 +33,14 @@ bool PlaneObject::TakesWork() {
   Napi::Error error = Napi::Error::New(env_, "the data plane is closed");
   error.Set("code", Napi::String::New(env_, "CLOSED"));
   error.ThrowAsJavaScriptException();
+  return false;
+}
+
+bool PlaneObject::HasHostMemory(const char* what) {
+  if (!plane_->gpu_pool()) return true;
+  ToError(env_, "INVALID_ARGUMENT",
+          std::string(what) + " is of pools in memory of the host; this one lies on a GPU")
+      .ThrowAsJavaScriptException();
   return false;
 }
 
@@ -278,14 +287,14 @@ std::span<const uint32_t> PlaneObject::CheckedBlocks(const Napi::Value& value) {
 
 Napi::Value PlaneObject::FillReleased(const Napi::CallbackInfo& info) {
   const auto blocks = CheckedBlocks(info[0]);
-  if (blocks.empty()) return env_.Undefined();
+  if (blocks.empty() || !HasHostMemory("fillReleased")) return env_.Undefined();
   FillPattern(plane_->pool()->data(), plane_->options().geometry, blocks);
   return env_.Undefined();
 }
 
 Napi::Value PlaneObject::FindTouched(const Napi::CallbackInfo& info) {
   const auto blocks = CheckedBlocks(info[0]);
-  if (env_.IsExceptionPending()) return env_.Undefined();
+  if (env_.IsExceptionPending() || !HasHostMemory("findTouched")) return env_.Undefined();
   const int64_t block =
       blocks.empty() ? -1 : kvt::FindTouched(plane_->pool()->data(), plane_->options().geometry, blocks);
   return Napi::Number::New(env_, static_cast<double>(block));
@@ -372,6 +381,7 @@ Napi::Value PlaneObject::Close(const Napi::CallbackInfo&) {
 Napi::Value PlaneObject::Memory(const Napi::CallbackInfo&) {
   if (!memory_.IsEmpty()) return memory_.Value();
   if (!plane_ || closing_) return Napi::ArrayBuffer::New(env_, 0);
+  if (!HasHostMemory("memory")) return env_.Undefined();
   const size_t bytes = plane_->options().PoolBytes();
   Napi::ArrayBuffer memory =
       Napi::ArrayBuffer::New(env_, plane_->pool()->data(), bytes, [](Napi::Env, void*) {});
@@ -382,7 +392,7 @@ Napi::Value PlaneObject::Memory(const Napi::CallbackInfo&) {
 
 Napi::Value PlaneObject::Span(const Napi::CallbackInfo&) {
   if (!span_value_.IsEmpty()) return span_value_.Value();
-  if (!TakesWork()) return env_.Undefined();
+  if (!TakesWork() || !HasHostMemory("span")) return env_.Undefined();
   const auto& pool = plane_->pool();
   const DataPlane::Options& options = plane_->options();
   span_ = std::make_shared<PoolSpan>();

@@ -53,6 +53,16 @@ napi_property_descriptor Getter(const char* name) {
   return {name, nullptr, nullptr, Call<method>, nullptr, nullptr, napi_enumerable, nullptr};
 }
 
+Napi::Object GpuFacts(Napi::Env env, const cuda::DevicePool& pool) {
+  const cuda::DeviceFacts& facts = pool.context()->facts();
+  Napi::Object gpu = Napi::Object::New(env);
+  gpu.Set("device", facts.index);
+  gpu.Set("name", facts.name);
+  gpu.Set("uuid", cuda::UuidText(facts.uuid));
+  gpu.Set("address", Napi::BigInt::New(env, static_cast<uint64_t>(pool.address())));
+  return gpu;
+}
+
 }  // namespace
 
 PlaneObject* PlaneObject::Of(const Napi::Value& value) {
@@ -160,17 +170,22 @@ void PlaneObject::Define(const Napi::Object& object) {
   const Napi::Env env = env_;
   const DataPlane::Options& options = plane_->options();
   const uint64_t block_bytes = options.geometry.BlockBytes();
+  const auto& host = plane_->pool();
+  const auto& gpu = plane_->gpu_pool();
   const auto value = [](const char* name, napi_value of) {
     return napi_property_descriptor{name, nullptr, nullptr, nullptr, nullptr, of, napi_enumerable, nullptr};
   };
   const napi_property_descriptor properties[] = {
       value("poolBytes", Napi::Number::New(env, static_cast<double>(options.PoolBytes()))),
       value("blockBytes", Napi::Number::New(env, static_cast<double>(block_bytes))),
-      value("pages", Napi::String::New(env, PageKindName(plane_->pool()->pages().kind))),
-      value("whyNotHuge", Napi::String::New(env, plane_->pool()->pages().why_not_huge)),
+      value("pages", Napi::String::New(env, host ? PageKindName(host->pages().kind) : "gpu")),
+      value("whyNotHuge", Napi::String::New(env, host ? host->pages().why_not_huge : "")),
+      value("gpu", gpu ? Napi::Value(GpuFacts(env, *gpu)) : env.Null()),
       Getter<&PlaneObject::Descriptor>("descriptor"),
       Getter<&PlaneObject::Memory>("memory"),
       Getter<&PlaneObject::Span>("span"),
+      Method<&PlaneObject::ReadMemory>("readMemory"),
+      Method<&PlaneObject::WriteMemory>("writeMemory"),
       Method<&PlaneObject::Reach>("reach"),
       Method<&PlaneObject::ReleasePeer>("releasePeer"),
       Method<&PlaneObject::PeerConnected>("peerConnected"),

@@ -57,6 +57,8 @@ class PlaneObject {
   Napi::Value Descriptor(const Napi::CallbackInfo& info);
   Napi::Value NixlAgents(const Napi::CallbackInfo& info);
   Napi::Value Memory(const Napi::CallbackInfo& info);
+  Napi::Value ReadMemory(const Napi::CallbackInfo& info);
+  Napi::Value WriteMemory(const Napi::CallbackInfo& info);
   Napi::Value Span(const Napi::CallbackInfo& info);
 
  private:
@@ -78,6 +80,8 @@ class PlaneObject {
   static void OnEnvEnd(void* self);
   // False, with an exception pending, once closed.
   bool TakesWork();
+  // The same for what needs the pool in memory of the host.
+  bool HasHostMemory(const char* what);
   void Submit(Command::Kind kind, uint64_t id, BootNanos when = 0);
   std::span<const uint32_t> CheckedBlocks(const Napi::Value& value);
 

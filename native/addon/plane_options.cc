@@ -159,6 +159,14 @@ DataPlane::Nixl ReadNixl(Arguments* arguments, const Napi::Object& nixl) {
   return chosen;
 }
 
+DataPlane::Gpu ReadGpu(Arguments* arguments, const Napi::Object& gpu) {
+  DataPlane::Gpu chosen;
+  chosen.device = static_cast<int>(arguments->Integer(gpu.Get("device"), "options.gpu.device", 0, 1 << 16));
+  chosen.multiprocessors = static_cast<unsigned>(
+      arguments->Integer(gpu.Get("multiprocessors"), "options.gpu.multiprocessors", 1, 1 << 16));
+  return chosen;
+}
+
 }  // namespace
 
 Group ReadGroup(Arguments* arguments, const Napi::Object& value, const std::string& name) {
@@ -202,11 +210,20 @@ DataPlane::Options ReadPlaneOptions(Arguments* arguments, const Napi::Value& val
   if (!shared.IsUndefined()) options.shared_memory = arguments->Boolean(shared, "options.sharedMemory");
   const Napi::Value nixl = object.Get("nixl");
   if (!nixl.IsUndefined()) options.nixl = ReadNixl(arguments, arguments->Object(nixl, "options.nixl"));
-  if (!options.shared_memory && !options.nixl) {
+  const Napi::Value gpu = object.Get("gpu");
+  if (!gpu.IsUndefined()) options.gpu = ReadGpu(arguments, arguments->Object(gpu, "options.gpu"));
+  if (options.gpu && (options.shared_memory || options.nixl)) {
+    arguments->Fail("options.gpu",
+                    "goes with neither sharedMemory nor nixl, which are for memory of the host");
+  }
+  if (!options.shared_memory && !options.nixl && !options.gpu) {
     arguments->Fail("options.sharedMemory", "false leaves no path without options.nixl");
   }
   const Napi::Value adopt = object.Get("adopt");
   if (!adopt.IsUndefined() && arguments->ok()) {
+    if (options.gpu) {
+      arguments->Fail("options.adopt", "is of memory of the host, options.gpu allocates its own");
+    }
     options.adopt = ReadAdoption(arguments, adopt);
   }
   if (arguments->ok()) CheckPlaces(arguments, options);

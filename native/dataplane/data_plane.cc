@@ -10,6 +10,7 @@
 #include "memory/pool_descriptor.h"
 #include "memory/socket_directory.h"
 #include "memory/thread.h"
+#include "paths/cuda_peer.h"
 #include "paths/nixl_agents.h"
 #include "paths/nixl_direct.h"
 #include "paths/path_set.h"
@@ -139,28 +140,23 @@ void DataPlane::Run() {
 }
 
 Result<bool> DataPlane::Open() {
-  const size_t bytes = options_.PoolBytes();
-  std::vector<MappedRegion> regions;
-  for (const Adoption& region : options_.adopt)
-    regions.push_back({region.fd.get(), region.offset, region.bytes});
-  auto pool = regions.empty() ? HostPool::Create(bytes, stop_) : HostPool::Adopt(regions, stop_);
-  if (!pool.ok()) return pool.error();
   PoolDescriptor own;
   own.boot_id = ReadBootId();
   own.epoch = options_.epoch;
   own.geometry = options_.geometry;
   own.blocks = options_.blocks;
-  own.regions = pool.value()->regions();
-  own.bytes = bytes;
+  own.bytes = options_.PoolBytes();
+  own.regions = {{0, 0, own.bytes}};
   own.directory = options_.socket_directory;
+  if (const auto failed = options_.gpu ? OpenGpuPool() : OpenHostPool(&own)) return *failed;
   uint64_t number = 0;
   if (!FillRandom(own.nonce) || !FillRandom({reinterpret_cast<uint8_t*>(&number), sizeof number})) {
     return Error{ErrorCode::kPoolUnavailable, ErrnoText("the system gives no random bytes")};
   }
   if (!own.directory.empty()) own.socket = SocketName(number);
-  if (auto wrong = OpenPaths(pool.value(), own, number)) return *wrong;
-  pool_ = std::move(pool.value());
-  digests_ = std::make_unique<Digests>(pool_, options_.geometry, options_.crew, sleeper_);
+  if (auto wrong = OpenPaths(own, number)) return *wrong;
+  Hasher hasher = gpu_pool_ ? HasherOf(gpu_pool_, options_.geometry) : HasherOf(pool_, options_.geometry);
+  digests_ = std::make_unique<Digests>(std::move(hasher), options_.geometry, options_.crew, sleeper_);
   return true;
 }
 
@@ -169,10 +165,9 @@ std::vector<uint8_t> DataPlane::descriptor() const {
   return descriptor_;
 }
 
-Result<std::unique_ptr<NixlAgents>> DataPlane::OpenNixl(const std::shared_ptr<HostPool>& pool,
-                                                        uint64_t number) {
+Result<std::unique_ptr<NixlAgents>> DataPlane::OpenNixl(uint64_t number) {
   // Peers tell agents apart by name, also those that one process had one after another.
-  const auto options = [this, pool, number](uint32_t agent) {
+  const auto options = [this, number](uint32_t agent) {
     char name[64];
     snprintf(name, sizeof name, "kvt-%016llx-%016llx-%u", static_cast<unsigned long long>(options_.epoch),
              static_cast<unsigned long long>(number), agent);
@@ -181,7 +176,7 @@ Result<std::unique_ptr<NixlAgents>> DataPlane::OpenNixl(const std::shared_ptr<Ho
                                    name,
                                    options_.geometry,
                                    options_.blocks,
-                                   pool,
+                                   pool_,
                                    sleeper_,
                                    options_.nixl->direct,
                                    options_.nixl->staging,
@@ -200,18 +195,44 @@ Result<std::unique_ptr<NixlAgents>> DataPlane::OpenNixl(const std::shared_ptr<Ho
   return std::make_unique<NixlAgents>(std::move(first.value()), open, block_bytes, nixl_report_, limits);
 }
 
-std::optional<Error> DataPlane::OpenPaths(const std::shared_ptr<HostPool>& pool, const PoolDescriptor& own,
-                                          uint64_t number) {
+std::optional<Error> DataPlane::OpenHostPool(PoolDescriptor* own) {
+  std::vector<MappedRegion> regions;
+  for (const Adoption& region : options_.adopt)
+    regions.push_back({region.fd.get(), region.offset, region.bytes});
+  auto pool =
+      regions.empty() ? HostPool::Create(options_.PoolBytes(), stop_) : HostPool::Adopt(regions, stop_);
+  if (!pool.ok()) return pool.error();
+  pool_ = std::move(pool.value());
+  own->regions = pool_->regions();
+  return std::nullopt;
+}
+
+std::optional<Error> DataPlane::OpenGpuPool() {
+  auto pool = cuda::DevicePool::Create(options_.gpu->device, options_.PoolBytes());
+  if (!pool.ok()) return pool.error();
+  gpu_pool_ = std::move(pool.value());
+  return std::nullopt;
+}
+
+std::optional<Error> DataPlane::OpenPaths(const PoolDescriptor& own, uint64_t number) {
   std::vector<PathSet::Entry> entries;
+  if (options_.gpu) {
+    auto descriptor =
+        EncodeCudaDescriptor({own, gpu_pool_->context()->facts().uuid, gpu_pool_->memory().bytes()});
+    if (!descriptor) return TooLong(own.geometry);
+    auto path = CudaPeerPath::Open({own, gpu_pool_, options_.gpu->multiprocessors, sleeper_});
+    if (!path.ok()) return path.error();
+    entries.push_back({PathKind::kCudaPeer, std::move(path.value()), std::move(*descriptor)});
+  }
   if (options_.shared_memory) {
     auto descriptor = EncodeDescriptor(own);
     if (!descriptor) return TooLong(own.geometry);
-    auto path = SharedMemoryPath::Open({own, pool, options_.crew, sleeper_});
+    auto path = SharedMemoryPath::Open({own, pool_, options_.crew, sleeper_});
     if (!path.ok()) return path.error();
     entries.push_back({PathKind::kSharedMemory, std::move(path.value()), std::move(*descriptor)});
   }
   if (options_.nixl) {
-    auto path = OpenNixl(pool, number);
+    auto path = OpenNixl(number);
     if (!path.ok()) return path.error();
     std::vector<uint8_t> descriptor = path.value()->Descriptor();
     if (descriptor.size() > kDescriptorBytesMax) return TooLong(own.geometry);

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "cuda/device_pool.h"
 #include "dataplane/command_stack.h"
 #include "dataplane/completion_ring.h"
 #include "dataplane/dispatcher.h"
@@ -43,9 +44,16 @@ class DataPlane {
     bool direct = true;  // peers may read the pool itself
     std::optional<StagingOptions> staging;
   };
+  struct Gpu {
+    int device = 0;                // as this process counts
+    unsigned multiprocessors = 0;  // that a transfer may fill
+  };
   struct Options {
     Geometry geometry;
     uint32_t blocks = 0;
+    // The pool lies there, and not in memory of the host. Only peers with a pool on a GPU of this host read
+    // it.
+    std::optional<Gpu> gpu;
     std::vector<Adoption> adopt;   // somebody else's memory, region behind region; empty: the pool is our own
     std::string socket_directory;  // empty: peers can't map this pool
     // Peers that share this host are read through a mapping of their pool; false: they are not.
@@ -79,8 +87,9 @@ class DataPlane {
   void Stop();
 
   Phase phase() const { return phase_.load(std::memory_order_acquire); }
-  // From kOpen on.
+  // From kOpen on: one of the two.
   const std::shared_ptr<HostPool>& pool() const { return pool_; }
+  const std::shared_ptr<cuda::DevicePool>& gpu_pool() const { return gpu_pool_; }
   std::vector<uint8_t> descriptor() const;
   // Of the NIXL agents.
   NixlAgentsReport::State nixl_report() const { return nixl_report_->Get(); }
@@ -105,9 +114,10 @@ class DataPlane {
   DataPlane(Options options, std::function<void()> notify);
   void Run();
   Result<bool> Open();
-  Result<std::unique_ptr<NixlAgents>> OpenNixl(const std::shared_ptr<HostPool>& pool, uint64_t number);
-  std::optional<Error> OpenPaths(const std::shared_ptr<HostPool>& pool, const PoolDescriptor& own,
-                                 uint64_t number);
+  Result<std::unique_ptr<NixlAgents>> OpenNixl(uint64_t number);
+  std::optional<Error> OpenHostPool(PoolDescriptor* own);
+  std::optional<Error> OpenGpuPool();
+  std::optional<Error> OpenPaths(const PoolDescriptor& own, uint64_t number);
   void Serve();
   bool DrainPath(Dispatcher* dispatcher);
   void Apply(Dispatcher* dispatcher, Command command);
@@ -134,6 +144,7 @@ class DataPlane {
   std::atomic<bool> stop_{false};
   std::atomic<Phase> phase_{Phase::kOpening};
   std::shared_ptr<HostPool> pool_;
+  std::shared_ptr<cuda::DevicePool> gpu_pool_;
   mutable std::mutex descriptor_mutex_;
   std::vector<uint8_t> descriptor_;
   const std::shared_ptr<NixlAgentsReport> nixl_report_ = std::make_shared<NixlAgentsReport>();

@@ -166,15 +166,15 @@ void FdExchange::Serve(int fd) const {
     SendReply(fd, {kExchangeMagic, 0, 0, 0}, {});
     return;
   }
-  const HostPool& pool = *options_.pool;
-  const ExchangeReply reply{kExchangeMagic, 1, pool.files().size(), pool.bytes()};
-  for (size_t from = 0; from < pool.files().size(); from += kFilesPerPacket) {
-    const size_t count = std::min(kFilesPerPacket, pool.files().size() - from);
+  const PoolFiles& pool = options_.pool;
+  const ExchangeReply reply{kExchangeMagic, 1, pool.files.size(), pool.bytes};
+  for (size_t from = 0; from < pool.files.size(); from += kFilesPerPacket) {
+    const size_t count = std::min(kFilesPerPacket, pool.files.size() - from);
     std::vector<FileDescriptor> views;
     std::vector<int> files;
     for (size_t index = from; index < from + count; ++index) {
-      const int file = pool.files()[index].get();
-      views.push_back(ReadOnlyView(file));
+      const int file = pool.files[index];
+      views.push_back(pool.read_only_views ? ReadOnlyView(file) : FileDescriptor());
       files.push_back(views.back().ok() ? views.back().get() : file);
     }
     SendReply(fd, reply, files);

@@ -35,6 +35,21 @@ enum class ReachStatus {
   kNixlFailed = 11,
 };
 
+// What the exchange hands over: the files of a pool. `owner` keeps them open.
+struct PoolFiles {
+  std::vector<int> files;
+  uint64_t bytes = 0;  // of the pool
+  // Peers get descriptors of their own that can't write. Not for what aren't memfds.
+  bool read_only_views = true;
+  std::shared_ptr<const void> owner;
+
+  static PoolFiles Of(const std::shared_ptr<const HostPool>& pool) {
+    PoolFiles all{{}, pool->bytes(), true, pool};
+    for (const FileDescriptor& file : pool->files()) all.files.push_back(file.get());
+    return all;
+  }
+};
+
 // Hands this process's pool to peers of the same uid that know nonce and epoch, and watches the processes of
 // mapped peers. One thread, asleep unless somebody connects or dies. Limits: 16 connections, 1 s each.
 // Without a directory it only watches.
@@ -43,7 +58,7 @@ class FdExchange {
   struct Options {
     std::string directory;
     PoolDescriptor descriptor;  // nonce and epoch that a peer must present
-    std::shared_ptr<HostPool> pool;
+    PoolFiles pool;
     // Called on the exchange's thread.
     std::function<void(uint64_t key)> on_death;
   };
@@ -81,12 +96,17 @@ class FdExchange {
   std::thread thread_;  // last: it uses all of the above
 };
 
+// The process at the other end of an exchange.
+struct PeerIdentity {
+  FileDescriptor pidfd;  // not ok when the kernel can't name it
+  int64_t pid = 0;       // as this process's namespace names it, 0 when unknown
+};
+
 // A peer's pool, mapped read-only for as long as this lives.
 struct PeerPool {
   PoolDescriptor descriptor;
   Mapping mapping;
-  FileDescriptor pidfd;  // not ok when the kernel can't name the peer's process
-  int64_t pid = 0;       // as this process's namespace names it, 0 when unknown
+  PeerIdentity process;
 
   const std::byte* data() const { return mapping.data(); }
 };
@@ -95,6 +115,17 @@ struct Reached {
   ReachStatus status = ReachStatus::kOk;
   std::shared_ptr<PeerPool> pool;
 };
+
+// What a peer gave for its descriptor.
+struct AskedPool {
+  ReachStatus status = ReachStatus::kOk;
+  std::vector<FileDescriptor> files;  // as many as the descriptor's regions are in
+  PeerIdentity process;
+};
+
+// Asks for the files of the peer's pool. Blocks as ReachPool does.
+AskedPool AskForPool(const PoolDescriptor& descriptor, const std::string& own_directory,
+                     const std::atomic<bool>& stop, BootNanos deadline);
 
 // Asks for the peer's pool and maps it. Blocks, at most until the deadline or `stop`: for threads of its own.
 // `own_directory` is looked into before the one that the descriptor names; may be empty.

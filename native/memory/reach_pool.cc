@@ -27,8 +27,6 @@ class Deadline {
     const BootNanos left = at_ - BootNow();
     return static_cast<int>(std::clamp<BootNanos>(left / kNanosPerMilli, 1, kStepMillis));
   }
-  const std::atomic<bool>& stop() const { return stop_; }
-  BootNanos at() const { return at_; }
 
  private:
   const std::atomic<bool>& stop_;
@@ -126,12 +124,9 @@ bool ServedBySameUser(int fd) {
   return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
 }
 
-ReachStatus MapPool(const std::vector<FileDescriptor>& files, const ExchangeReply& reply,
-                    const Deadline& deadline, PeerPool* pool) {
+ReachStatus MapPool(const std::vector<FileDescriptor>& files, const std::atomic<bool>& stop, BootNanos at,
+                    PeerPool* pool) {
   const PoolDescriptor& descriptor = pool->descriptor;
-  if (files.size() != FilesOf(descriptor.regions) || reply.bytes < descriptor.bytes) {
-    return ReachStatus::kBadDescriptor;
-  }
   std::vector<uint64_t> sizes;
   for (const FileDescriptor& file : files) {
     if (!HasPoolSeals(file.get())) return ReachStatus::kNotSealed;
@@ -149,38 +144,53 @@ ReachStatus MapPool(const std::vector<FileDescriptor>& files, const ExchangeRepl
   if (!pool->mapping.ok()) return ReachStatus::kMapFailed;
   pool->mapping.AdviseHugePages();
   // What is not faulted in when time is up, or on an old kernel, is at its first use.
-  pool->mapping.Populate(false, deadline.stop(), deadline.at());
+  pool->mapping.Populate(false, stop, at);
   return ReachStatus::kOk;
 }
 
 }  // namespace
 
+AskedPool AskForPool(const PoolDescriptor& descriptor, const std::string& own_directory,
+                     const std::atomic<bool>& stop, BootNanos at) {
+  AskedPool asked;
+  const auto failed = [&asked](ReachStatus status) {
+    asked.status = status;
+    return std::move(asked);
+  };
+  const BootId own_boot = ReadBootId();
+  const BootId unknown{};
+  if (own_boot != unknown && descriptor.boot_id != unknown && own_boot != descriptor.boot_id) {
+    return failed(ReachStatus::kOtherHost);
+  }
+  const Deadline deadline(stop, at);
+  ReachStatus status = ReachStatus::kOk;
+  auto connected = ConnectToPeer(descriptor, own_directory, deadline, &status);
+  if (!connected.ok()) return failed(status);
+  const int fd = connected.value().get();
+  if (!ServedBySameUser(fd)) return failed(ReachStatus::kRefused);
+  if (!Ask(fd, descriptor)) return failed(ReachStatus::kRefused);
+  ExchangeReply reply;
+  status = TakeAnswer(fd, deadline, &reply, &asked.files);
+  if (status != ReachStatus::kOk) return failed(status);
+  if (asked.files.size() != FilesOf(descriptor.regions) || reply.bytes < descriptor.bytes) {
+    return failed(ReachStatus::kBadDescriptor);
+  }
+  int pid = 0;
+  asked.process.pidfd = PeerProcess(fd, &pid);
+  asked.process.pid = pid;
+  return asked;
+}
+
 Reached ReachPool(std::span<const uint8_t> bytes, const std::string& own_directory,
                   const std::atomic<bool>& stop, BootNanos at) {
   const auto descriptor = DecodeDescriptor(bytes);
   if (!descriptor) return {ReachStatus::kBadDescriptor, nullptr};
-  const BootId own_boot = ReadBootId();
-  const BootId unknown{};
-  if (own_boot != unknown && descriptor->boot_id != unknown && own_boot != descriptor->boot_id) {
-    return {ReachStatus::kOtherHost, nullptr};
-  }
-  const Deadline deadline(stop, at);
-  ReachStatus status = ReachStatus::kOk;
-  auto connected = ConnectToPeer(*descriptor, own_directory, deadline, &status);
-  if (!connected.ok()) return {status, nullptr};
-  const int fd = connected.value().get();
-  if (!ServedBySameUser(fd)) return {ReachStatus::kRefused, nullptr};
-  if (!Ask(fd, *descriptor)) return {ReachStatus::kRefused, nullptr};
-  ExchangeReply reply;
-  std::vector<FileDescriptor> files;
-  status = TakeAnswer(fd, deadline, &reply, &files);
-  if (status != ReachStatus::kOk) return {status, nullptr};
+  AskedPool asked = AskForPool(*descriptor, own_directory, stop, at);
+  if (asked.status != ReachStatus::kOk) return {asked.status, nullptr};
   auto pool = std::make_shared<PeerPool>();
   pool->descriptor = *descriptor;
-  int pid = 0;
-  pool->pidfd = PeerProcess(fd, &pid);
-  pool->pid = pid;
-  status = MapPool(files, reply, deadline, pool.get());
+  pool->process = std::move(asked.process);
+  const ReachStatus status = MapPool(asked.files, stop, at, pool.get());
   if (status != ReachStatus::kOk) return {status, nullptr};
   return {ReachStatus::kOk, std::move(pool)};
 }

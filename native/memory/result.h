@@ -17,6 +17,8 @@ enum class ErrorCode {
   kDescriptorTooLong,
   kNixlUnusable,
   kNixlFailed,
+  kCudaUnusable,
+  kCudaFailed,
 };
 
 struct Error {

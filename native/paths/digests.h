@@ -1,11 +1,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
+#include "cuda/device_pool.h"
 #include "layout/digest.h"
 #include "memory/host_pool.h"
 #include "memory/sleeper.h"
@@ -25,12 +29,24 @@ struct DigestEnd {
   BootNanos took = 0;  // from the first byte to the last
 };
 
+// Digests of one pool.
+struct Hasher {
+  // One digest; nothing when the memory can't be read any more. Any thread.
+  std::function<std::optional<Digest>(const Part& part, std::span<const uint32_t> table,
+                                      const Tokens& tokens)>
+      hash;
+  bool waits = false;  // for a GPU, however little there is to hash
+};
+
+Hasher HasherOf(std::shared_ptr<const HostPool> pool, const Geometry& geometry);
+// Of blocks that lie one after another on a GPU: they are copied to the host and hashed there.
+Hasher HasherOf(std::shared_ptr<const cuda::DevicePool> pool, const Geometry& geometry);
+
 // Digests of the own pool, computed by the copy threads. Whoever releases the blocks meanwhile gets a digest
 // that means nothing, no more: a digest only reads. Start, Poll and CancelAll are for the owner thread.
 class Digests {
  public:
-  Digests(std::shared_ptr<HostPool> pool, const Geometry& geometry, CopyCrew* crew,
-          std::shared_ptr<const Sleeper> wake);
+  Digests(Hasher hasher, const Geometry& geometry, CopyCrew* crew, std::shared_ptr<const Sleeper> wake);
 
   void Start(uint64_t id, std::unique_ptr<DigestRequest> request);
   void CancelAll();
@@ -49,8 +65,8 @@ class Digests {
     std::vector<uint64_t> ended;
   };
 
-  const std::shared_ptr<HostPool> pool_;
-  const std::shared_ptr<const Geometry> geometry_;
+  const Hasher hasher_;
+  const uint64_t token_bytes_;
   CopyCrew* const crew_;
   const std::shared_ptr<const Sleeper> wake_;
   const std::shared_ptr<Inbox> inbox_;

@@ -3,12 +3,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "memory/thread.h"
-
 namespace kvt {
 namespace {
 
-constexpr size_t kReachesAtOnce = 8;
 // Cancelling waits for one slice a thread: about 30 µs.
 constexpr uint64_t kSliceBytes = uint64_t{256} << 10;
 // Larger jobs don't fit the caches of whoever reads them next, so they are written past them.
@@ -43,26 +40,21 @@ PathEvent EndOf(CopyTask& done) {
 Result<std::unique_ptr<SharedMemoryPath>> SharedMemoryPath::Open(Options options) {
   std::unique_ptr<SharedMemoryPath> path(new SharedMemoryPath(std::move(options)));
   const Options& own = path->options_;
-  auto exchange =
-      FdExchange::Open({own.own.directory, own.own, own.pool, [inbox = path->inbox_](PeerKey peer) {
-                          PathEvent event;
-                          event.kind = PathEvent::Kind::kPeerDead;
-                          event.key = peer;
-                          inbox->Put(event);
-                        }});
+  auto exchange = FdExchange::Open(
+      {own.own.directory, own.own, PoolFiles::Of(own.pool), [inbox = path->inbox_](PeerKey peer) {
+         PathEvent event;
+         event.kind = PathEvent::Kind::kPeerDead;
+         event.key = peer;
+         inbox->Put(event);
+       }});
   if (!exchange.ok()) return exchange.error();
   path->exchange_ = std::move(exchange.value());
   return path;
 }
 
 SharedMemoryPath::SharedMemoryPath(Options options)
-    : options_(std::move(options)), inbox_(std::make_shared<Inbox>()) {
+    : options_(std::move(options)), inbox_(std::make_shared<Inbox>()), reaches_(options_.wake) {
   inbox_->wake = options_.wake;
-}
-
-SharedMemoryPath::~SharedMemoryPath() {
-  for (auto& [peer, reach] : running_reaches_) reach->stop.store(true, std::memory_order_relaxed);
-  for (auto& [peer, reach] : running_reaches_) reach->thread.join();
 }
 
 void SharedMemoryPath::Inbox::Put(const PathEvent& event) {
@@ -73,48 +65,17 @@ void SharedMemoryPath::Inbox::Put(const PathEvent& event) {
   wake->Wake();
 }
 
-void SharedMemoryPath::Inbox::Put(PeerKey peer, Reached result) {
-  {
-    const std::lock_guard lock(mutex);
-    reached.emplace_back(peer, std::move(result));
-  }
-  wake->Wake();
-}
-
 void SharedMemoryPath::Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) {
-  pending_reaches_.push_back({peer, std::move(descriptor), deadline});
-  StartReaches();
-}
-
-void SharedMemoryPath::StartReaches() {
-  while (!pending_reaches_.empty() && running_reaches_.size() < kReachesAtOnce) {
-    PendingReach next = std::move(pending_reaches_.front());
-    pending_reaches_.pop_front();
-    const PeerKey peer = next.peer;
-    auto reach = std::make_unique<RunningReach>();
-    auto thread = StartThread("kvt-reach", [this, next = std::move(next), raw = reach.get()] {
-      inbox_->Put(next.peer, ReachPool(next.descriptor, options_.own.directory, raw->stop, next.deadline));
-    });
-    if (thread) {
-      reach->thread = std::move(*thread);
-      running_reaches_.emplace(peer, std::move(reach));
-    } else {
-      inbox_->Put(peer, {ReachStatus::kMapFailed, nullptr});
-    }
-  }
+  auto attempt = [this, descriptor = std::move(descriptor), deadline](const std::atomic<bool>& stop) {
+    return ReachPool(descriptor, options_.own.directory, stop, deadline);
+  };
+  reaches_.Start(peer, std::move(attempt), {ReachStatus::kMapFailed, nullptr});
 }
 
 void SharedMemoryPath::EndReach(PeerKey peer, Reached reached, std::vector<PathEvent>* events) {
   PathEvent event;
   event.kind = PathEvent::Kind::kReached;
   event.key = peer;
-  const auto running = running_reaches_.find(peer);
-  if (running != running_reaches_.end()) {
-    running->second->thread.join();
-    const bool released = running->second->stop.load(std::memory_order_relaxed);
-    running_reaches_.erase(running);
-    if (released) reached = {ReachStatus::kReleased, nullptr};
-  }
   std::string why;
   std::optional<Plan> plan;
   std::optional<Plan> rest;
@@ -127,8 +88,8 @@ void SharedMemoryPath::EndReach(PeerKey peer, Reached reached, std::vector<PathE
   }
   event.reached = reached.status;
   if (reached.status == ReachStatus::kOk) {
-    event.pid = reached.pool->pid;
-    if (reached.pool->pidfd.ok()) exchange_->Watch(peer, std::move(reached.pool->pidfd));
+    event.pid = reached.pool->process.pid;
+    if (reached.pool->process.pidfd.ok()) exchange_->Watch(peer, std::move(reached.pool->process.pidfd));
     peers_[peer] = {std::move(reached.pool), std::make_shared<const Plan>(std::move(*plan)),
                     std::make_shared<const Plan>(std::move(*rest))};
   }
@@ -187,33 +148,27 @@ void SharedMemoryPath::Cancel(JobKey job) {
 }
 
 void SharedMemoryPath::Poll(std::vector<PathEvent>* events) {
-  std::vector<std::pair<PeerKey, Reached>> reached;
   const size_t before = events->size();
   {
     const std::lock_guard lock(inbox_->mutex);
     events->insert(events->end(), inbox_->events.begin(), inbox_->events.end());
     inbox_->events.clear();
-    reached.swap(inbox_->reached);
   }
   for (size_t index = before; index < events->size(); ++index) {
     const PathEvent& event = (*events)[index];
     if (event.kind == PathEvent::Kind::kQuiet) tasks_.erase(event.key);
   }
-  for (auto& [peer, result] : reached) EndReach(peer, std::move(result), events);
-  if (!reached.empty()) StartReaches();
+  for (auto& [peer, released, reached] : reaches_.Take()) {
+    if (released) reached = {ReachStatus::kReleased, nullptr};
+    EndReach(peer, std::move(reached), events);
+  }
 }
 
 // The mapping itself lives on in the tasks that use it.
 void SharedMemoryPath::Release(PeerKey peer) {
   exchange_->Unwatch(peer);
   peers_.erase(peer);
-  const auto running = running_reaches_.find(peer);
-  if (running != running_reaches_.end()) running->second->stop.store(true, std::memory_order_relaxed);
-  const auto pending = std::find_if(pending_reaches_.begin(), pending_reaches_.end(),
-                                    [peer](const PendingReach& reach) { return reach.peer == peer; });
-  if (pending == pending_reaches_.end()) return;
-  pending_reaches_.erase(pending);
-  inbox_->Put(peer, {ReachStatus::kReleased, nullptr});
+  reaches_.Stop(peer);
 }
 
 }  // namespace kvt

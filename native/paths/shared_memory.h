@@ -1,11 +1,7 @@
 #pragma once
 
-#include <atomic>
-#include <deque>
 #include <memory>
 #include <mutex>
-#include <string>
-#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -14,6 +10,7 @@
 #include "memory/sleeper.h"
 #include "paths/copy_crew.h"
 #include "paths/path.h"
+#include "paths/reach_threads.h"
 
 namespace kvt {
 
@@ -29,7 +26,6 @@ class SharedMemoryPath final : public Path {
   };
 
   static Result<std::unique_ptr<SharedMemoryPath>> Open(Options options);
-  ~SharedMemoryPath() override;
 
   void Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) override;
   std::optional<double> CostMicros(PeerKey peer, uint64_t bytes, uint64_t piece_bytes) const override;
@@ -48,29 +44,17 @@ class SharedMemoryPath final : public Path {
       return transfer.replicated ? plan : without_replicated;
     }
   };
-  struct PendingReach {
-    PeerKey peer = 0;
-    std::vector<uint8_t> descriptor;
-    BootNanos deadline = 0;
-  };
-  struct RunningReach {
-    std::atomic<bool> stop{false};
-    std::thread thread;
-  };
   // What other threads leave for the owner. Shared, as a copy thread may still be waking the owner when that
   // has already seen the event and closes.
   struct Inbox {
     void Put(const PathEvent& event);
-    void Put(PeerKey peer, Reached result);
 
     std::shared_ptr<const Sleeper> wake;
     std::mutex mutex;
     std::vector<PathEvent> events;
-    std::vector<std::pair<PeerKey, Reached>> reached;
   };
 
   explicit SharedMemoryPath(Options options);
-  void StartReaches();
   void EndReach(PeerKey peer, Reached reached, std::vector<PathEvent>* events);
   std::shared_ptr<CopyTask> MakeTask(const Peer& peer, std::unique_ptr<Transfer> transfer) const;
 
@@ -78,8 +62,7 @@ class SharedMemoryPath final : public Path {
   const std::shared_ptr<Inbox> inbox_;
   std::unordered_map<PeerKey, Peer> peers_;
   std::unordered_map<JobKey, std::shared_ptr<CopyTask>> tasks_;
-  std::deque<PendingReach> pending_reaches_;
-  std::unordered_map<PeerKey, std::unique_ptr<RunningReach>> running_reaches_;
+  ReachThreads<Reached> reaches_;
   std::unique_ptr<FdExchange> exchange_;
 };
 

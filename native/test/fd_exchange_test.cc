@@ -44,7 +44,7 @@ struct Host {
     descriptor.regions = {{0, 0, descriptor.bytes}};
     descriptor.directory = directory;
     descriptor.socket = std::string(kSocketPrefix) + "1.sock";
-    exchange = FdExchange::Open({directory, descriptor, pool,
+    exchange = FdExchange::Open({directory, descriptor, PoolFiles::Of(pool),
                                  [this](uint64_t key) {
                                    const std::lock_guard lock(mutex);
                                    dead = key;
@@ -129,8 +129,8 @@ TEST("a peer with nonce and epoch maps the pool read-only and sees its bytes") {
   const size_t bytes = host.descriptor.blocks * host.descriptor.geometry.BlockBytes();
   CHECK_EQ(memcmp(reached.pool->data(), host.pool->data(), bytes), 0);
   CHECK(mprotect(const_cast<std::byte*>(reached.pool->data()), 4096, PROT_READ | PROT_WRITE) != 0);
-  CHECK(reached.pool->pidfd.ok());
-  CHECK_EQ(reached.pool->pid, getpid());
+  CHECK(reached.pool->process.pidfd.ok());
+  CHECK_EQ(reached.pool->process.pid, getpid());
 }
 
 TEST("nobody can map a pool writable, nor write it, nor resize it through its descriptor") {
@@ -165,7 +165,7 @@ TEST("a pool of more files than one packet carries is mapped whole, region behin
   descriptor.directory = directory.path;
   descriptor.socket = std::string(kSocketPrefix) + "many.sock";
   const auto exchange =
-      std::move(FdExchange::Open({directory.path, descriptor, pool, [](uint64_t) {}}).value());
+      std::move(FdExchange::Open({directory.path, descriptor, PoolFiles::Of(pool), [](uint64_t) {}}).value());
   for (size_t index = 0; index < kFiles; ++index) {
     memset(pool->data() + index * 4096, static_cast<int>(index % 251), 4096);
   }
@@ -379,7 +379,7 @@ TEST("the death of a peer's process is told once, by its pidfd") {
   if (child == 0) {
     PoolDescriptor own = host.descriptor;
     own.socket = std::string(kSocketPrefix) + "child.sock";
-    auto exchange = FdExchange::Open({directory.path, own, host.pool, [](uint64_t) {}});
+    auto exchange = FdExchange::Open({directory.path, own, PoolFiles::Of(host.pool), [](uint64_t) {}});
     if (exchange.ok()) [[maybe_unused]]
       const ssize_t told = write(ready[1], "r", 1);
     pause();
@@ -390,8 +390,8 @@ TEST("the death of a peer's process is told once, by its pidfd") {
   descriptor.socket = std::string(kSocketPrefix) + "child.sock";
   Reached reached = ReachAs(descriptor);
   CHECK(reached.status == ReachStatus::kOk);
-  CHECK_EQ(reached.pool->pid, child);
-  host.exchange->Watch(77, std::move(reached.pool->pidfd));
+  CHECK_EQ(reached.pool->process.pid, child);
+  host.exchange->Watch(77, std::move(reached.pool->process.pidfd));
   kill(child, SIGKILL);
   {
     std::unique_lock lock(host.mutex);

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "check.h"
+#include "cuda/gather_plan.h"
 #include "geometries.h"
 #include "layout/run_cursor.h"
 
@@ -238,7 +239,37 @@ void Execute(const Plan& plan, const Sample& sample, const UnitRange& units,
   }
 }
 
-// A plan, cut into slices anywhere, against the oracle.
+// As kernels/gather.cu walks it, block by block of a small grid. Unaligned vectors are failures, as they
+// would be on a GPU.
+void ExecuteAsKernel(const Plan& plan, const Sample& sample, const std::vector<uint8_t>& source,
+                     std::vector<uint8_t>* target, std::vector<int>* writes) {
+  constexpr uint32_t kGrid = 3;
+  const BlockTables tables{sample.source.table, sample.target.table};
+  for (const auto& segment : cuda::SegmentsOf(plan, sample.tokens, tables, {}, kGrid)) {
+    for (uint32_t block = 0; block < kGrid; ++block) {
+      const uint64_t place = (block + kGrid - segment.first_block) % kGrid;
+      const uint64_t end = std::min<uint64_t>((place + 1) * segment.share, segment.vectors);
+      for (uint64_t first = place * segment.share; first < end;) {
+        const auto tile = cuda::TileFrom(segment, static_cast<uint32_t>(first), static_cast<uint32_t>(end));
+        CHECK(tile.source_entries <= cuda::kGatherEntries && tile.target_entries <= cuda::kGatherEntries);
+        const auto from = tables.source.subspan(tile.source_entry, tile.source_entries);
+        const auto to = tables.target.subspan(tile.target_entry, tile.target_entries);
+        for (uint32_t vector = tile.first; vector < tile.last; ++vector) {
+          const auto places = cuda::PlacesOf(segment, tile, from.data(), to.data(), vector);
+          CHECK_EQ(places.source % segment.width, 0u);
+          CHECK_EQ(places.target % segment.width, 0u);
+          for (uint32_t byte = 0; byte < segment.width; ++byte) {
+            target->at(places.target + byte) = source.at(places.source + byte);
+            ++(*writes)[places.target + byte];
+          }
+        }
+        first = tile.last;
+      }
+    }
+  }
+}
+
+// A plan, cut into slices anywhere, against the oracle; and as a GPU executes it.
 void CheckSample(const Sample& sample, bool replicated, Random& random) {
   std::string why;
   const SourceGeometry from{sample.source.geometry};
@@ -257,6 +288,11 @@ void CheckSample(const Sample& sample, bool replicated, Random& random) {
   const BlockTables tables{sample.source.table, sample.target.table};
   CHECK_EQ(plan->Check(sample.tokens, tables, sample.source.blocks, sample.target.blocks), "");
   std::vector<int> writes(target.size() + 1, 0);
+  std::vector<uint8_t> on_gpu = target;
+  std::vector<int> writes_on_gpu = writes;
+  ExecuteAsKernel(*plan, sample, source, &on_gpu, &writes_on_gpu);
+  CHECK(on_gpu == expected);
+  CHECK(*std::max_element(writes_on_gpu.begin(), writes_on_gpu.end()) <= 1);
   const uint64_t units = plan->Units(sample.tokens);
   for (uint64_t first = 0; first < units;) {
     const uint64_t last = std::min(units, first + 1 + random() % 40);

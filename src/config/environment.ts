@@ -32,6 +32,7 @@ export interface Environment {
 const ownNames = [
   "KVT_AUTH_TOKEN",
   "KVT_CHECK",
+  "KVT_CUDA_LIBRARY",
   "KVT_CUDA_SMS",
   "KVT_LOG_LEVEL",
   "KVT_METRICS",
@@ -47,7 +48,6 @@ const vectorLevels = ["avx512", "avx2", "neon", "generic"];
 
 // Known, and what they are for does not exist here yet.
 const notBuilt = new Set([
-  "KVT_CUDA_SMS",
   "KVT_METRICS",
   "TLLM_DISAGG_INSTANCE_IDX",
   "TLLM_DISAGG_RUN_REMOTE_MPI_SESSION_CLIENT",

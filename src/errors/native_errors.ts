@@ -41,6 +41,19 @@ export const nativeErrors = {
     remedy:
       "check that python3 has pip and reaches PyPI; `kvt nixl install --help` names the versions that are known to work",
   },
+  // --- CUDA -------------------------------------------------------------------------------------------------------------
+  CUDA_UNUSABLE: {
+    scope: "process",
+    status: 500,
+    message: "a pool can't lie on a GPU here: {why}",
+    remedy: '`kvt doctor` shows what CUDA finds on this host; memory "host" needs no GPU',
+  },
+  CUDA_FAILED: {
+    scope: "process",
+    status: 500,
+    message: "CUDA failed: {why}",
+    remedy: "`kvt doctor` shows what CUDA finds on this host; for a pool that does not fit use fewer blocks",
+  },
   // --- pool and blocks --------------------------------------------------------------------------------------------------
   OUT_OF_BLOCKS: {
     scope: "call",

@@ -25,6 +25,11 @@ export interface NativeBinding {
    * NIXL_UNUSABLE and whose message names the file and what is wrong with it.
    */
   probeNixl(options: NativeNixlProbe): NativeNixlReport;
+  /**
+   * Loads the CUDA driver, opens each GPU and loads the kernels there. Blocks for a second or more, and takes some 100 MB of a GPU while the
+   * process lives: for a child process. Never throws for want of a GPU.
+   */
+  probeCuda(): NativeCudaReport;
 }
 
 export type VectorLevel = "avx512" | "avx2" | "neon" | "generic";
@@ -86,6 +91,11 @@ export interface NativeDataPlaneOptions {
   readonly socketDir?: string;
   /** Peers on this host are read through a mapping of their pool; default true. */
   readonly sharedMemory?: boolean;
+  /**
+   * The pool lies on this GPU, as this process counts them, and only peers with a pool on a GPU of this host read it: `sharedMemory` is
+   * false then, `nixl` and `adopt` absent. A transfer fills at most so many multiprocessors.
+   */
+  readonly gpu?: { readonly device: number; readonly multiprocessors: number };
   /** NIXL, for peers that can't be reached so. `environment` is set in this process, for good, before the library is loaded. */
   readonly nixl?: {
     /** Absolute path; tried in a child process before. */
@@ -106,7 +116,19 @@ export interface NativeDataPlaneOptions {
   readonly check: boolean;
 }
 
-export type PageKind = "hugetlb" | "transparent" | "normal";
+/** "gpu": none of these, the pool lies on a GPU. */
+export type PageKind = "hugetlb" | "transparent" | "normal" | "gpu";
+
+/** A GPU or a MIG slice that holds a pool. */
+export interface NativeGpu {
+  /** As this process counts (CUDA_VISIBLE_DEVICES). */
+  readonly device: number;
+  readonly name: string;
+  /** "GPU-…", the same in every process. */
+  readonly uuid: string;
+  /** Device pointer of the pool's first byte, in the primary context of the device; valid until close(). */
+  readonly address: bigint;
+}
 
 export interface NativeDataPlane {
   /** What a peer needs to reach this pool now: opaque bytes, at most 256 KiB, carried in WELCOME. Secret: it opens the whole pool. */
@@ -115,12 +137,17 @@ export interface NativeDataPlane {
   readonly blockBytes: number;
   /** Of its memory: huge pages that were set aside, those that the kernel gives where it can, or 4 KiB. */
   readonly pages: PageKind;
-  /** Why not `hugetlb`; empty then. */
+  /** Why not `hugetlb`; empty then, and on a GPU. */
   readonly whyNotHuge: string;
-  /** The pool's memory as seen by this process; detached (length 0) by close(). For a JS engine and for tests; throws over 4 GiB. */
+  /** Where the pool lies; null: in memory of the host. */
+  readonly gpu: NativeGpu | null;
+  /** The pool's memory as seen by this process; detached (length 0) by close(). For a JS engine and for tests; throws over 4 GiB, and on a GPU. */
   readonly memory: ArrayBuffer;
-  /** The pool for the addon's own engine: a type-tagged external. */
+  /** The pool for the addon's own engine: a type-tagged external. Throws on a GPU. */
   readonly span: NativePoolSpan;
+  /** A copy of bytes of the pool, wherever it lies. Rejects with code CUDA_FAILED. For tests and small things: it goes through one buffer. */
+  readMemory(offset: number, bytes: number): Promise<Uint8Array>;
+  writeMemory(offset: number, bytes: Uint8Array): Promise<void>;
 
   /** Over the first path that both sides have and that works, on threads of its own, <= timeoutMs. Completion REACHED, once. */
   reach(peer: number, descriptor: Uint8Array, timeoutMs: number): void;
@@ -259,7 +286,7 @@ export const reachStatus = {
   /** NIXL does not know its metadata, or reading a few bytes of its pool failed. */
   NIXL_FAILED: 11,
 } as const;
-export const nativePath = { SHARED_MEMORY: 1, NIXL_DIRECT: 3, NIXL_STAGED: 4 } as const;
+export const nativePath = { SHARED_MEMORY: 1, CUDA_PEER: 2, NIXL_DIRECT: 3, NIXL_STAGED: 4 } as const;
 
 export interface NativeStats {
   readonly jobsPosted: number;
@@ -281,6 +308,35 @@ export interface NativeNixlAgents {
   readonly retired: number;
   /** No further one is opened: nothing moves over NIXL any more. */
   readonly exhausted: boolean;
+}
+
+// --- CUDA ----------------------------------------------------------------------------------------------------------------
+
+export interface NativeCudaReport {
+  /** Null: there is none, and `why` says so. */
+  readonly library: string | null;
+  readonly why: string | null;
+  /** "13.0": the newest CUDA that the driver knows. */
+  readonly version: string | null;
+  readonly devices: readonly NativeCudaDevice[];
+}
+
+export interface NativeCudaDevice {
+  readonly device: number;
+  readonly name: string;
+  readonly uuid: string;
+  /** PCI, "0000:17:00.0". */
+  readonly bus: string;
+  /** "9.0". */
+  readonly capability: string;
+  readonly multiprocessors: number;
+  readonly memoryBytes: number;
+  /** Its memory can be handed to other processes as file descriptors, which pools need. */
+  readonly exportable: boolean;
+  /** The form of the kernels that runs: "cubin sm_90", "PTX"; null: none. */
+  readonly kernels: string | null;
+  /** Null: pools can lie there. */
+  readonly why: string | null;
 }
 
 // --- NIXL ----------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import type { NixlEnv } from "./places.ts";
 import { mapPlugins } from "./plugin_tree.ts";
 import { type NixlSearch, nothingFound, searchNixl } from "./search.ts";
 
-export const forcedPaths = ["shared_memory", "nixl_direct", "nixl_staged"] as const;
+export const forcedPaths = ["shared_memory", "cuda_peer", "nixl_direct", "nixl_staged"] as const;
 export type ForcedPath = (typeof forcedPaths)[number];
 export type NixlBackend = "DEFAULT" | "NIXL" | "UCX";
 

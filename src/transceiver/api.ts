@@ -31,6 +31,12 @@ export interface OpenOptions {
         readonly order?: BlockOrder;
       }
     | {
+        /** A GPU as this process counts them, "cuda" is the first; its peers are pools on GPUs of the same host. */
+        readonly memory: "cuda" | `cuda:${number}`;
+        readonly blocks: number;
+        readonly order?: BlockOrder;
+      }
+    | {
         /** Regions of memfds, whole pages but for the last; two transceivers of a process may adopt exactly the same. */
         readonly adopt: readonly { readonly fd: number; readonly offset: number; readonly bytes: number }[];
         readonly blocks: number;
@@ -60,10 +66,10 @@ export interface OpenOptions {
   readonly verify?: VerifyMode;
   readonly lease?: { readonly leaseMs?: number; readonly stallMs?: number; readonly strict?: boolean };
   /**
-   * This path and no other: "shared_memory" (peers on this host), "nixl_direct" (NIXL, any host, plug-in UCX only) or "nixl_staged" (NIXL
-   * through staging slots). Default KVT_PATH, else null: the cheapest that works.
+   * This path and no other: "shared_memory" (peers on this host), "cuda_peer" (pools on GPUs of this host), "nixl_direct" (NIXL, any host,
+   * plug-in UCX only) or "nixl_staged" (NIXL through staging slots). Default KVT_PATH, else null: the cheapest that works.
    */
-  readonly path?: "shared_memory" | "nixl_direct" | "nixl_staged" | null;
+  readonly path?: "shared_memory" | "cuda_peer" | "nixl_direct" | "nixl_staged" | null;
   /** False: peers on this host are reached as those on others are. Default true. */
   readonly sameHost?: boolean;
   /** Name of the instance in messages, metrics and the protocol; default host:pid. */

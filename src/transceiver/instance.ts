@@ -250,7 +250,7 @@ function joinNixl(all: readonly NixlAgentStats[]): NixlAgentStats | null {
   };
 }
 
-const PAGES_ORDER: readonly PageKind[] = ["hugetlb", "transparent", "normal"];
+const PAGES_ORDER: readonly PageKind[] = ["gpu", "hugetlb", "transparent", "normal"];
 
 /** Of all ranks' pools: bytes together, pages as the worst one's, with its reason. */
 function joinMemory(all: readonly TransceiverStats["memory"][]): TransceiverStats["memory"] {

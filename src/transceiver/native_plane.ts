@@ -42,6 +42,7 @@ const readStatusOf: Readonly<Record<number, ReadStatus>> = {
 
 const pathNameOf: Readonly<Record<number, string>> = {
   [nativePath.SHARED_MEMORY]: "shared_memory",
+  [nativePath.CUDA_PEER]: "cuda_peer",
   [nativePath.NIXL_DIRECT]: "nixl_direct",
   [nativePath.NIXL_STAGED]: "nixl_staged",
 };
@@ -51,7 +52,8 @@ const reachFailureOf: Readonly<Record<number, string>> = {
   [reachStatus.NO_SOCKET]: "its socket for the exchange of memory is gone or not reachable from here",
   [reachStatus.REFUSED]: "its data plane refused the exchange of memory",
   [reachStatus.NOT_SEALED]: "its pool is not sealed against writing",
-  [reachStatus.MAP_FAILED]: "its pool can't be mapped here (address space or memory limit)",
+  [reachStatus.MAP_FAILED]:
+    "its pool can't be mapped here (address space or memory limit; on a GPU, what CUDA said stands in this process's log)",
   [reachStatus.TIMED_OUT]: "mapping its pool took too long",
   [reachStatus.BAD_DESCRIPTOR]: "its descriptor is not understood",
   [reachStatus.RELEASED]: "this side is closing",
@@ -145,7 +147,7 @@ export class NativePlane implements DataPlane {
     this.#native = native;
   }
 
-  /** @throws KvError POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED, DESCRIPTOR_TOO_LONG, NIXL_UNUSABLE, NIXL_FAILED */
+  /** @throws KvError POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED, DESCRIPTOR_TOO_LONG, NIXL_UNUSABLE, NIXL_FAILED, CUDA_UNUSABLE, CUDA_FAILED */
   static async open(binding: NativeBinding, options: NativeDataPlaneOptions): Promise<NativePlane> {
     let plane: NativePlane | undefined;
     try {
@@ -231,6 +233,24 @@ export class NativePlane implements DataPlane {
 
   timer(atMs: number, fire: () => void): PlaneTimer {
     return this.#timers.add(atMs, fire);
+  }
+
+  /** @throws KvError CUDA_FAILED */
+  async copyOut(offset: number, bytes: number): Promise<Uint8Array> {
+    try {
+      return await this.#native.readMemory(offset, bytes);
+    } catch (error) {
+      throw memoryError(error);
+    }
+  }
+
+  /** @throws KvError CUDA_FAILED */
+  async copyIn(offset: number, bytes: Uint8Array): Promise<void> {
+    try {
+      await this.#native.writeMemory(offset, bytes);
+    } catch (error) {
+      throw memoryError(error);
+    }
   }
 
   hold(): void {
@@ -375,6 +395,11 @@ function* recordsOf(batch: Float64Array): Iterable<Float64Array> {
   for (let at = 0; at < batch.length; at += RECORD_WORDS) yield batch.subarray(at, at + RECORD_WORDS);
 }
 
+const memoryError = (error: unknown): unknown =>
+  error instanceof Error && "code" in error && error.code === "CUDA_FAILED"
+    ? new KvError("CUDA_FAILED", { why: error.message }, { cause: error })
+    : error;
+
 function openError(error: unknown, options: NativeDataPlaneOptions): unknown {
   // An argument that only the addon can judge: where a placement ends, and whether its elements overlap.
   if (error instanceof TypeError) {
@@ -397,6 +422,10 @@ function openError(error: unknown, options: NativeDataPlaneOptions): unknown {
       return new KvError("NIXL_UNUSABLE", { why }, { cause: error });
     case "NIXL_FAILED":
       return new KvError("NIXL_FAILED", { why }, { cause: error });
+    case "CUDA_UNUSABLE":
+      return new KvError("CUDA_UNUSABLE", { why }, { cause: error });
+    case "CUDA_FAILED":
+      return new KvError("CUDA_FAILED", { why }, { cause: error });
     case "INVALID_ARGUMENT":
       return new KvError("INVALID_ARGUMENT", { what: "options of the data plane", why }, { cause: error });
     default:

@@ -17,6 +17,8 @@ export const DEFAULT_SENDER_FUTURE_MS = 1_000;
 const DEFAULT_PULLS = 8;
 const DEFAULT_OFFERS = 1024;
 const DEFAULT_SLOTS = 2;
+/** As many fill an NVLink (docs/gpu.md); the others keep computing. */
+const DEFAULT_MULTIPROCESSORS = 64;
 
 const millis = z.number().positive().max(8_640_000_000);
 const index = z.int().min(0).max(65535);
@@ -36,6 +38,15 @@ const placement = z.strictObject({
     token: offset.optional(),
   }),
 });
+
+/** "cuda" is "cuda:0". */
+const PoolMemory = z.union([
+  z.literal("host"),
+  z
+    .string()
+    .regex(/^cuda(:\d{1,4})?$/)
+    .transform((name) => ({ device: Number(name.slice("cuda:".length)) })),
+]);
 
 const Options = z.strictObject({
   config: z
@@ -66,7 +77,7 @@ const Options = z.strictObject({
     .optional(),
   pool: z.union(
     [
-      z.strictObject({ memory: z.literal("host"), blocks: z.int().min(1).max(0xffffffff), order }),
+      z.strictObject({ memory: PoolMemory, blocks: z.int().min(1).max(0xffffffff), order }),
       z.strictObject({
         order,
         placement: z.record(z.string(), placement).optional(),
@@ -77,7 +88,7 @@ const Options = z.strictObject({
         blocks: z.int().min(1).max(0xffffffff),
       }),
     ],
-    'it must be { memory: "host", blocks } or { adopt: [{ fd, offset, bytes }], blocks }',
+    'it must be { memory: "host" or "cuda:0", blocks } or { adopt: [{ fd, offset, bytes }], blocks }',
   ),
   listen: z
     .strictObject({
@@ -105,13 +116,6 @@ const Options = z.strictObject({
 /** What the schema of a pool would only call invalid, although the caller is right to expect it one day. */
 function refuseOtherMemory(pool: unknown): void {
   if (typeof pool !== "object" || pool === null) return;
-  if ("memory" in pool && typeof pool.memory === "string" && pool.memory.startsWith("cuda")) {
-    throw new KvError("NOT_PROVIDED", {
-      what: `pool memory ${pool.memory}`,
-      why: "this version moves host memory only",
-      remedy: 'use memory "host"',
-    });
-  }
   const regions: readonly unknown[] = "adopt" in pool && Array.isArray(pool.adopt) ? pool.adopt : [];
   if (regions.some((region) => typeof region === "object" && region !== null && "address" in region)) {
     throw new KvError("NOT_PROVIDED", {
@@ -131,6 +135,8 @@ export interface ResolvedOptions {
   readonly native: NativeLayout;
   readonly blocks: number;
   readonly adopt: readonly NativeRegion[] | undefined;
+  /** The pool lies on a GPU. */
+  readonly gpu: { readonly device: number; readonly multiprocessors: number } | undefined;
   readonly listen: {
     readonly host: string;
     readonly port: number;
@@ -174,6 +180,18 @@ function placed(layout: Layout, parallel: Parallel, pool: Pool): NativeLayout {
   }
 }
 
+function gpuOf(pool: Pool, { KVT_CUDA_SMS: limit = "" }: NodeJS.ProcessEnv): ResolvedOptions["gpu"] {
+  if (!("memory" in pool) || pool.memory === "host") return undefined;
+  const multiprocessors = limit === "" ? DEFAULT_MULTIPROCESSORS : Number(limit);
+  if (Number.isInteger(multiprocessors) && multiprocessors >= 1 && multiprocessors <= 65536) {
+    return { device: pool.memory.device, multiprocessors };
+  }
+  throw new KvError("INVALID_ARGUMENT", {
+    what: `KVT_CUDA_SMS=${limit}`,
+    why: "it must be an integer from 1 to 65536",
+  });
+}
+
 /** KVT_PATH, for programs that open a transceiver without saying. */
 function pathOf({ KVT_PATH: path }: NodeJS.ProcessEnv): ForcedPath | null {
   if (!path) return null;
@@ -202,6 +220,7 @@ export function resolveOptions(options: OpenOptions, environment: NodeJS.Process
     native: placed(layout, parallel, pool),
     blocks: pool.blocks,
     adopt: "adopt" in pool ? pool.adopt : undefined,
+    gpu: gpuOf(pool, environment),
     listen: { host: listen?.host ?? "127.0.0.1", port: listen?.port ?? 0, tls: listen?.tls },
     leaseMs,
     stallMs: lease?.stallMs ?? 2 * leaseMs,

@@ -1,3 +1,4 @@
+import { KvError } from "../errors.ts";
 import type { NativeDataPlaneOptions } from "../native/binding.ts";
 import { choosePaths } from "../nixl/choice.ts";
 import { createLogger } from "../observability/log.ts";
@@ -11,7 +12,7 @@ const CHUNK_BYTES = 8 << 20;
 const told = new Set<string>();
 
 export interface OpenedPaths {
-  readonly plane: Pick<NativeDataPlaneOptions, "sharedMemory" | "nixl">;
+  readonly plane: Pick<NativeDataPlaneOptions, "sharedMemory" | "nixl" | "gpu">;
   /** Of this side, the cheapest first. */
   readonly names: readonly string[];
   /** "UCX instead of LIBFABRIC", or null. */
@@ -20,7 +21,14 @@ export interface OpenedPaths {
 
 /** The paths that options and environment ask for and this machine has. @throws KvError NIXL_NOT_FOUND, NIXL_UNUSABLE, NIXL_FAILED */
 export async function openPaths(options: ResolvedOptions): Promise<OpenedPaths> {
-  const { backend, path, sameHost, listen } = options;
+  const { backend, path, sameHost, listen, gpu } = options;
+  if (gpu !== undefined) return gpuPaths(gpu, path, sameHost);
+  if (path === "cuda_peer") {
+    throw new KvError("INVALID_ARGUMENT", {
+      what: "path cuda_peer",
+      why: 'the pool lies in memory of the host: give memory "cuda:0"',
+    });
+  }
   const loopback = isLoopback(listen.host);
   const { sharedMemory, nixl, warnings, degraded } = await choosePaths({
     backend,
@@ -48,4 +56,20 @@ function stagingOf({ tokensInBuffer, stagingSlots, stallMs, native }: ResolvedOp
     .reduce((sum, { layers, planes, heads, elementBytes }) => sum + layers.length * planes * heads * elementBytes, 0);
   const tokens = tokensInBuffer ?? Math.max(1, Math.floor(CHUNK_BYTES / Math.max(1, tokenBytes)));
   return { slots: stagingSlots, tokens, stallMs };
+}
+
+/** A pool on a GPU has one path today: kernels that read the peer's GPU of this host. */
+function gpuPaths(
+  gpu: NonNullable<ResolvedOptions["gpu"]>,
+  path: ResolvedOptions["path"],
+  sameHost: boolean,
+): OpenedPaths {
+  if ((path !== null && path !== "cuda_peer") || !sameHost) {
+    throw new KvError("NOT_PROVIDED", {
+      what: `a pool on cuda:${gpu.device} without path cuda_peer`,
+      why: "pools on GPUs are moved between processes of one host only, in this version",
+      remedy: 'set neither KVT_PATH nor same_host, or use memory "host"',
+    });
+  }
+  return { plane: { sharedMemory: false, gpu }, names: ["cuda_peer"], degraded: null };
 }

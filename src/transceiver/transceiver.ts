@@ -3,7 +3,7 @@ import { type BlockId, type Epoch, newEpoch, type RequestId } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { BlockPool } from "../kv/pool.ts";
 import { type InstanceLayout, instanceDifferences } from "../layout.ts";
-import type { NativeGroup, NativePoolSpan } from "../native/binding.ts";
+import type { NativeGpu, NativeGroup, NativePoolSpan } from "../native/binding.ts";
 import { loadNative } from "../native/loader.ts";
 import { createLogger } from "../observability/log.ts";
 import type {
@@ -97,7 +97,7 @@ export class KvTransceiver implements Transceiver {
   /**
    * Reserves the pool, opens the data plane and listens.
    * @throws KvError INVALID_ARGUMENT, NOT_PROVIDED, POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED, DESCRIPTOR_TOO_LONG,
-   * BIND_FAILED, NATIVE_NOT_FOUND, NATIVE_BROKEN, NIXL_NOT_FOUND, NIXL_UNUSABLE, NIXL_FAILED
+   * BIND_FAILED, NATIVE_NOT_FOUND, NATIVE_BROKEN, NIXL_NOT_FOUND, NIXL_UNUSABLE, NIXL_FAILED, CUDA_UNUSABLE, CUDA_FAILED
    */
   static async open(options: OpenOptions, hooks: TransceiverHooks = {}): Promise<KvTransceiver> {
     const resolved = resolveOptions(options);
@@ -135,7 +135,27 @@ export class KvTransceiver implements Transceiver {
     return this.#groups;
   }
 
-  /** The pool's memory; detached by `close`. @throws for pools over 4 GiB */
+  /** The GPU that holds the pool, and where there; null: it lies in memory of the host. */
+  get gpu(): NativeGpu | null {
+    return this.#plane.native.gpu;
+  }
+
+  /** A copy of one block, wherever the pool lies. @throws KvError CUDA_FAILED */
+  readBlock(block: BlockId): Promise<Uint8Array> {
+    const { blockBytes } = this;
+    return this.#plane.copyOut(block * blockBytes, blockBytes);
+  }
+
+  /** Writes a block from its first byte on; of an offer, before its tokens are said to be ready. @throws KvError CUDA_FAILED */
+  writeBlock(block: BlockId, bytes: Uint8Array): Promise<void> {
+    const { blockBytes } = this;
+    if (bytes.length > blockBytes) {
+      throw new KvError("INVALID_ARGUMENT", { what: `${bytes.length} bytes`, why: `a block has ${blockBytes}` });
+    }
+    return this.#plane.copyIn(block * blockBytes, bytes);
+  }
+
+  /** The pool's memory; detached by `close`. @throws for pools over 4 GiB, and for those on a GPU (`readBlock`) */
   get memory(): ArrayBuffer {
     return this.#plane.native.memory;
   }

@@ -158,7 +158,8 @@ const slowPaths = (): SlowPaths =>
 /** The ids of the blocks; with KVT_CHECK, the plane's memory is filled while they are free. */
 function openPool({ blocks, check }: ResolvedOptions, plane: NativePlane, shared: BlockPool | undefined): BlockPool {
   const pool = shared ?? new BlockPool({ blocks, blockBytes: plane.native.blockBytes });
-  if (!check) return pool;
+  // A pool on a GPU is not looked into.
+  if (!check || plane.native.gpu !== null) return pool;
   for (let from = 0; from < blocks; from += FILL_STEP) {
     plane.fillReleased(Array.from({ length: Math.min(FILL_STEP, blocks - from) }, (_, at) => (from + at) as BlockId));
   }

@@ -31,6 +31,19 @@ function holdable(plane) {
   });
 }
 
+/** The pool's bytes: itself in memory of the host, a copy of some blocks of one on a GPU. */
+let copied;
+async function bytesOf(ids) {
+  if (kv.gpu === null) return kv.memory;
+  copied ??= new ArrayBuffer(kv.pool.total * kv.blockBytes);
+  for (const id of ids) new Uint8Array(copied).set(await kv.readBlock(id), id * kv.blockBytes);
+  return copied;
+}
+async function putBack(ids) {
+  if (kv.gpu === null) return;
+  for (const id of ids) await kv.writeBlock(id, new Uint8Array(copied, id * kv.blockBytes, kv.blockBytes));
+}
+
 /** Calls `visit(byteOffset, layer, head, token)` for the vector of each token of the sequence, as `[layer][k|v][head][token][headDim]`. */
 function eachVector(ids, visit) {
   const { layers, kvHeads, headDim, tokensPerBlock } = kv.layout;
@@ -80,12 +93,13 @@ const commands = {
   arm(spec) {
     hooks.armed = spec;
   },
-  send({ request, tokens, ready, seed, blocks }) {
+  async send({ request, tokens, ready, seed, blocks }) {
     const hold = kv.pool.allocate(blocks ?? Math.ceil(tokens / kv.layout.tokensPerBlock));
-    const words = new Uint32Array(kv.memory);
+    const words = new Uint32Array(await bytesOf(hold.ids));
     eachVector(hold.ids, (at, plane, token) => {
       words.fill(mark(seed, plane, token), at / 4, at / 4 + kv.layout.headDim);
     });
+    await putBack(hold.ids);
     const sending = kv.send({
       requestId: requestId(request),
       tokens,
@@ -108,10 +122,11 @@ const commands = {
   finish({ request, first }) {
     sends.get(request).finish(first);
   },
-  receive({ id, state, peer, tokens, skipTokens = 0 }) {
+  async receive({ id, state, peer, tokens, skipTokens = 0 }) {
     const hold = kv.pool.allocate(Math.ceil(tokens / kv.layout.tokensPerBlock));
-    for (const block of hold.ids)
-      new Uint8Array(kv.memory).fill(UNTOUCHED, block * kv.blockBytes, (block + 1) * kv.blockBytes);
+    const bytes = new Uint8Array(await bytesOf(hold.ids));
+    for (const block of hold.ids) bytes.fill(UNTOUCHED, block * kv.blockBytes, (block + 1) * kv.blockBytes);
+    await putBack(hold.ids);
     let receiving;
     try {
       const source = peer === undefined ? { state } : { peer, requestId: requestId(id), tokens };
@@ -137,7 +152,7 @@ const commands = {
     await watching;
     let wrong = 0;
     if (ended.report !== undefined) {
-      const words = new Uint32Array(kv.memory);
+      const words = new Uint32Array(await bytesOf(hold.ids));
       const untouched = (UNTOUCHED * 0x01010101) >>> 0;
       eachVector(hold.ids, (at, plane, token) => {
         const expected = token >= skipTokens && token < tokens ? mark(seed, plane, token) : untouched;

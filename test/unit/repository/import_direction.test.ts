@@ -21,15 +21,16 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   index: ["transceiver", "kv", "worker", "router", "native", "openai", "errors", "ids", "clock", "layout"],
 };
 
-/** `dataplane → paths → {nixl, memory} → layout`, `engine → {memory, layout}`; the addon alone sees all of them. */
+/** `dataplane → paths → {nixl, cuda, memory} → layout`, `engine → {memory, layout}`; the addon alone sees all of them. */
 const mayInclude: Readonly<Record<string, readonly string[]>> = {
   layout: [],
   memory: ["layout"],
   nixl: ["memory", "layout"],
-  paths: ["nixl", "memory", "layout"],
-  dataplane: ["paths", "nixl", "memory", "layout"],
+  cuda: ["memory", "layout"],
+  paths: ["nixl", "cuda", "memory", "layout"],
+  dataplane: ["paths", "nixl", "cuda", "memory", "layout"],
   engine: ["memory", "layout"],
-  addon: ["dataplane", "engine", "paths", "nixl", "memory", "layout"],
+  addon: ["dataplane", "engine", "paths", "nixl", "cuda", "memory", "layout"],
 };
 
 /** src/router/server.ts → router, src/errors.ts → errors. */

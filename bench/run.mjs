@@ -12,6 +12,7 @@ const suites = {
   ttft: () => import("./ttft/suite.mjs"),
   plan: () => import("./plan/suite.mjs"),
   nixl: () => import("./nixl/suite.mjs"),
+  gpu: () => import("./gpu/suite.mjs"),
 };
 
 const { values } = parseArgs({ options: { only: { type: "string" }, json: { type: "string" } } });

@@ -18,6 +18,8 @@ export function requireNode() {
 
 /** Checks tools, then installs and builds what is missing or older than its sources. */
 export async function prepare() {
+  // Everything is built in a bundle (scripts/bundle.mjs), and nothing could be built.
+  if (process.env.KVT_BUNDLE) return;
   requireNode();
   requireCompiler();
   await installPackages();

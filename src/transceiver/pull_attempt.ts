@@ -26,6 +26,7 @@ export class PullAttempt {
   readonly #tokens: number;
   #announced: number;
   #pulledMs = 0;
+  #asked = false;
   #view: LeaseView | null = null;
   #source: readonly number[] = [];
   #sourceTable = new Uint32Array(0);
@@ -47,8 +48,14 @@ export class PullAttempt {
     return this.#pulledMs;
   }
 
+  /** Its PULL was written; whether the sender heard it is not known. */
+  get asked(): boolean {
+    return this.#asked;
+  }
+
   set pulledMs(writtenMs: number) {
     this.#pulledMs = writtenMs;
+    this.#asked = true;
   }
 
   /** Null until it is granted. */

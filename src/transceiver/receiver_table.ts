@@ -106,7 +106,10 @@ const to = (next: ReceiverState, ...effects: ReceiverEffect[]): Cell<ReceiverSta
 const failQuietly = to("DRAIN", "fail", "drain");
 /** The sender knows this attempt, so it hears that we read no more. */
 const failAloud = to("DRAIN", "fail", "writeDone", "drain");
-/** It has not asked yet, and never will: the sender may let the blocks go. By a timer nobody is told: another worker may still fetch them. */
+/**
+ * It has not asked, or nobody knows whether the sender heard it, and it never will again: the sender may let the blocks go. By a timer
+ * nobody is told: another worker may still fetch them.
+ */
 const failDeclining = to("DRAIN", "fail", "decline", "drain");
 const completeNow = to("DRAIN", "complete", "writeDone", "drain");
 const verifyNow = to("VERIFY", "tellProgress", "askDigests");
@@ -230,7 +233,7 @@ export const receiverTable = {
     retryTimer: to("RETRY", "tryAgain"),
     canPull: to("PULL", "nextAttempt", "pull"),
     exhausted: failAloud,
-    cancel: failAloud,
+    cancel: failDeclining,
     queueTimer: failAloud,
     transferTimer: failAloud,
   },

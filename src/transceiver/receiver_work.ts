@@ -122,10 +122,17 @@ export class ReceiverWork implements Readonly<Record<ReceiverEffect, () => void>
 
   decline(): void {
     const { requestId, token, tokens } = this.#offer;
-    // Nothing is held for what has not been offered yet.
-    if (token === null) return;
+    const { asked } = this.attempt;
+    if (token === null) {
+      // Nothing is held for what has not been offered yet.
+      if (asked) this.writeDone();
+      return;
+    }
+    // The sender may hold a lease for the attempt that was asked for, or never have heard of it: a higher one ends either. The old one
+    // stays the session's: its reads may still run.
+    const transferId = asked ? nextAttempt(this.attempt.transferId) : this.attempt.transferId;
     const { reader } = this.#house;
-    const pull = { transferId: this.attempt.transferId, requestId, token, from: tokens, to: tokens, reader, paths: [] };
+    const pull = { transferId, requestId, token, from: tokens, to: tokens, reader, paths: [] };
     const link = this.#house.link(this.#target);
     link.decline(this.#offer, { ...pull, verify: "off" }, this.outcome ?? "cancelled");
   }

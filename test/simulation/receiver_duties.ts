@@ -49,7 +49,7 @@ interface Receiving {
   /** The attempt of its last PULL. */
   asked: TransferId | null;
   refused: TransferId | null;
-  /** It was cancelled before it asked for an offer that stands. */
+  /** It was cancelled before it asked for an offer that stands, or while it waited to ask again. */
   declines: boolean;
   isTold: boolean;
   /** Asked for before this attempt. */
@@ -148,7 +148,7 @@ export class ReceiverDuties {
       if (transferMs !== null) receiving.transferEndsMs ??= this.#now + transferMs;
     } else if (event === "ready" || event === "finished") {
       if (transferMs !== null) receiving.transferEndsMs = this.#now + transferMs;
-    } else if (event === "cancel" && (state === "QUEUED" || state === "CONNECTING")) {
+    } else if (event === "cancel" && ["QUEUED", "CONNECTING", "RETRY"].includes(state)) {
       receiving.declines = receiving.session.offer.token !== null;
     } else if (unheard.has(event)) {
       // Nobody is told, and the lease ends by itself.

@@ -1,6 +1,7 @@
 import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
 import { until } from "../waits.ts";
 import { BLOCKS, type Peer, Peers } from "./peer_process.ts";
+import { Wire } from "./wire.ts";
 
 const TOKENS = 300;
 
@@ -61,6 +62,26 @@ describe("a pull that is cancelled before it has asked", () => {
     await receiver.receive({ id: 3, state, tokens: TOKENS });
     expect(await receiver.received(3)).toMatchObject({ wrong: 0, report: { tokens: TOKENS } });
   });
+
+  it.each(["PULL", "GRANT"])(
+    "or has lost its %s with its connection, and waits to ask again: the blocks are free with the next one",
+    async (word) => {
+      const wire = new Wire(sender.endpoints.tcp);
+      await wire.open();
+      const { state } = await sender.send({ request: 1, tokens: TOKENS });
+      await receiver.arm({ role: "receiver", to: "RETRY", say: true });
+      wire.cutAt = word;
+      wire.holdsAfterCut = true;
+      await receiver.receive({ id: 1, state: wire.through(state), tokens: TOKENS });
+      await receiver.reached("RETRY");
+      expect(await receiver.call("cancelReceive", { id: 1 })).toBe("cancelled");
+      expect((await receiver.received(1)).code).toBe("CANCELLED");
+      expect((await receiver.stats()).blocks.free).toBe(BLOCKS);
+      wire.letThrough();
+      await expectDeclined(1);
+      wire.close();
+    },
+  );
 
   it("leaves an offer alone that another receiver reads", async () => {
     const other = await peers.open();

@@ -19,6 +19,9 @@ export class Wire {
   hidesEnds = false;
   /** The first bytes that hold this word are lost, and all connections with them. */
   cutAt: string | null = null;
+  /** After that cut new connections get no further than here, until they are let through. */
+  holdsAfterCut = false;
+  #held: (() => void)[] | null = null;
 
   /** @param seen is given what receivers write */
   constructor(target: string, seen?: (bytes: Buffer) => void) {
@@ -26,10 +29,15 @@ export class Wire {
     const { hostname, port } = new URL(target);
     this.#server = createServer((near) => {
       this.connections++;
-      const pair = { near, far: connect(Number(port), hostname) };
-      this.#pairs.add(pair);
-      this.#join(pair, "near", "far");
-      this.#join(pair, "far", "near");
+      const join = (): void => {
+        const pair = { near, far: connect(Number(port), hostname) };
+        this.#pairs.add(pair);
+        this.#join(pair, "near", "far");
+        this.#join(pair, "far", "near");
+      };
+      near.on("error", () => {});
+      if (this.#held === null) join();
+      else this.#held.push(join);
     });
   }
 
@@ -53,6 +61,12 @@ export class Wire {
       near.destroy();
       far.destroy();
     }
+  }
+
+  letThrough(): void {
+    const held = this.#held ?? [];
+    this.#held = null;
+    for (const join of held) join();
   }
 
   /** Only one end sees it; to the other its connections are silent until it closes them itself. */
@@ -84,6 +98,7 @@ export class Wire {
       if (from === "near") this.#seen?.(bytes);
       if (this.cutAt !== null && bytes.includes(this.cutAt)) {
         this.cutAt = null;
+        if (this.holdsAfterCut) this.#held = [];
         this.cut();
       } else if (!target.destroyed) {
         target.write(bytes);

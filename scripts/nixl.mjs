@@ -19,7 +19,7 @@ const LIBFABRIC_VERSIONS = ["1.4.1"];
 /** Programs of native/test that need NIXL; scripts/ci.mjs leaves them to this lane. */
 export const NIXL_TESTS = ["nixl_library_test", "nixl_agent_test", "nixl_peer_test", "nixl_path_test"];
 /** Of these, what is about plug-in UCX whatever plug-in is chosen. */
-const UCX_TESTS = ["nixl_library_test", "nixl_path_test"];
+const UCX_TESTS = ["nixl_library_test"];
 const DOWNLOAD_LIMIT_MS = 300_000;
 
 /**

@@ -109,8 +109,8 @@ bool DataPlane::NeedsOwner(Command::Kind kind, BootNanos when) {
   const bool ends = kind == Command::Kind::kSetTimer || kind == Command::Kind::kGrant;
   // A transport that needs this side's work has to hear of the first lease at once.
   const bool serves = kind == Command::Kind::kGrant && options_.nixl.has_value();
-  // A slot that its reader has kept is free with its lease, and others may wait for it.
-  const bool drops = kind == Command::Kind::kDropLease && !(options_.nixl && options_.nixl->staging);
+  // And that the last one has gone: until then it stays awake; and others may wait for slots of that lease.
+  const bool drops = kind == Command::Kind::kDropLease && !options_.nixl;
   const bool idle = kind == Command::Kind::kClearTimer || drops ||
                     (ends && !serves && when >= armed_.load(std::memory_order_seq_cst));
   // Bounded: commands that nobody takes are memory that nobody gives back.

@@ -198,7 +198,7 @@ export interface NativeDataPlane {
   grant(lease: number, durationMs: number, transfer?: string, blocks?: Uint32Array): void;
   /** Extends those of `leases` that have not ended, to their full duration from now. Completion RENEWED for the held ones, then RENEW_END{seq}. */
   renew(seq: number, leases: Float64Array): void;
-  /** Ends a lease early (DONE): no LEASE_OVER follows. Without staging it wakes nobody: the owner hears of it when it wakes up for something else. */
+  /** Ends a lease early (DONE): no LEASE_OVER follows. Without NIXL it wakes nobody: the owner hears of it when it wakes up for something else. */
   dropLease(lease: number): void;
 
   /** One deadline on CLOCK_BOOTTIME; set again moves it. Completion TIMER once, unless cleared before it was written. */

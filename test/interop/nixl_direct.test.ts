@@ -1,23 +1,11 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { BLOCKS, BYTES_PER_TOKEN, type Peer, Peers, POOL_TOKENS } from "../integration/transceiver/peer_process.ts";
 import { until } from "../integration/waits.ts";
-import { bringNixl, nixlCases } from "./nixl_wheel.ts";
+import { bringNixl, nixlCases, setEnvironment } from "./nixl_wheel.ts";
 
 const brought = bringNixl("1.5.1");
 const library = "library" in brought ? brought.library : "";
 const without = library === "" ? " (skipped: NIXL can't be brought here)" : "";
-
-/** Peers take the environment of this process. */
-function setEnvironment(values: Readonly<Record<string, string>>): () => void {
-  const before = Object.keys(values).map((name) => [name, process.env[name]] as const);
-  Object.assign(process.env, values);
-  return () => {
-    for (const [name, value] of before) {
-      if (value === undefined) delete process.env[name];
-      else process.env[name] = value;
-    }
-  };
-}
 
 describe.each(nixlCases())("path $name", ({ env, missing }) => {
   const path = env.KVT_PATH;

@@ -4,13 +4,21 @@ import { KvTransceiver, requestId } from "../../../dist/index.js";
 import { FaultHooks } from "./fault_hooks.mjs";
 
 const UNTOUCHED = 0xee;
+const BLOCK_MS = 2_000;
 let kv;
 const sends = new Map();
 const receives = new Map();
 
+const block = () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BLOCK_MS);
+
 const hooks = new FaultHooks(({ state }, { pid = process.pid, act, say }) => {
   if (say) process.send({ reached: state });
   if (act === "exit") process.exit(0);
+  if (act === "block") {
+    if (state === "POSTED") block();
+    else setImmediate(block);
+    return;
+  }
   if (act !== undefined) process.kill(pid, act);
 });
 
@@ -174,6 +182,14 @@ const commands = {
       wakes += Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(status)?.[1]);
     }
     return { cpuMs: (user + system) / 1_000, wakes };
+  },
+  /** Share of a core that this process takes while nothing is asked of it. */
+  async cpuShare({ ms }) {
+    const before = process.cpuUsage();
+    const from = performance.now();
+    await new Promise((resolve) => setTimeout(resolve, ms));
+    const { user, system } = process.cpuUsage(before);
+    return (user + system) / 1000 / (performance.now() - from);
   },
   health: () => kv.health(),
   waitForSenders: async ({ atLeast }) =>

@@ -21,6 +21,8 @@ export const layout = {
 export const BYTES_PER_TOKEN = 2 * 2 * 2 * 16 * 4;
 export const BLOCKS = 64;
 export const POOL_TOKENS = BLOCKS * layout.tokensPerBlock;
+/** In peer_entry.mjs too. */
+export const BLOCK_MS = 2_000;
 
 export interface Ended {
   readonly report?: TransferReport;
@@ -47,7 +49,8 @@ export interface Fault {
   readonly event?: string;
   /** Default: the process itself. */
   readonly pid?: number;
-  readonly act?: "SIGKILL" | "SIGSTOP" | "exit";
+  /** block: its JavaScript thread does nothing for BLOCK_MS; of a session's step, once what the step wrote has left. */
+  readonly act?: "SIGKILL" | "SIGSTOP" | "exit" | "block";
   /** Tells the test too: await `reached()`. */
   readonly say?: boolean;
 }

@@ -141,12 +141,11 @@ function stagedFacts({ library }: NixlFacts): PathFacts {
 }
 
 function pathFacts(host: HostFacts, nixl: NixlFacts): readonly PathFacts[] {
-  const notBuilt = (name: string) => ({ name, usable: false, why: "not built yet" });
   const [addon, socket] = ["why" in host.addon, host.socketDirectory.why];
   const why = addon ? "the addon can't be loaded" : (socket ?? "same user, same host: peers map each other's pool");
   return [
     { name: "shared_memory", usable: !addon && socket === null, why },
-    notBuilt("cuda_peer"),
+    { name: "cuda_peer", usable: false, why: "workers have their pools in memory of the host (docs/gpu.md)" },
     directFacts(nixl),
     stagedFacts(nixl),
   ];

@@ -157,11 +157,21 @@ async function sanitizedJs() {
 const vitest = async (title, project) =>
   (await import("./vitest.mjs")).runVitest({ title, args: ["--project", project] });
 
+/** The C++ tests with a real NIXL, and every fault in every state of a transfer over it. */
+async function checkNixl() {
+  const counts = noCounts();
+  addCounts(counts, await runNixlTests());
+  const { runVitest } = await import("./vitest.mjs");
+  const args = ["--project", "integration", "test/interop/nixl_faults.test.ts"];
+  addCounts(counts, await runVitest({ title: "faults over NIXL", args, env: { KVT_FAULT_ROUNDS: "2" } }));
+  return counts;
+}
+
 const lanes = {
   style: ["style", checkStyle],
   cpp: ["C++ tests", () => runCppTests({ without: NIXL_TESTS })],
   "cpp-aarch64": ["C++ tests for aarch64", () => crossCpp("aarch64")],
-  nixl: ["NIXL", () => runNixlTests()],
+  nixl: ["NIXL", checkNixl],
   unit: ["unit tests", () => vitest("unit tests", "unit")],
   integration: ["integration tests", () => vitest("integration tests", "integration")],
   asan: ["C++ tests with AddressSanitizer", () => runCppTests({ sanitize: "address,undefined", without: NIXL_TESTS })],

@@ -39,7 +39,7 @@ export function renderTable({ rows }) {
   return `${[head, "|---|---|---|---|---|---|---|---|", ...lines].join("\n")}\n`;
 }
 
-/** Puts a table between the marks of its level. @param {"transceiver" | "worker"} level */
+/** Puts a table between the marks of its level. @param {"transceiver" | "worker" | "nixl"} level */
 export function withTable(page, level, table) {
   const [begin, end] = [`<!-- ${level} level: from here`, `<!-- ${level} level: to here -->`];
   const from = page.indexOf("\n", page.indexOf(begin));

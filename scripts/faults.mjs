@@ -1,4 +1,4 @@
-// The fault matrix by hand: npm run faults -- [--level worker] [--rounds N] [--jobs N] [--results FILE] [--table FILE] [--docs]. Each cell is hit N times, by
+// The fault matrix by hand: npm run faults -- [--level worker | nixl] [--rounds N] [--jobs N] [--results FILE] [--table FILE] [--docs]. Each cell is hit N times, by
 // as many processes side by side as there are jobs. `--merge FILE...` runs nothing and adds up the results of earlier runs.
 import { mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -10,8 +10,9 @@ import { main, run, seconds, Told } from "./steps.mjs";
 
 /** `shards`: shares of the cells; more than jobs, so that no job is left alone with the slow ones. A share of workers starts its own. */
 const levels = {
-  transceiver: { file: "matrix.test.ts", shards: 50 },
-  worker: { file: "workers.test.ts", shards: 25 },
+  transceiver: { file: "test/integration/faults/matrix.test.ts", shards: 50 },
+  worker: { file: "test/integration/faults/workers.test.ts", shards: 25 },
+  nixl: { file: "test/interop/nixl_faults.test.ts", shards: 24 },
 };
 
 const { values, positionals } = parseArgs({
@@ -40,13 +41,7 @@ async function runShard(shard, folder) {
   const results = join(folder, `${shard}.json`);
   const { code, output } = await run(
     process.execPath,
-    [
-      "node_modules/vitest/vitest.mjs",
-      "run",
-      "--project=integration",
-      "--passWithNoTests",
-      `test/integration/faults/${levels[level].file}`,
-    ],
+    ["node_modules/vitest/vitest.mjs", "run", "--project=integration", "--passWithNoTests", levels[level].file],
     {
       cwd: root,
       mayFail: true,

@@ -159,10 +159,15 @@ export class Peers implements AsyncDisposable {
   readonly socketDir = mkdtempSync(join(tmpdir(), "kvt-peers-"));
   readonly #running = new Set<Peer>();
 
-  async open(options: Partial<OpenOptions> = {}, hooked = true): Promise<Peer> {
+  /** @param entry a command line that starts the process where it is to live, "nsenter ..." for one */
+  async open(options: Partial<OpenOptions> = {}, hooked = true, entry: readonly string[] = []): Promise<Peer> {
     buildIfStale();
-    const entry = join(root, "test/integration/transceiver/peer_entry.mjs");
-    const child = fork(entry, { stdio: ["ignore", "inherit", "pipe", "ipc"], env: { ...process.env, KVT_CHECK: "1" } });
+    const [execPath, ...execArgv] = [...entry, process.execPath];
+    const child = fork(join(root, "test/integration/transceiver/peer_entry.mjs"), {
+      stdio: ["ignore", "inherit", "pipe", "ipc"],
+      env: { ...process.env, KVT_CHECK: "1" },
+      ...(entry.length === 0 ? {} : { execPath, execArgv }),
+    });
     const peer = new Peer(child);
     this.#running.add(peer);
     const all = { layout, pool: { memory: "host", blocks: BLOCKS }, socketDir: this.socketDir, ...options };

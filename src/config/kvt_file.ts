@@ -32,6 +32,7 @@ export const KvtFile = z.strictObject({
       same_host: z.boolean().nullish(),
       verify: VerifyMode.nullish(),
       max_offers: z.int().min(1).max(65536).nullish(),
+      staging_slots: z.int().min(1).max(1024).nullish(),
       max_receives: z.int().min(1).max(4096).nullish(),
       max_receives_per_peer: z.int().min(1).max(4096).nullish(),
       max_sends_per_peer: z.int().min(1).max(4096).nullish(),

@@ -15,6 +15,7 @@ const DEFAULT_LEASE_MS = 10_000;
 const DEFAULT_OFFERS = 1024;
 /** Transfers at the same time (S83). */
 const DEFAULT_TRANSFERS = 8;
+const DEFAULT_SLOTS = 2;
 
 /** Reads `--kvt_config` (S5); without a file everything has its default. */
 export function kvtSettings(
@@ -56,6 +57,11 @@ function transferSettings(
   return {
     verify: chosen.pick<VerifyMode>("transfer.verify", "sampled", { file: section.value("verify") }),
     maxOffers: chosen.pick<number>("transfer.max_offers", DEFAULT_OFFERS, { file: section.value("max_offers") }),
+    // S83: what its count of buffers means where there are buffers.
+    stagingSlots: chosen.pick<number>("transfer.staging_slots", DEFAULT_SLOTS, {
+      env,
+      file: section.value("staging_slots"),
+    }),
     maxReceives: chosen.pick<number>("transfer.max_receives", DEFAULT_TRANSFERS, {
       env,
       file: section.value("max_receives"),

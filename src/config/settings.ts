@@ -88,6 +88,8 @@ export interface WorkerSettings {
     readonly verify: VerifyMode;
     /** Context requests whose KV was not fetched yet; more are answered 429. */
     readonly maxOffers: number;
+    /** Of path nixl_staged, a direction. */
+    readonly stagingSlots: number;
     /** Receives at the same time, in all and from one peer; the others wait, the smallest first. */
     readonly maxReceives: number;
     readonly maxReceivesPerPeer: number;

@@ -206,6 +206,8 @@ function transceiverOptions(settings: WorkerSettings, geometry: EngineGeometry, 
     path: transceiver === null ? ("shared_memory" as const) : settings.transfer.path,
     sameHost: settings.transfer.sameHost,
     maxOffers: settings.transfer.maxOffers,
+    // What counts transfers elsewhere may be larger.
+    stagingSlots: Math.min(settings.transfer.stagingSlots, 1024),
     maxConcurrentPulls: settings.transfer.maxReceives,
     maxConcurrentPullsPerPeer: settings.transfer.maxReceivesPerPeer,
     maxConcurrentSends: settings.transfer.maxSendsPerPeer,

@@ -317,6 +317,12 @@ describe("--kvt_config", () => {
     expect(settings.control).toEqual({ host: "0.0.0.0", port: 9000, tls: null });
   });
 
+  it("has two staging slots, or as many as TensorRT-LLM's count of buffers or the file says", () => {
+    const slots = (yaml: string, env = {}) => withKvt(yaml, env).settings.transfer.stagingSlots;
+    const env = { TRTLLM_KVCACHE_RECV_BUFFER_COUNT: "3" };
+    expect([slots("{}"), slots("{}", env), slots("transfer: {staging_slots: 5}")]).toEqual([2, 3, 5]);
+  });
+
   it.each([
     ["transfer: {path: cuda_peer}", "not built yet"],
     ["transfer: {verify: true}", "verify"],

@@ -74,15 +74,22 @@ class Pair {
 
   /** Every block is free on both sides and serves again, both ways. */
   async expectServing(): Promise<void> {
-    await until("all blocks are free", async () => {
+    await this.#allFree();
+    await this.move(this.context, this.generation);
+    await this.#allFree();
+    await this.move(this.generation, this.context);
+    await this.#allFree();
+  }
+
+  /** A session gives its blocks back a moment after its outcome is told. */
+  #allFree(): Promise<unknown> {
+    return until("all blocks are free", async () => {
       const both = await Promise.all([this.context.stats(), this.generation.stats()]);
       return both.every(
         ({ blocks, sends, receives }) =>
           blocks.free === BLOCKS && blocks.quarantined === 0 && sends.open === 0 && receives.open === 0,
       );
     });
-    await this.move(this.context, this.generation);
-    await this.move(this.generation, this.context);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -66,7 +66,7 @@ export async function runPieces(add, say, socketDir) {
       if (at + count > blocks) at = 0;
       const tables = [sourceTable.slice(at, at + count), targetTable.slice(at, at + count)];
       at += count;
-      target.plane.post(++job, 1, ...tables, 0, count, count, true, Number.POSITIVE_INFINITY);
+      target.plane.post(++job, 1, ...tables, 0, count, count, true, Number.POSITIVE_INFINITY, 0, 0xffffffff);
       const record = await target.next(kind.JOB, job);
       if (record[2] !== 0) throw new Error(`job status ${record[2]}`);
       return record[5];

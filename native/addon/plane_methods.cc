@@ -12,6 +12,7 @@ namespace kvt {
 namespace {
 
 constexpr uint64_t kTokensMax = uint64_t{1} << 48;
+constexpr uint64_t kLayerEndMax = 0xffffffff;
 
 // A transfer id: 40 hex digits.
 Ticket ReadTicket(Arguments* arguments, const Napi::Value& value) {
@@ -114,7 +115,9 @@ Napi::Value PlaneObject::Post(const Napi::CallbackInfo& info) {
   const uint64_t sequence = arguments.Integer(info[6], "sequenceTokens", 0, kTokensMax);
   const bool replicated = arguments.Boolean(info[7], "replicated");
   const double deadline = arguments.Millis(info[8], "deadlineMs");
-  const Ticket ticket = info[9].IsUndefined() ? Ticket{} : ReadTicket(&arguments, info[9]);
+  const auto first_layer = static_cast<uint32_t>(arguments.Integer(info[9], "firstLayer", 0, kLayerEndMax));
+  const auto end_layer = static_cast<uint32_t>(arguments.Integer(info[10], "endLayer", 0, kLayerEndMax));
+  const Ticket ticket = info[11].IsUndefined() ? Ticket{} : ReadTicket(&arguments, info[11]);
   if (live_jobs_.contains(job)) arguments.Fail("job", std::to_string(job) + " is not quiet yet");
   if (!arguments.ok() || !TakesWork()) return env_.Undefined();
   auto transfer = std::make_unique<Transfer>();
@@ -122,6 +125,7 @@ Napi::Value PlaneObject::Post(const Napi::CallbackInfo& info) {
   transfer->target_blocks.assign(target.begin(), target.end());
   transfer->tokens = {from, to, sequence};
   transfer->replicated = replicated;
+  transfer->layers = {first_layer, end_layer};
   transfer->ticket = ticket;
   transfer->posted = BootNow();
   Command command;

@@ -37,7 +37,7 @@ class ForwardPass {
   // to every position of its sequence up to its own, whether written earlier or by this batch. False when
   // `cancelled` was seen between two layers. `written` may be empty.
   bool Run(std::span<const Row> rows, const KvMemory& memory, const std::atomic<bool>& cancelled,
-           const LayersWritten& written);
+           const LayersWritten& written = nullptr);
 
   // Logits of `count` rows of the last Run, from row `first` on: [count][vocab].
   void Logits(size_t first, size_t count, float* logits);

@@ -106,7 +106,7 @@ uint64_t FromOf(const Band& band, const Tokens& tokens) {
 }  // namespace
 
 std::optional<Plan> Plan::Compile(const SourceGeometry& source, const TargetGeometry& target,
-                                  std::string* why, bool replicated) {
+                                  std::string* why, bool replicated, LayerRange layers) {
   why->clear();
   const Geometry& from = source.geometry;
   const Geometry& to = target.geometry;
@@ -114,9 +114,11 @@ std::optional<Plan> Plan::Compile(const SourceGeometry& source, const TargetGeom
   if (!why->empty()) return std::nullopt;
   Plan plan(from.tokens_per_block, to.tokens_per_block);
   for (size_t index = 0; index < to.groups.size(); ++index) {
-    if (replicated || !to.groups[index].replicated) plan.AddGroup(from.groups[index], to.groups[index]);
+    if (replicated || !to.groups[index].replicated) {
+      plan.AddGroup(from.groups[index], to.groups[index], layers);
+    }
   }
-  if (plan.bands_.empty() && replicated) {
+  if (plan.bands_.empty() && replicated && layers.Whole()) {
     *why = "no layer and head in common";
     return std::nullopt;
   }
@@ -124,7 +126,7 @@ std::optional<Plan> Plan::Compile(const SourceGeometry& source, const TargetGeom
   return plan;
 }
 
-void Plan::AddGroup(const Group& source, const Group& target) {
+void Plan::AddGroup(const Group& source, const Group& target, const LayerRange& layers) {
   const Common heads = InCommon(source.first_head, source.heads, target.first_head, target.heads);
   if (heads.count == 0) return;
   const std::vector<LayerPlace> from = PlacesOf(source);
@@ -133,6 +135,11 @@ void Plan::AddGroup(const Group& source, const Group& target) {
   for (size_t left = 0, right = 0; left < from.size() && right < to.size();) {
     if (from[left].layer != to[right].layer) {
       from[left].layer < to[right].layer ? ++left : ++right;
+      continue;
+    }
+    if (to[right].layer < layers.from || to[right].layer >= layers.to) {
+      ++left;
+      ++right;
       continue;
     }
     const BandSide source_side = SideOf(source, from[left].base, heads.source);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -21,6 +22,15 @@ struct Tokens {
   uint64_t from = 0;
   uint64_t to = 0;
   uint64_t sequence = 0;
+};
+
+// Layers [from, to) of the model.
+struct LayerRange {
+  uint32_t from = 0;
+  uint32_t to = std::numeric_limits<uint32_t>::max();
+
+  bool operator==(const LayerRange&) const = default;
+  bool Whole() const { return *this == LayerRange(); }
 };
 
 // Block ids of a sequence in token order, one for each block of all its tokens; those of blocks that no
@@ -67,10 +77,10 @@ struct Band {
 class Plan {
  public:
   // Geometries that can't be paired, or have nothing in common, give nothing, and `why` says so. Without
-  // `replicated` the groups that have no heads are left out, which may leave an empty plan. Trusts that both
-  // lie in their pools (Geometry::OutOfBounds).
+  // `replicated` the groups that have no heads are left out, and of all groups all but `layers`, which may
+  // leave an empty plan. Trusts that both lie in their pools (Geometry::OutOfBounds).
   static std::optional<Plan> Compile(const SourceGeometry& source, const TargetGeometry& target,
-                                     std::string* why, bool replicated = true);
+                                     std::string* why, bool replicated = true, LayerRange layers = {});
 
   std::span<const Band> bands() const { return bands_; }
   uint32_t source_tokens_per_block() const { return source_tokens_; }
@@ -98,7 +108,7 @@ class Plan {
  private:
   Plan(uint32_t source_tokens, uint32_t target_tokens)
       : source_tokens_(source_tokens), target_tokens_(target_tokens) {}
-  void AddGroup(const Group& source, const Group& target);
+  void AddGroup(const Group& source, const Group& target, const LayerRange& layers);
   void Measure();
 
   uint32_t source_tokens_;

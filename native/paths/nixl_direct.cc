@@ -101,6 +101,7 @@ std::optional<double> NixlDirectPath::CostMicros(PeerKey peer, uint64_t bytes, u
 Path::Posted NixlDirectPath::Post(std::unique_ptr<Transfer> transfer) {
   const auto found = peers_.find(transfer->peer);
   if (found == peers_.end()) return Posted::kNoPeer;
+  if (!transfer->layers.Whole()) return Posted::kBadRange;
   const BlockTables tables{transfer->source_blocks, transfer->target_blocks};
   const std::string wrong = found->second->PlanFor(*transfer)->Check(transfer->tokens, tables,
                                                                      found->second->blocks, options_.blocks);

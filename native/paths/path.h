@@ -35,6 +35,7 @@ struct Transfer {
   std::vector<uint32_t> target_blocks;
   Tokens tokens;
   bool replicated = true;  // groups without heads too
+  LayerRange layers;       // others than all: only the path of one host takes them
   Ticket ticket{};         // of its grant
   BootNanos posted = 0;
 };

@@ -14,6 +14,8 @@ constexpr uint64_t kStreamBytesMin = uint64_t{4} << 20;
 // (docs/decisions/015-small-jobs.md).
 constexpr double kHereMicrosMax = 40;
 
+constexpr size_t kLayerPlansMax = 1024;
+
 constexpr double kFixedMicros = 2;
 constexpr double kPieceMicros = 0.05;
 constexpr double kBytesPerMicro = 8'000;
@@ -90,8 +92,10 @@ void SharedMemoryPath::EndReach(PeerKey peer, Reached reached, std::vector<PathE
   if (reached.status == ReachStatus::kOk) {
     event.pid = reached.pool->process.pid;
     if (reached.pool->process.pidfd.ok()) exchange_->Watch(peer, std::move(reached.pool->process.pidfd));
-    peers_[peer] = {std::move(reached.pool), std::make_shared<const Plan>(std::move(*plan)),
-                    std::make_shared<const Plan>(std::move(*rest))};
+    peers_[peer] = {std::move(reached.pool),
+                    std::make_shared<const Plan>(std::move(*plan)),
+                    std::make_shared<const Plan>(std::move(*rest)),
+                    {}};
   }
   events->push_back(event);
 }
@@ -103,9 +107,26 @@ std::optional<double> SharedMemoryPath::CostMicros(PeerKey peer, uint64_t bytes,
   return kFixedMicros + pieces * kPieceMicros + size / kBytesPerMicro;
 }
 
-std::shared_ptr<CopyTask> SharedMemoryPath::MakeTask(const Peer& peer,
+std::shared_ptr<const Plan> SharedMemoryPath::PlanFor(Peer* peer, const Transfer& transfer) const {
+  const auto& [from, to] = transfer.layers;
+  if (transfer.layers.Whole()) return transfer.replicated ? peer->plan : peer->without_replicated;
+  // A few for each layer, as what falls together varies; compiling one takes some microseconds.
+  if (peer->of_layers.size() > kLayerPlansMax) peer->of_layers.clear();
+  auto& plan = peer->of_layers[{from, to, transfer.replicated}];
+  if (!plan) {
+    std::string why;
+    const SourceGeometry source{peer->pool->descriptor.geometry};
+    const TargetGeometry target{options_.own.geometry};
+    auto compiled = Plan::Compile(source, target, &why, transfer.replicated, transfer.layers);
+    // Whole, it was compiled before.
+    plan = compiled ? std::make_shared<const Plan>(std::move(*compiled)) : peer->plan;
+  }
+  return plan;
+}
+
+std::shared_ptr<CopyTask> SharedMemoryPath::MakeTask(const Peer& peer, std::shared_ptr<const Plan> plan,
                                                      std::unique_ptr<Transfer> transfer) const {
-  auto task = std::make_shared<CopyTask>(peer.PlanFor(*transfer), std::move(transfer));
+  auto task = std::make_shared<CopyTask>(std::move(plan), std::move(transfer));
   const Tokens& tokens = task->transfer->tokens;
   task->source = peer.pool->data();
   task->target = options_.pool->data();
@@ -124,12 +145,13 @@ std::shared_ptr<CopyTask> SharedMemoryPath::MakeTask(const Peer& peer,
 Path::Posted SharedMemoryPath::Post(std::unique_ptr<Transfer> transfer) {
   const auto found = peers_.find(transfer->peer);
   if (found == peers_.end()) return Posted::kNoPeer;
-  const Peer& peer = found->second;
+  Peer& peer = found->second;
+  std::shared_ptr<const Plan> plan = PlanFor(&peer, *transfer);
   const BlockTables tables{transfer->source_blocks, transfer->target_blocks};
-  const std::string wrong = peer.PlanFor(*transfer)->Check(transfer->tokens, tables,
-                                                           peer.pool->descriptor.blocks, options_.own.blocks);
+  const std::string wrong =
+      plan->Check(transfer->tokens, tables, peer.pool->descriptor.blocks, options_.own.blocks);
   if (!wrong.empty()) return Posted::kBadRange;
-  auto task = MakeTask(peer, std::move(transfer));
+  auto task = MakeTask(peer, std::move(plan), std::move(transfer));
   task->on_quiet = [inbox = inbox_, done = task.get()] { inbox->Put(EndOf(*done)); };
   tasks_.emplace(task->transfer->job, task);
   const uint64_t bytes = task->plan->Bytes(task->transfer->tokens);

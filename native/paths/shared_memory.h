@@ -1,7 +1,9 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
+#include <tuple>
 #include <unordered_map>
 #include <vector>
 
@@ -39,10 +41,8 @@ class SharedMemoryPath final : public Path {
     std::shared_ptr<PeerPool> pool;
     std::shared_ptr<const Plan> plan;
     std::shared_ptr<const Plan> without_replicated;
-
-    const std::shared_ptr<const Plan>& PlanFor(const Transfer& transfer) const {
-      return transfer.replicated ? plan : without_replicated;
-    }
+    // Of some layers, as prefills have announced them: [from, to), replicated.
+    std::map<std::tuple<uint32_t, uint32_t, bool>, std::shared_ptr<const Plan>> of_layers;
   };
   // What other threads leave for the owner. Shared, as a copy thread may still be waking the owner when that
   // has already seen the event and closes.
@@ -56,7 +56,9 @@ class SharedMemoryPath final : public Path {
 
   explicit SharedMemoryPath(Options options);
   void EndReach(PeerKey peer, Reached reached, std::vector<PathEvent>* events);
-  std::shared_ptr<CopyTask> MakeTask(const Peer& peer, std::unique_ptr<Transfer> transfer) const;
+  std::shared_ptr<const Plan> PlanFor(Peer* peer, const Transfer& transfer) const;
+  std::shared_ptr<CopyTask> MakeTask(const Peer& peer, std::shared_ptr<const Plan> plan,
+                                     std::unique_ptr<Transfer> transfer) const;
 
   const Options options_;
   const std::shared_ptr<Inbox> inbox_;

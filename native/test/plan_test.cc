@@ -375,6 +375,34 @@ TEST("layers of one stage from a pool that holds more of them are one piece a bl
   CHECK_EQ(runs[0].bytes, stage.BlockBytes());
 }
 
+TEST("plans of a model's layers in turn move what the plan of all moves, each element once") {
+  const Geometry whole = Hnd(5, 2, 4, 8, 16);
+  const Geometry stage = Hnd(3, 2, 2, 8, 16, 1, 2);
+  const Tokens tokens{3, 30, 30};
+  for (const Geometry& target : {whole, stage}) {
+    const uint64_t all = PlanFor(whole, target).Bytes(tokens);
+    uint64_t sum = 0;
+    for (const LayerRange layers : {LayerRange{0, 1}, LayerRange{1, 3}, LayerRange{3, 5}}) {
+      std::string why;
+      const auto plan = Plan::Compile({whole}, {target}, &why, true, layers);
+      CHECK(plan.has_value());
+      sum += plan->Bytes(tokens);
+      const uint64_t layer = target.BlockBytes() / target.groups[0].Layers();
+      for (const Run& run : RunsOf(*plan, 0, 8, {0}, {0})) {
+        const uint64_t first = target.groups[0].layers[0].first;
+        CHECK(run.target_offset >= (std::max<uint64_t>(layers.from, first) - first) * layer);
+        CHECK(run.target_offset + (run.count - 1) * run.target_stride + run.bytes <=
+              (layers.to - first) * layer);
+      }
+    }
+    CHECK_EQ(sum, all);
+  }
+  std::string why;
+  const auto none = Plan::Compile({whole}, {stage}, &why, true, {4, 5});
+  CHECK(none.has_value());
+  CHECK_EQ(none->Units(tokens), 0u);
+}
+
 TEST("blocks that are neighbours in both tables become one run, others one run each") {
   const Geometry geometry = Hnd(2, 2, 1, 4, 16);
   const auto runs = RunsOf(PlanFor(geometry), 0, 20, {4, 5, 6, 1, 2}, {0, 1, 3, 4, 5});

@@ -24,6 +24,8 @@ export interface Environment {
   readonly receives: Candidate<number> | undefined;
   /** TRTLLM_KVCACHE_SEND_MAX_CONCURRENCY_NUM: the same for sends. */
   readonly sends: Candidate<number> | undefined;
+  /** TRTLLM_DISAGG_LAYERWISE (S85). */
+  readonly layerwise: Candidate<boolean> | undefined;
   /** TRTLLM_DISAGG_NO_RETRY (S90). */
   readonly noRetry: Candidate<boolean> | undefined;
 }
@@ -59,7 +61,6 @@ const notBuilt = new Set([
   "TRTLLM_DISABLE_SELECTIVE_CACHE_TRANSFER",
   "TRTLLM_DISAGG_BENCHMARK_GEN_ONLY",
   "TRTLLM_DISAGG_COORDINATOR_RESERVATION_TIMEOUT",
-  "TRTLLM_DISAGG_LAYERWISE",
   "TRTLLM_DISAGG_WEDGE_TRACE_INTERVAL_MS",
   "TRTLLM_DISAGG_WORKER_PROCESS_ID",
   "TRTLLM_KVCACHE_AWARE_ROUTER_HASH_TOKENS_PER_BLOCK",
@@ -77,6 +78,7 @@ const notBuilt = new Set([
 
 // What they ask for is done elsewhere, is how this package always works, or is Python's own business: not worth a line.
 const silent = new Set([
+  "TRTLLM_DISAGG_LAYERWISE",
   "TRTLLM_NIXL_KVCACHE_BACKEND",
   "TRTLLM_DISAGG_ENABLE_INFLIGHT_CANCEL",
   "TRTLLM_DISABLE_KV_CACHE_TRANSFER_OVERLAP",
@@ -205,6 +207,7 @@ export function readEnvironment(env: Env, problems: Problems): Environment {
     nixlPlugin: text(env, "TRTLLM_NIXL_KVCACHE_BACKEND"),
     receives: transfers(env, "TRTLLM_KVCACHE_RECV_BUFFER_COUNT", problems),
     sends: transfers(env, "TRTLLM_KVCACHE_SEND_MAX_CONCURRENCY_NUM", problems),
+    layerwise: candidate("TRTLLM_DISAGG_LAYERWISE", flag(env, "TRTLLM_DISAGG_LAYERWISE", problems)),
     noRetry: candidate("TRTLLM_DISAGG_NO_RETRY", flag(env, "TRTLLM_DISAGG_NO_RETRY", problems)),
   };
 }

@@ -30,6 +30,7 @@ export const KvtFile = z.strictObject({
     .strictObject({
       path: PathName.nullish(),
       same_host: z.boolean().nullish(),
+      layerwise: z.boolean().nullish(),
       verify: VerifyMode.nullish(),
       max_offers: z.int().min(1).max(65536).nullish(),
       staging_slots: z.int().min(1).max(1024).nullish(),

@@ -53,8 +53,9 @@ function transferSettings(
   environment: Environment,
   chosen: Chosen,
 ): Omit<KvtSettings["transfer"], "path" | "sameHost"> {
-  const { receives: env, sends } = environment;
+  const { receives: env, sends, layerwise } = environment;
   return {
+    layerwise: chosen.pick<boolean>("transfer.layerwise", false, { env: layerwise, file: section.value("layerwise") }),
     verify: chosen.pick<VerifyMode>("transfer.verify", "sampled", { file: section.value("verify") }),
     maxOffers: chosen.pick<number>("transfer.max_offers", DEFAULT_OFFERS, { file: section.value("max_offers") }),
     // S83: what its count of buffers means where there are buffers.

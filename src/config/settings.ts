@@ -84,6 +84,8 @@ export interface WorkerSettings {
     readonly path: "shared_memory" | "nixl_direct" | "nixl_staged" | null;
     /** false: workers of this host are reached as those of others are. */
     readonly sameHost: boolean;
+    /** KV of a prefill that is streamed is handed over layer by layer. */
+    readonly layerwise: boolean;
     /** What a receiver compares with digests of the sender: none, one block in 16, all. */
     readonly verify: VerifyMode;
     /** Context requests whose KV was not fetched yet; more are answered 429. */

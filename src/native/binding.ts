@@ -166,8 +166,8 @@ export interface NativeDataPlane {
    * a table with fewer entries than the sequence has blocks lacks the first ones. `sequenceTokens`: all
    * that the sequence will have, from whose end windows reach back. Without `replicated` groups of no head axis are left out. Completion JOB. At `deadlineMs` the job ends TIMED_OUT at once and, as at
    * cancel, its copy may still run: completion JOB_QUIET follows when no thread touches its blocks any more (I3). JOB_QUIET comes for
-   * every job, once, after or with JOB; only then may the id be used again. `deadlineMs` may be Infinity. `transfer`: the id under which the
-   * peer has granted the blocks (40 hex digits); a staged path asks by it.
+   * every job, once, after or with JOB; only then may the id be used again. `deadlineMs` may be Infinity. Only the model's layers
+   * [firstLayer, endLayer) are read, 0 and 0xffffffff: all; less than all only over shared memory. `transfer`: the id under which the peer has granted the blocks (40 hex digits); a staged path asks by it.
    */
   post(
     job: number,
@@ -179,6 +179,8 @@ export interface NativeDataPlane {
     sequenceTokens: number,
     replicated: boolean,
     deadlineMs: number,
+    firstLayer: number,
+    endLayer: number,
     transfer?: string,
   ): void;
   /**
@@ -234,7 +236,7 @@ export interface NativePoolSpan {
 }
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of this file. */
-export const mirrorVersion = 12;
+export const mirrorVersion = 13;
 
 /** Completions arrive in batches: records of RECORD_WORDS doubles `[kind, id, status, bytes, queuedUs, movingUs, atMs, extra, runs, pieces]`. */
 export const RECORD_WORDS = 10;

@@ -140,8 +140,11 @@ export interface SendTransfer {
   readonly requestId: RequestId;
   /** Base64 for `encoded_opaque_state`; the right to fetch. */
   readonly state: string;
-  /** Tokens [0, n) are visible in memory from now on. Monotone. */
-  ready(tokens: number): void;
+  /**
+   * Tokens [0, n) are visible in memory from now on. Monotone. With `layers`: only in the model's first ones, and a receiver that can take
+   * them so reads those while later layers are computed. @throws KvError INVALID_ARGUMENT
+   */
+  ready(tokens: number, options?: { readonly layers?: number }): void;
   /** Prefill is over: all tokens are visible, and a receiver that pulled without a state gets `first` with the last of them. */
   finish(first: FirstTokens): void;
   /** Settles once: resolves when the receiver confirmed, rejects with KvError otherwise. Blocks are released by then. */

@@ -1,6 +1,7 @@
 import type { Clock } from "../clock.ts";
 import type { BlockId, TransferId } from "../ids.ts";
 import type { RankPart } from "../kv/ranks.ts";
+import type { LayerSpan } from "./read_front.ts";
 
 /** One deadline. After `clear` it never fires. */
 export interface PlaneTimer {
@@ -54,6 +55,8 @@ export interface ReadRequest {
   readonly target: Uint32Array;
   readonly fromToken: number;
   readonly toToken: number;
+  /** null: all that both sides hold. */
+  readonly layers: LayerSpan | null;
   /** Of the whole sequence: windows reach back from its end. */
   readonly sequenceTokens: number;
   /** Groups without a head axis too. */

@@ -42,8 +42,8 @@ export function joinSends(parts: Parts<SendTransfer>): SendTransfer {
   return {
     requestId: first.requestId,
     state: joinStates(parts.map(({ state }) => state)),
-    ready: (tokens) => {
-      for (const part of parts) part.ready(tokens);
+    ready: (tokens, options) => {
+      for (const part of parts) part.ready(tokens, options);
     },
     finish: (tokens) => {
       for (const part of parts) part.finish(tokens);

@@ -63,6 +63,7 @@ const reachFailureOf: Readonly<Record<number, string>> = {
   [reachStatus.NIXL_FAILED]: "NIXL got no connection to it, or could not read from it",
 };
 
+const ALL_LAYERS = { from: 0, to: 0xffffffff };
 const EVERYTHING = Uint32Array.of(0, 0xffffffff, 0, 0xffffffff, 1);
 const wordsOf = ({ layers, heads, replicated }: RankPart): Uint32Array =>
   Uint32Array.of(layers.from, layers.to - layers.from, heads.from, heads.to - heads.from, replicated ? 1 : 0);
@@ -199,8 +200,22 @@ export class NativePlane implements DataPlane {
     const id = ++this.#lastId;
     const peer = request.peer instanceof Peer ? request.peer.id : 0;
     this.#reads.set(id, listener);
-    const { source, target, fromToken, toToken, sequenceTokens, replicated, deadlineMs, transferId } = request;
-    this.#native.post(id, peer, source, target, fromToken, toToken, sequenceTokens, replicated, deadlineMs, transferId);
+    const { source, target, fromToken, toToken, sequenceTokens, replicated, deadlineMs, layers, transferId } = request;
+    const { from, to } = layers ?? ALL_LAYERS;
+    this.#native.post(
+      id,
+      peer,
+      source,
+      target,
+      fromToken,
+      toToken,
+      sequenceTokens,
+      replicated,
+      deadlineMs,
+      from,
+      to,
+      transferId,
+    );
     return {
       cancel: () => {
         if (this.#reads.has(id)) this.#native.cancel(id);

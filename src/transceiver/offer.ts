@@ -3,7 +3,8 @@ import { type CapabilityToken, newToken, type RequestId, type TransferId } from 
 import type { BlockHold } from "../kv/pool.ts";
 import type { CancelOutcome, FirstTokens, TransferReport } from "./api.ts";
 import { joinReports } from "./joined_reports.ts";
-import type { PullAsked, SenderHouse, SessionOwner } from "./sender_house.ts";
+import type { LayerSpan } from "./read_front.ts";
+import type { PartlyReady, PullAsked, SenderHouse, SessionOwner } from "./sender_house.ts";
 import { SenderSession } from "./sender_session.ts";
 import { Settled } from "./settled.ts";
 
@@ -12,6 +13,8 @@ export interface OfferedKv {
   readonly tokens: number;
   readonly blocks: BlockHold;
   readonly ready: number;
+  /** Of the model, that this rank holds. */
+  readonly layers: LayerSpan;
 }
 
 /** A PULL, and the ranks of its side. */
@@ -42,6 +45,7 @@ export class Offer implements SessionOwner {
   readonly tokens: number;
   readonly token: CapabilityToken = newToken();
   readonly #house: OfferHouse;
+  readonly #layers: LayerSpan;
   readonly #settled = new Settled<TransferReport>();
   readonly #main: SenderSession;
   readonly #sessions: SenderSession[] = [];
@@ -50,6 +54,7 @@ export class Offer implements SessionOwner {
   /** Whose ranks they are. */
   #instance = "";
   #ready: number;
+  #ahead: PartlyReady | null = null;
   #first: FirstTokens | null = null;
   #open = 0;
   #asking: ReaderAsked | null = null;
@@ -60,6 +65,7 @@ export class Offer implements SessionOwner {
     this.#house = house;
     this.requestId = offered.requestId;
     this.tokens = offered.tokens;
+    this.#layers = offered.layers;
     this.#ready = offered.ready;
     this.#main = this.#start(offered.blocks);
   }
@@ -85,14 +91,25 @@ export class Offer implements SessionOwner {
     return this.#sessions.find(({ blocks }) => !blocks.released)?.blocks.ids ?? [];
   }
 
-  /** Tokens [0, n) are visible. Monotone; less than before is ignored. */
-  ready(tokens: number): void {
+  /**
+   * Tokens [0, n) are visible. Monotone; less than before is ignored.
+   * @param layers only in the model's first ones; default: in all
+   */
+  ready(tokens: number, layers: number = this.#layers.to): void {
     if (!Number.isInteger(tokens) || tokens < 0 || tokens > this.tokens) {
       const why = `the offer has ${this.tokens} tokens`;
       throw new KvError("INVALID_ARGUMENT", { what: `ready(${tokens}) of request ${this.requestId}`, why });
     }
-    if (tokens <= this.#ready) return;
+    // What other stages have is nothing to this one's readers.
+    if (tokens <= this.#ready || layers <= this.#layers.from) return;
+    if (layers < this.#layers.to) {
+      const ahead = { tokens, layers };
+      this.#ahead = ahead;
+      for (const session of [...this.#sessions]) session.readyAhead(ahead);
+      return;
+    }
     this.#ready = tokens;
+    this.#ahead = null;
     for (const session of [...this.#sessions]) session.ready(tokens);
   }
 
@@ -101,6 +118,7 @@ export class Offer implements SessionOwner {
     if (this.#first !== null) return;
     this.#first = first;
     this.#ready = this.tokens;
+    this.#ahead = null;
     for (const session of [...this.#sessions]) session.finish(first);
   }
 
@@ -126,7 +144,12 @@ export class Offer implements SessionOwner {
 
   #start(blocks: BlockHold): SenderSession {
     this.#open++;
-    const session = new SenderSession(this.#house, this, { blocks, ready: this.#ready, first: this.#first });
+    const session = new SenderSession(this.#house, this, {
+      blocks,
+      ready: this.#ready,
+      ahead: this.#ahead,
+      first: this.#first,
+    });
     this.#sessions.push(session);
     return session;
   }

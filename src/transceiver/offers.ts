@@ -137,7 +137,7 @@ export class Offers {
     frame: FrameOf<"PULL">,
     { sameLayout, ranks: readers, isMember, part, instance }: ReaderSide,
   ): void {
-    const { transferId, token = null, from, to, verify = "off", paths } = frame;
+    const { transferId, token = null, from, to, verify = "off", readyIn, paths } = frame;
     const { rank } = frame.reader;
     const draining = this.#draining;
     const asked = {
@@ -153,6 +153,7 @@ export class Offers {
       from,
       to,
       verify,
+      byLayer: readyIn === "layers",
       paths,
       part,
     };

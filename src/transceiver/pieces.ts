@@ -1,7 +1,8 @@
 import type { PlaneRead } from "./data_plane.ts";
 
 export interface Piece {
-  readonly toToken: number;
+  /** Tokens [0, n) are here once it and all before it are. */
+  readonly fullTo: number;
   readonly postedMs: number;
   read: PlaneRead | null;
   /** The clock after the poll that saw it end. */
@@ -9,7 +10,7 @@ export interface Piece {
   accepted: boolean;
 }
 
-/** The reads of one attempt, in token order without gaps. */
+/** The reads of one attempt, in the order of their tokens, and of layers where a chunk comes in several. */
 export class Pieces {
   readonly #all: Piece[] = [];
   readonly #skipped: number;
@@ -21,17 +22,12 @@ export class Pieces {
     this.#skipped = skippedTokens;
   }
 
-  /** Tokens [0, n) are here or asked for. */
-  get posted(): number {
-    return this.#all.at(-1)?.toToken ?? this.#skipped;
-  }
-
   /** Tokens [0, n) have arrived for certain. */
   get leading(): number {
     let tokens = this.#skipped;
     for (const piece of this.#all) {
       if (!piece.accepted) break;
-      tokens = piece.toToken;
+      tokens = piece.fullTo;
     }
     return tokens;
   }
@@ -67,8 +63,8 @@ export class Pieces {
     return this.leading >= tokens;
   }
 
-  post(toToken: number, postedMs: number): Piece {
-    const piece: Piece = { toToken, postedMs, read: null, endedMs: null, accepted: false };
+  post(fullTo: number, postedMs: number): Piece {
+    const piece: Piece = { fullTo, postedMs, read: null, endedMs: null, accepted: false };
     this.#all.push(piece);
     this.#unquiet++;
     return piece;

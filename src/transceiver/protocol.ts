@@ -62,6 +62,8 @@ const readerShape = {
   dpRank: countField.optional(),
 };
 
+export const readyUnits = ["tokens", "layers"] as const;
+
 /** Every frame and its fields (docs/protocol.md). `z.object` drops fields that it does not know. */
 export const frameFields = {
   CHALLENGE: z.object({ version: countField, nonce: nonceField, secret: z.boolean() }),
@@ -99,6 +101,8 @@ export const frameFields = {
     reader: withPlain(z.object(readerShape), plainMap(plainEntries(readerShape) ?? [])),
     /** What it compares with digests of the sender; absent: nothing. A mode of a newer version is not served. */
     verify: withPlain(z.enum(verifyModes).catch("off"), plainWord(verifyModes)).optional(),
+    /** What READY may count for it: whole tokens (default), or also their first layers. */
+    readyIn: withPlain(z.enum(readyUnits).catch("tokens"), plainWord(readyUnits)).optional(),
     paths: withPlain(z.array(pathField).max(PATHS_LIMIT), plainArray(plainText(NAME_LIMIT), PATHS_LIMIT)),
   }),
   GRANT: z.object({
@@ -119,6 +123,8 @@ export const frameFields = {
   READY: z.object({
     ...transfer,
     tokens: countField,
+    /** Visible only in so many first layers of the model; absent: in all. Only to a reader whose PULL has readyIn "layers". */
+    layers: countField.optional(),
     /** Place of the first of `digests`, 8 bytes each, in the order of the blocks that the receiver compares. */
     digestsFrom: countField.optional(),
     digests: bytesField.optional(),

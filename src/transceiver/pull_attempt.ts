@@ -3,6 +3,7 @@ import type { DataPlane, PlanePeer, ReadEnd } from "./data_plane.ts";
 import { LeaseView } from "./lease_view.ts";
 import { type Piece, Pieces } from "./pieces.ts";
 import type { FrameOf } from "./protocol.ts";
+import { type LayerSpan, type ReadBox, ReadFront } from "./read_front.ts";
 
 /** Where and until when an attempt reads. */
 export interface ReadPlace {
@@ -24,23 +25,28 @@ export class PullAttempt {
   readonly transferId: TransferId;
   readonly pieces: Pieces;
   readonly #tokens: number;
-  #announced: number;
+  readonly #front: ReadFront;
   #pulledMs = 0;
   #asked = false;
   #view: LeaseView | null = null;
   #source: readonly number[] = [];
   #sourceTable = new Uint32Array(0);
 
-  constructor(transferId: TransferId, offer: { readonly tokens: number; readonly skipTokens: number }) {
+  /** @param layers of the model that this rank holds */
+  constructor(
+    transferId: TransferId,
+    offer: { readonly tokens: number; readonly skipTokens: number },
+    layers: LayerSpan,
+  ) {
     this.transferId = transferId;
     this.pieces = new Pieces(offer.skipTokens);
     this.#tokens = offer.tokens;
-    this.#announced = offer.skipTokens;
+    this.#front = new ReadFront(offer, layers);
   }
 
-  /** Tokens [0, n) may be read. */
-  get announced(): number {
-    return this.#announced;
+  /** Something may be read that was not asked for. */
+  get hasMore(): boolean {
+    return this.#front.hasMore;
   }
 
   /** The clock before the PULL was written (I2). */
@@ -65,12 +71,12 @@ export class PullAttempt {
 
   /** All that there will be is asked for, and no read waits for a renewal to confirm it. */
   get needsNoConnection(): boolean {
-    return this.pieces.posted === this.#tokens && this.pieces.late === 0;
+    return this.#front.asked === this.#tokens && this.pieces.late === 0;
   }
 
   /** All that was announced is here or asked for, and more will come. */
   get waitsForMore(): boolean {
-    return this.pieces.posted === this.#announced && this.#announced < this.#tokens && this.pieces.running === 0;
+    return !this.#front.hasMore && this.#front.asked < this.#tokens && this.pieces.running === 0;
   }
 
   get readAll(): boolean {
@@ -85,11 +91,13 @@ export class PullAttempt {
     this.announce(grant.ready);
   }
 
-  /** @returns whether it is more than before */
-  announce(tokens: number): boolean {
-    if (tokens <= this.#announced) return false;
-    this.#announced = Math.min(tokens, this.#tokens);
-    return true;
+  /**
+   * Tokens [0, n) are visible.
+   * @param layers only in the model's first ones; undefined: in all
+   * @returns whether there is more to read than before
+   */
+  announce(tokens: number, layers?: number): boolean {
+    return layers === undefined ? this.#front.announce(tokens) : this.#front.announceLayers(tokens, layers);
   }
 
   /** Ids of the sender's blocks, in token order. */
@@ -97,10 +105,17 @@ export class PullAttempt {
     return this.#source;
   }
 
-  /** Reads what is announced and not asked for yet, in one job. */
-  post(plane: DataPlane, place: ReadPlace, owner: AttemptReads): Piece {
-    const fromToken = this.pieces.posted;
-    const piece = this.pieces.post(this.#announced, plane.nowMs());
+  /** Reads what is announced and not asked for yet: in one job, unless a chunk has come in layers. @returns when */
+  post(plane: DataPlane, place: ReadPlace, owner: AttemptReads): number {
+    let postedMs = plane.nowMs();
+    for (let box = this.#front.take(); box !== undefined; box = this.#front.take()) {
+      postedMs = plane.nowMs();
+      this.#post(plane, place, owner, this.pieces.post(box.fullTo, postedMs), box);
+    }
+    return postedMs;
+  }
+
+  #post(plane: DataPlane, place: ReadPlace, owner: AttemptReads, piece: Piece, box: ReadBox): void {
     // Field by field: spreading `place` takes 6 µs a read.
     piece.read = plane.read(
       {
@@ -108,8 +123,9 @@ export class PullAttempt {
         target: place.target,
         replicated: place.replicated,
         deadlineMs: place.deadlineMs,
-        fromToken,
-        toToken: piece.toToken,
+        fromToken: box.fromToken,
+        toToken: box.toToken,
+        layers: box.layers,
         sequenceTokens: this.#tokens,
         source: this.#sourceTable,
         transferId: this.transferId,
@@ -125,6 +141,5 @@ export class PullAttempt {
         },
       },
     );
-    return piece;
   }
 }

@@ -6,6 +6,7 @@ import type { Dial, DialIdentity, DialTarget } from "./dial.ts";
 import type { SessionObserver } from "./observer.ts";
 import { PeerLink } from "./peer_link.ts";
 import { PullTurns, type TurnLimits } from "./pull_turns.ts";
+import type { LayerSpan } from "./read_front.ts";
 import type { ReceiverHouse, ReceiverLimits, WantedOffer } from "./receiver_house.ts";
 import { ReceiverSession } from "./receiver_session.ts";
 import type { SlowPaths } from "./slow_path.ts";
@@ -14,6 +15,8 @@ import type { TransferCounts } from "./transfer_counts.ts";
 export interface PullsOptions {
   readonly plane: DataPlane;
   readonly layout: Layout;
+  /** Of the model, that this rank holds. */
+  readonly layers: LayerSpan;
   readonly limits: ReceiverLimits;
   readonly leaseMs: number;
   readonly maxConcurrent: TurnLimits;
@@ -45,7 +48,7 @@ export class Pulls {
   constructor(options: PullsOptions) {
     this.#options = options;
     this.#turns = new PullTurns(options.maxConcurrent);
-    const { plane, limits, reader, observer, counts, layout, slow } = options;
+    const { plane, limits, reader, observer, counts, layout, layers, slow } = options;
     this.#house = {
       plane,
       limits,
@@ -53,6 +56,7 @@ export class Pulls {
       observer,
       turns: this.#turns,
       tokensPerBlock: layout.tokensPerBlock,
+      layers,
       link: (target) => this.#linkTo(target),
       countMismatches: (blocks) => counts.mismatch(blocks),
       settled: (sender, report, error) => {

@@ -9,6 +9,7 @@ import type { SessionObserver } from "./observer.ts";
 import type { PeerLink } from "./peer_link.ts";
 import type { FrameOf } from "./protocol.ts";
 import type { PullTurns } from "./pull_turns.ts";
+import type { LayerSpan } from "./read_front.ts";
 import type { ReceiverSession } from "./receiver_session.ts";
 import type { VerifyMode } from "./verification.ts";
 
@@ -30,6 +31,8 @@ export interface ReceiverHouse {
   readonly turns: PullTurns<ReceiverSession>;
   readonly reader: FrameOf<"PULL">["reader"];
   readonly tokensPerBlock: number;
+  /** Of the model, that this rank holds. */
+  readonly layers: LayerSpan;
   readonly observer: SessionObserver | undefined;
   /** The link to an offer's sender, made when it is first wanted. */
   link(target: DialTarget): PeerLink;

@@ -169,7 +169,7 @@ export class ReceiverSession implements LinkUser, PullWaiter {
     if (!awaited || frame.transferId !== this.#transferId) return;
     if (this.#work.verification.take(frame)) this.#work.progressMs = this.#house.plane.nowMs();
     if (this.#state === "VERIFY") this.dispatch("digests");
-    else if (this.#work.attempt.announce(frame.tokens)) this.dispatch("ready");
+    else if (this.#work.attempt.announce(frame.tokens, frame.layers)) this.dispatch("ready");
   }
 
   finished(frame: FrameOf<"FINISHED">): void {

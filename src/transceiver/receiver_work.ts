@@ -52,7 +52,7 @@ export class ReceiverWork implements Readonly<Record<ReceiverEffect, () => void>
     this.tally = new ReceiverTally(plane.nowMs());
     this.timers = new ReceiverTimers(plane, limits);
     this.verification = new ReceiverVerification(limits.verify);
-    this.attempt = new PullAttempt(newTransferId(), session.offer);
+    this.attempt = new PullAttempt(newTransferId(), session.offer, house.layers);
     plane.hold();
     this.startQueueTimer();
   }
@@ -87,7 +87,7 @@ export class ReceiverWork implements Readonly<Record<ReceiverEffect, () => void>
   }
 
   nextAttempt(): void {
-    this.attempt = new PullAttempt(nextAttempt(this.attempt.transferId), this.#offer);
+    this.attempt = new PullAttempt(nextAttempt(this.attempt.transferId), this.#offer, this.#house.layers);
   }
 
   pull(): void {
@@ -105,6 +105,7 @@ export class ReceiverWork implements Readonly<Record<ReceiverEffect, () => void>
       reader,
       paths: [this.#mustLink().path],
       verify: limits.verify,
+      ...(readsLayers(this.#mustLink().path) ? { readyIn: "layers" as const } : {}),
     });
   }
 
@@ -147,9 +148,9 @@ export class ReceiverWork implements Readonly<Record<ReceiverEffect, () => void>
   /** With a turn. */
   postReads(): void {
     const { plane, turns } = this.#house;
-    const { pieces, announced } = this.attempt;
+    const { pieces } = this.attempt;
     const peer = this.#link?.peer;
-    if (announced > pieces.posted && peer) {
+    if (this.attempt.hasMore && peer) {
       if (!turns.holds(this.#session)) {
         this.tally.enter("queue", plane.nowMs());
         turns.join(this.#session);
@@ -158,9 +159,10 @@ export class ReceiverWork implements Readonly<Record<ReceiverEffect, () => void>
       const target = Uint32Array.from(this.blocks.ids);
       const replicated = this.#offer.part?.replicated ?? true;
       const place = { peer, target, replicated, deadlineMs: this.timers.deadlineMs };
-      const { postedMs } = this.attempt.post(plane, place, this);
+      const wasIdle = pieces.running === 0;
+      const postedMs = this.attempt.post(plane, place, this);
       this.tally.enter("move", postedMs);
-      if (pieces.running === 1) this.progressMs = postedMs;
+      if (wasIdle) this.progressMs = postedMs;
     }
     if (this.#isComplete) this.#allAccepted();
     else if (pieces.running === 0) this.#waitForPrefill(plane.nowMs());
@@ -357,6 +359,9 @@ export class ReceiverWork implements Readonly<Record<ReceiverEffect, () => void>
     this.#session.settled(report, error);
   }
 }
+
+/** Others move whole chunks: their plans know no layers. */
+const readsLayers = (path: string): boolean => path === "shared_memory";
 
 function statusOf(error: KvError): DoneStatus {
   if (isKvError(error, "CANCELLED")) return "cancelled";

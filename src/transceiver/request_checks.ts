@@ -25,6 +25,12 @@ export function checkBlocks(blocks: BlockHold, tokens: number, pool: BlockPool, 
 }
 
 /** @throws KvError INVALID_ARGUMENT */
+export function checkLayers(layers: number | undefined, all: number): void {
+  if (layers === undefined || (Number.isInteger(layers) && layers >= 1 && layers <= all)) return;
+  throw new KvError("INVALID_ARGUMENT", { what: `layers ${layers}`, why: `the model has ${all}` });
+}
+
+/** @throws KvError INVALID_ARGUMENT */
 export function checkedFirst(first: FirstTokens): FirstTokens {
   const { firstTokens } = first;
   const isToken = (token: number): boolean => Number.isSafeInteger(token) && token >= 0;

@@ -39,10 +39,17 @@ export interface SessionOwner {
   ended(session: SenderSession, report: TransferReport | null, error: KvError | null): void;
 }
 
+/** Tokens [0, n) are visible in the model's first layers. */
+export interface PartlyReady {
+  readonly tokens: number;
+  readonly layers: number;
+}
+
 /** What stands when a session begins. */
 export interface SessionStart {
   readonly blocks: BlockHold;
   readonly ready: number;
+  readonly ahead: PartlyReady | null;
   readonly first: FirstTokens | null;
 }
 
@@ -60,6 +67,8 @@ export interface PullAsked {
   readonly from: number;
   readonly to: number;
   readonly verify: VerifyMode;
+  /** It can read first layers of tokens whose other layers are not computed yet. */
+  readonly byLayer: boolean;
   /** By which it reaches this side, the cheapest first. */
   readonly paths: readonly string[];
   /** What of this rank's KV it reads; default all. */

@@ -5,7 +5,7 @@ import type { CancelOutcome, FirstTokens } from "./api.ts";
 import type { PlaneLease } from "./data_plane.ts";
 import { equalTokens } from "./proof.ts";
 import type { FrameOf } from "./protocol.ts";
-import type { PullAsked, SenderHouse, SessionOwner, SessionStart } from "./sender_house.ts";
+import type { PartlyReady, PullAsked, SenderHouse, SessionOwner, SessionStart } from "./sender_house.ts";
 import { leasedStates, type SenderEffect, type SenderEvent, type SenderState, senderTable } from "./sender_table.ts";
 import { SenderWork } from "./sender_work.ts";
 import { cellOf } from "./transition.ts";
@@ -58,13 +58,21 @@ export class SenderSession {
   /** Tokens [0, n) are visible: more than before. */
   ready(tokens: number): void {
     this.#work.ready = tokens;
+    this.#work.ahead = null;
     this.dispatch(tokens === this.#owner.tokens ? "prefillEnded" : "progress");
+  }
+
+  /** Of a chunk the first layers are visible: said to a reader that can take them so, and else left unsaid. */
+  readyAhead(ahead: PartlyReady): void {
+    this.#work.ahead = ahead;
+    if (this.#work.reader?.byLayer === true) this.dispatch("progress");
   }
 
   /** All tokens are visible, and this is what came of the prompt. */
   finish(first: FirstTokens): void {
     this.#work.first = first;
     this.#work.ready = this.#owner.tokens;
+    this.#work.ahead = null;
     this.dispatch("finished");
   }
 

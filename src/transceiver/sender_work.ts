@@ -6,6 +6,7 @@ import type { FirstTokens, TransferReport } from "./api.ts";
 import type { PlaneLease, PlaneTimer } from "./data_plane.ts";
 import type { AbortCode, FrameOf, SenderFrame } from "./protocol.ts";
 import {
+  type PartlyReady,
   type PullAsked,
   refusalFrame,
   refusals,
@@ -17,7 +18,7 @@ import type { SenderSession } from "./sender_session.ts";
 import type { Refusal, SenderEffect } from "./sender_table.ts";
 import { type Digests, OwedDigests, partsOf, rangesToVerify } from "./verification.ts";
 
-interface Reader extends Pick<PullAsked, "receiver" | "transferId" | "heard"> {
+interface Reader extends Pick<PullAsked, "receiver" | "transferId" | "heard" | "byLayer"> {
   readonly owed: OwedDigests;
   readonly part: RankPart | undefined;
   /** The cheapest by which it reaches this side. */
@@ -41,6 +42,8 @@ export class SenderWork implements Readonly<Record<SenderEffect, () => void>> {
   readonly #startedMs: number;
   /** Tokens [0, n) are visible. */
   ready: number;
+  /** Behind those: of a chunk, the first layers. */
+  ahead: PartlyReady | null;
   /** Known when prefill is over (generation-first). */
   first: FirstTokens | null;
   reader: Reader | null = null;
@@ -66,6 +69,7 @@ export class SenderWork implements Readonly<Record<SenderEffect, () => void>> {
     this.#owner = owner;
     this.blocks = start.blocks.share();
     this.ready = start.ready;
+    this.ahead = start.ahead;
     this.first = start.first;
     this.#startedMs = house.plane.nowMs();
   }
@@ -76,12 +80,12 @@ export class SenderWork implements Readonly<Record<SenderEffect, () => void>> {
   }
 
   bindReader(): void {
-    const { receiver, transferId, heard, from, to, verify, part, paths } = this.asking as PullAsked;
+    const { receiver, transferId, heard, from, to, verify, byLayer, part, paths } = this.asking as PullAsked;
     const { tokensPerBlock } = this.#house;
     const before = this.reader?.transferId ?? null;
     const pulled = { from, to: Math.min(to, this.#owner.tokens), tokensPerBlock };
     const owed = new OwedDigests(rangesToVerify(verify, transferId, pulled));
-    this.reader = { receiver, transferId, heard, owed, part, path: paths[0] ?? "none" };
+    this.reader = { receiver, transferId, heard, byLayer, owed, part, path: paths[0] ?? "none" };
     this.#attempts++;
     this.#owner.bound(this.#session, before, transferId);
   }
@@ -125,6 +129,7 @@ export class SenderWork implements Readonly<Record<SenderEffect, () => void>> {
       blocks: this.blocks.ids,
       ready: this.ready,
     }));
+    if (this.ahead !== null && this.reader?.byLayer === true) this.writeReady();
   }
 
   writeDigests(): void {
@@ -142,7 +147,7 @@ export class SenderWork implements Readonly<Record<SenderEffect, () => void>> {
   }
 
   writeReady(): void {
-    this.#write((head) => ({ type: "READY", ...head, tokens: this.ready }));
+    this.#write((head) => ({ type: "READY", ...head, tokens: this.ready, ...this.ahead }));
   }
 
   /** Again for each attempt: the one before may have missed it. */

@@ -2,6 +2,7 @@ import { KvError } from "../errors.ts";
 import { type BlockId, type Epoch, newEpoch, type RequestId } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { BlockPool } from "../kv/pool.ts";
+import { shareOf } from "../kv/ranks.ts";
 import { type InstanceLayout, instanceDifferences } from "../layout.ts";
 import type { NativeGpu, NativeGroup, NativePoolSpan } from "../native/binding.ts";
 import { loadNative } from "../native/loader.ts";
@@ -34,7 +35,8 @@ import { type OpenedPaths, openPaths } from "./open_paths.ts";
 import { RANKS_LIMIT } from "./peer_ranks.ts";
 import type { Pulls } from "./pulls.ts";
 import { type RankedPulls, sourcesOf } from "./ranked_pulls.ts";
-import { checkBlocks, checkedFirst, checkSkip } from "./request_checks.ts";
+import type { LayerSpan } from "./read_front.ts";
+import { checkBlocks, checkedFirst, checkLayers, checkSkip } from "./request_checks.ts";
 import { connectParts, type Parts, type TransceiverHooks } from "./transceiver_parts.ts";
 import type { TransferCounts } from "./transfer_counts.ts";
 
@@ -61,6 +63,8 @@ export class KvTransceiver implements Transceiver {
   readonly #offers: Offers;
   readonly #pulls: Pulls;
   readonly #ranks: RankedPulls;
+  /** Of the model, that this rank holds. */
+  readonly #layers: LayerSpan;
   readonly #counts: TransferCounts;
   readonly #ended: EndedSends;
   readonly #groups: readonly NativeGroup[];
@@ -84,6 +88,7 @@ export class KvTransceiver implements Transceiver {
     this.#offers = parts.offers;
     this.#pulls = parts.pulls;
     this.#ranks = parts.ranks;
+    this.#layers = shareOf(options.layout, options.parallel).layers;
     this.#counts = parts.counts;
     this.#ended = parts.ended;
     this.#groups = parts.options.native.groups;
@@ -177,7 +182,7 @@ export class KvTransceiver implements Transceiver {
     if (!Number.isInteger(ready) || ready < 0 || ready > tokens) {
       throw new KvError("INVALID_ARGUMENT", { what: `ready ${ready}`, why: `the offer has ${tokens} tokens` });
     }
-    const offer = this.#offers.add({ requestId, tokens, blocks, ready });
+    const offer = this.#offers.add({ requestId, tokens, blocks, ready, layers: this.#layers });
     const { tcp, unix } = this.endpoints;
     const rank = { rank: this.#options.rank, epoch: this.epoch, tcp, unix, token: offer.token };
     const { tpSize, ppSize, pipeline } = this.#options.parallel;
@@ -187,7 +192,10 @@ export class KvTransceiver implements Transceiver {
       requestId,
       state,
       done: offer.done,
-      ready: (now) => offer.ready(now),
+      ready: (now, { layers } = {}) => {
+        checkLayers(layers, this.layout.layers);
+        offer.ready(now, layers);
+      },
       finish: (first) => offer.finish(checkedFirst(first)),
       cancel: (reason = "the sender's caller cancelled it") => offer.cancel(reason),
     };

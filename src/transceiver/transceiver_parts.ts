@@ -1,7 +1,7 @@
 import { KvError } from "../errors.ts";
 import type { BlockId, Epoch } from "../ids.ts";
 import { BlockPool } from "../kv/pool.ts";
-import type { ParallelSizes } from "../kv/ranks.ts";
+import { type ParallelSizes, shareOf } from "../kv/ranks.ts";
 import { createLogger } from "../observability/log.ts";
 import { ControlServer, isLoopback } from "./control_server.ts";
 import type { DataPlane } from "./data_plane.ts";
@@ -92,6 +92,7 @@ export async function connectParts(
   const pulls = new Pulls({
     plane,
     layout,
+    layers: shareOf(layout, options.parallel).layers,
     limits: { queueMs, transferMs, stallMs, strict: options.strict, verify: options.verify },
     leaseMs,
     maxConcurrent: { total: options.maxConcurrentPulls, perPeer: options.maxConcurrentPullsPerPeer },

@@ -36,6 +36,8 @@ export interface SchedulerOptions {
   readonly reusePrefixes: boolean;
   /** Of a block that only begins as a prompt goes on, the beginning is copied. */
   readonly reuseParts: boolean;
+  /** KV of a prefill that is streamed is handed over layer by layer, not only chunk by chunk. Default false. */
+  readonly layerwise?: boolean;
   readonly nowMs: () => number;
   /** Told of each change of the prefix cache. */
   readonly cacheListener?: CacheListener;

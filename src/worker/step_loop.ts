@@ -22,7 +22,7 @@ export interface StepListener {
   rested(): void;
 }
 
-export interface StepOptions extends Pick<SchedulerOptions, "nowMs" | "onStep"> {
+export interface StepOptions extends Pick<SchedulerOptions, "nowMs" | "onStep" | "layerwise"> {
   readonly engine: Engine;
   readonly blocks: BlockReservations;
   /** Tokens computed in one step. */
@@ -170,7 +170,9 @@ export class StepLoop {
   /** The last layer's KV is there well before its attention and token 0 are: what of the chunk is left to move then moves meanwhile. */
   #layerListener({ streaming, computedTokens }: WorkerRequest, count: number): LayerListener | undefined {
     if (streaming === null) return undefined;
-    return { from: this.#options.engine.geometry.layers, written: () => streaming.ready(computedTokens + count) };
+    const { engine, layerwise } = this.#options;
+    const from = layerwise ? 1 : engine.geometry.layers;
+    return { from, written: (layers) => streaming.ready(computedTokens + count, { layers }) };
   }
 
   async #decode(rows: readonly WorkerRequest[]): Promise<void> {

@@ -95,6 +95,7 @@ export async function buildWorker(settings: WorkerSettings, log: Logger, hooks: 
       // Spoiled blocks must not be reused.
       reusePrefixes: kvCache.enableBlockReuse && !zeroes,
       reuseParts: kvCache.enablePartialReuse,
+      layerwise: settings.transfer.layerwise,
       nowMs: () => performance.now(),
       cacheListener: kvEvents,
       ...hooks,

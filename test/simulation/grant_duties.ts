@@ -2,6 +2,7 @@ import type { Epoch, TransferId } from "../../src/ids.ts";
 import type { PlaneLease } from "../../src/transceiver/data_plane.ts";
 import type { Offer } from "../../src/transceiver/offer.ts";
 import type { FrameOf } from "../../src/transceiver/protocol.ts";
+import type { PartlyReady } from "../../src/transceiver/sender_house.ts";
 import type { SenderSession } from "../../src/transceiver/sender_session.ts";
 import { rangesToVerify } from "../../src/transceiver/verification.ts";
 import type { SenderAround } from "./sender_duties.ts";
@@ -15,6 +16,8 @@ interface Granted {
   /** What restarts the transfer's limit. */
   movedMs: number;
   told: number;
+  readonly byLayer: boolean;
+  ahead: PartlyReady | null;
   finished: boolean;
   digests: number;
   aborted: boolean;
@@ -78,6 +81,8 @@ export class GrantDuties {
       leaseEndsMs: this.#now + limits.leaseMs,
       movedMs: this.#now,
       told: grant.ready,
+      byLayer: pull.readyIn === "layers",
+      ahead: null,
       finished: false,
       digests: 0,
       aborted: false,
@@ -92,7 +97,14 @@ export class GrantDuties {
     if (session.state !== "GRANT" || session.transferId !== frame.transferId) {
       this.#around.broken(`I2: ${frame.type} in ${session.state}`);
     }
+    if (frame.type === "READY" && frame.layers !== undefined) {
+      if (!granted.byLayer) this.#around.broken("I2: a reader that knows no layers is told of some");
+      granted.ahead = { tokens: frame.tokens, layers: frame.layers };
+      granted.movedMs = this.#now;
+      return;
+    }
     granted.told = Math.max(granted.told, frame.tokens);
+    if (granted.ahead !== null && granted.ahead.tokens <= granted.told) granted.ahead = null;
     if (frame.type === "FINISHED") granted.finished = true;
     else if (frame.digests !== undefined) {
       granted.digests += frame.digests.length / 8;
@@ -157,7 +169,11 @@ export class GrantDuties {
     const granted = this.#of(session);
     const facts = granted === undefined ? undefined : this.#around.factsOf(granted.offer);
     if (granted === undefined || facts === undefined) return;
-    const { told, finished, digests, ranges } = granted;
+    const { told, finished, digests, ranges, byLayer, ahead } = granted;
+    if (byLayer && (ahead?.tokens !== facts.ahead?.tokens || ahead?.layers !== facts.ahead?.layers)) {
+      const [heard, ready] = [ahead, facts.ahead].map((part) => `${part?.layers ?? 0} layers of ${part?.tokens ?? 0}`);
+      this.#around.broken(`I4: a reader has heard of ${heard} tokens, ${ready} are ready`);
+    }
     if (told !== facts.announced) {
       this.#around.broken(`I4: a reader has heard of ${told} tokens, ${facts.announced} are ready`);
     }

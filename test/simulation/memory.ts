@@ -1,5 +1,6 @@
 import type { BlockId } from "../../src/ids.ts";
 import type { RankShare } from "../../src/kv/ranks.ts";
+import type { LayerSpan } from "../../src/transceiver/read_front.ts";
 
 /** Part of a block: `[from, to)` are places in the block, `block` is the index in the block table. */
 export interface Piece {
@@ -8,10 +9,17 @@ export interface Piece {
   readonly to: number;
 }
 
-/** The content of a pool, one number a token. A block that is given back is spoilt at once: the next owner writes it. */
+/** Of the model. */
+export const LAYERS = 3;
+const ALL = { from: 0, to: LAYERS };
+/** What a token reads as whose layers do not belong together. */
+const TORN = -1_000_000_000;
+
+/** The content of a pool, one number a token and layer: the token's and the layer's together. A block that is given back is spoilt at once: the next owner writes it. */
 export class SimMemory {
   readonly tokensPerBlock: number;
-  readonly #content: Int32Array;
+  /** For each layer, places of all blocks. */
+  readonly #layers: readonly Int32Array[];
   readonly #generations: Uint32Array;
   readonly #broken: (what: string) => void;
   #garbage = 0;
@@ -20,7 +28,7 @@ export class SimMemory {
 
   constructor(blocks: number, tokensPerBlock: number, broken: (what: string) => void) {
     this.tokensPerBlock = tokensPerBlock;
-    this.#content = new Int32Array(blocks * tokensPerBlock);
+    this.#layers = Array.from({ length: LAYERS }, (_, layer) => new Int32Array(blocks * tokensPerBlock).fill(layer));
     this.#generations = new Uint32Array(blocks);
     this.#broken = broken;
   }
@@ -33,23 +41,30 @@ export class SimMemory {
     this.version++;
     for (const id of ids) {
       this.#generations[id] = this.generationOf(id) + 1;
-      this.#content.fill(--this.#garbage, id * this.tokensPerBlock, (id + 1) * this.tokensPerBlock);
+      this.#fill(--this.#garbage, id * this.tokensPerBlock, (id + 1) * this.tokensPerBlock);
     }
   }
 
   /** Given to somebody else as a whole. */
   spoil(): void {
     this.version++;
-    this.#content.fill(--this.#garbage);
+    this.#fill(--this.#garbage);
   }
 
-  write(table: readonly BlockId[], token: number, value: number): void {
+  #fill(value: number, from?: number, to?: number): void {
+    for (const [layer, content] of this.#layers.entries()) content.fill(value + layer, from, to);
+  }
+
+  write(table: readonly BlockId[], token: number, value: number, { from, to }: LayerSpan = ALL): void {
     this.version++;
-    this.#content[this.#place(table, token)] = value;
+    const place = this.#place(table, token);
+    for (let layer = from; layer < to; layer++) (this.#layers[layer] as Int32Array)[place] = value + layer;
   }
 
   read(table: ArrayLike<number>, token: number): number {
-    return this.#content[this.#place(table, token)] ?? 0;
+    const place = this.#place(table, token);
+    const value = this.#layers[0]?.[place] ?? 0;
+    return this.#layers.every((content, layer) => content[place] === value + layer) ? value : TORN;
   }
 
   #place(table: ArrayLike<number>, token: number): number {
@@ -72,7 +87,8 @@ export class SimMemory {
   flip(block: BlockId, place: number): void {
     this.version++;
     const at = block * this.tokensPerBlock + place;
-    this.#content[at] = (this.#content[at] ?? 0) ^ 1;
+    const [content] = this.#layers as [Int32Array];
+    content[at] = (content[at] ?? 0) ^ 1;
   }
 
   /** Of each pair of tokens in `ranges`, 8 bytes, as the data plane gives them. */
@@ -81,7 +97,8 @@ export class SimMemory {
     for (let at = 0; at < ranges.length; at += 2) {
       let hash = 1 + (part?.heads.from ?? 0) * 16 + (part?.heads.to ?? 0);
       for (let token = ranges[at] ?? 0; token < (ranges[at + 1] ?? 0); token++) {
-        hash = Math.imul(hash ^ this.read(table, token), 0x9e3779b1);
+        const place = this.#place(table, token);
+        for (const content of this.#layers) hash = Math.imul(hash ^ (content[place] ?? 0), 0x9e3779b1);
       }
       digests.setInt32(4 * at, hash);
     }
@@ -89,15 +106,23 @@ export class SimMemory {
   }
 
   /** One piece of a read. Landing in a block that has changed hands since the read was posted is what I3 forbids. */
-  copy(from: SimMemory, source: BlockId, target: BlockId, piece: Piece, generation: number): void {
+  copy(
+    from: SimMemory,
+    source: BlockId,
+    target: BlockId,
+    piece: Piece,
+    generation: number,
+    span: LayerSpan | null,
+  ): void {
     if (this.generationOf(target) !== generation) {
       this.#broken(`I3: a read wrote block ${target} after it was given back`);
     }
     this.version++;
     const start = source * this.tokensPerBlock;
-    this.#content.set(
-      from.#content.subarray(start + piece.from, start + piece.to),
-      target * this.tokensPerBlock + piece.from,
-    );
+    const to = target * this.tokensPerBlock + piece.from;
+    for (let layer = span?.from ?? 0; layer < (span?.to ?? LAYERS); layer++) {
+      const content = from.#layers[layer]?.subarray(start + piece.from, start + piece.to);
+      if (content !== undefined) this.#layers[layer]?.set(content, to);
+    }
   }
 }

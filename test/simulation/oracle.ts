@@ -119,6 +119,8 @@ export class Oracle {
   readPosted(process: SimProcess, read: PostedRead): void {
     for (const old of process.plane.running) {
       if (old.fromToken >= read.toToken || read.fromToken >= old.toToken || old.target[0] !== read.target[0]) continue;
+      // Of one chunk, layer after layer.
+      if (old.layers !== null && read.layers !== null && old.layers.to <= read.layers.from) continue;
       this.#broken(
         `I3: ${process.name} reads tokens ${read.fromToken} to ${read.toToken} while an old read may write them`,
       );
@@ -138,7 +140,7 @@ export class Oracle {
   }
 
   /** The poll sees that a read is complete; next the clock is read. */
-  readSeen(process: SimProcess, { target, toToken }: PostedRead, source: SimProcess): void {
+  readSeen(process: SimProcess, { target, toToken, layers }: PostedRead, source: SimProcess): void {
     const pull = this.#world.transfers.pulls.find(
       (one) => one.process === process && one.blocks[0] === target[0] && one.session.outcome === null,
     );
@@ -146,14 +148,16 @@ export class Oracle {
     if (pull === undefined || sending === undefined) return;
     // Dead with the lease held, it has changed nothing any more.
     const session = sending.offer.sessions.find(({ transferId }) => transferId === pull.session.renewing);
-    if (session?.blocks.released === true && !source.dead) pull.unpinned.add(toToken);
-    else pull.unpinned.delete(toToken);
+    const name = `${toToken} ${layers?.to ?? "all"}`;
+    if (session?.blocks.released === true && !source.dead) pull.unpinned.set(name, toToken);
+    else if (layers !== null) pull.unpinned.delete(name);
+    else for (const [other, to] of pull.unpinned) if (to === toToken) pull.unpinned.delete(other);
   }
 
   /** The caller of a pull hears that tokens [0, n) have arrived. */
   told(pull: Pull, tokens: number): void {
     if (!pull.flipped) this.#checkTokens(pull, tokens);
-    for (const to of pull.unpinned) {
+    for (const to of pull.unpinned.values()) {
       if (to > tokens) continue;
       const name = `transfer ${pull.transfer.number} at ${pull.process.name}`;
       this.#broken(`I2: ${name} counts a read up to token ${to} that it saw complete after the lease`);

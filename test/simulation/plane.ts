@@ -12,6 +12,7 @@ import type {
   ReadRequest,
   ReadStatus,
 } from "../../src/transceiver/data_plane.ts";
+import type { LayerSpan } from "../../src/transceiver/read_front.ts";
 import type { SimProcess } from "./process.ts";
 import type { World } from "./world.ts";
 
@@ -34,6 +35,7 @@ interface RunningRead {
   readonly target: Uint32Array;
   readonly fromToken: number;
   readonly toToken: number;
+  readonly layers: LayerSpan | null;
   /** Its session has heard how it ended; the bytes may still move, after a cancel. */
   told: boolean;
   /** Its session has asked to stop it. */
@@ -268,8 +270,8 @@ export class SimPlane implements DataPlane {
     const { delays, limits } = this.#world;
     const { noise, memory } = this.#process;
     const source = (request.peer as SimPeer).target;
-    const { target: into, fromToken, toToken } = request;
-    const running: RunningRead = { target: into, fromToken, toToken, told: false, cancelled: false };
+    const { target: into, fromToken, toToken, layers } = request;
+    const running: RunningRead = { target: into, fromToken, toToken, layers, told: false, cancelled: false };
     this.#world.oracle.readPosted(this.#process, running);
     this.#running.add(running);
     let ended = false;
@@ -319,7 +321,7 @@ export class SimPlane implements DataPlane {
       if (source !== null) {
         const target = request.target[piece.block] as BlockId;
         const from = request.source[piece.block] as BlockId;
-        memory.copy(source.memory, from, target, piece, generations.get(target) ?? 0);
+        memory.copy(source.memory, from, target, piece, generations.get(target) ?? 0, layers);
         if (flips && index === 0) this.#world.flipped(this.#process, target, piece.from);
       }
       this.#process.later(pause(), () => moveNext(index + 1));

@@ -18,7 +18,7 @@ import { Receivers } from "../../src/transceiver/receivers.ts";
 import { ServedConnection } from "../../src/transceiver/served_connection.ts";
 import { TransferCounts } from "../../src/transceiver/transfer_counts.ts";
 import { MachineClock } from "./clock.ts";
-import { SimMemory } from "./memory.ts";
+import { LAYERS, SimMemory } from "./memory.ts";
 import { Connection, type SimSocket } from "./network.ts";
 import { SimPlane } from "./plane.ts";
 import { Noise } from "./random.ts";
@@ -28,7 +28,14 @@ import { SidePlane } from "./side_plane.ts";
 import { WatchedOffers } from "./watched_offers.ts";
 import type { World } from "./world.ts";
 
-export const layout: Layout = { layers: 1, kvHeads: 2, headDim: 1, dtype: "f32", tokensPerBlock: 4, attention: "gqa" };
+export const layout: Layout = {
+  layers: LAYERS,
+  kvHeads: 2,
+  headDim: 1,
+  dtype: "f32",
+  tokensPerBlock: 4,
+  attention: "gqa",
+};
 export const foreignLayout: Layout = { ...layout, headDim: 2 };
 export const BLOCKS = 64;
 export const TURNS_PER_PEER = 2;
@@ -49,7 +56,11 @@ export interface Seat {
 /** What a rank of an instance with so many reads: its heads. */
 export const partOf = (rank: number, ranks: number): RankPart => {
   const heads = layout.kvHeads / ranks;
-  return { layers: { from: 0, to: 1 }, heads: { from: rank * heads, to: (rank + 1) * heads }, replicated: rank === 0 };
+  return {
+    layers: { from: 0, to: LAYERS },
+    heads: { from: rank * heads, to: (rank + 1) * heads },
+    replicated: rank === 0,
+  };
 };
 
 /** One transceiver in one process, made of the real sessions, links and frames over a simulated plane and network. */
@@ -141,6 +152,7 @@ export class SimProcess {
     this.pulls = new Pulls({
       plane: receiverPlane,
       layout: seat.layout,
+      layers: { from: 0, to: LAYERS },
       limits: { queueMs, transferMs, stallMs, strict, verify },
       leaseMs,
       maxConcurrent: { total: world.plan.turns, perPeer: TURNS_PER_PEER },

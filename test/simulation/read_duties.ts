@@ -1,11 +1,14 @@
 import type { ReadEnd } from "../../src/transceiver/data_plane.ts";
 import { VIEW_SHARE } from "../../src/transceiver/lease_view.ts";
+import type { LayerSpan } from "../../src/transceiver/read_front.ts";
 import type { ReceiverSession } from "../../src/transceiver/receiver_session.ts";
+import { LAYERS } from "./memory.ts";
 
 /** A read of the attempt at hand that was seen complete. */
 export interface ReadSeen {
   readonly fromToken: number;
   readonly toToken: number;
+  readonly layers: LayerSpan | null;
   readonly endedMs: number;
   counts: boolean;
 }
@@ -44,18 +47,19 @@ export class ReadDuties {
   }
 
   whileEnded(
-    { fromToken, toToken, postedMs }: { fromToken: number; toToken: number; postedMs: number },
+    posted: Pick<ReadSeen, "fromToken" | "toToken" | "layers"> & { readonly postedMs: number },
     end: ReadEnd,
     call: () => void,
   ): void {
     const { leaseMs, strict } = this.#around;
+    const { fromToken, toToken, layers, postedMs } = posted;
     const isReading = this.#isReading;
     call();
     if (!isReading || end.status !== "ok") return;
     const inView = end.atMs - this.#baseMs < VIEW_SHARE * leaseMs;
     const isShort = end.atMs - postedMs <= leaseMs * LONGEST_READ_SHARE;
     const counts = this.#isOrphan || (!strict && isShort && inView);
-    this.#reads.push({ fromToken, toToken, endedMs: end.atMs, counts });
+    this.#reads.push({ fromToken, toToken, layers, endedMs: end.atMs, counts });
     this.#checkTold();
   }
 
@@ -86,10 +90,18 @@ export class ReadDuties {
     const goesOn = this.#isReading || state === "VERIFY" || (this.#isOrphan && state === "RETRY");
     if (outcome !== null || !goesOn) return;
     let leading = this.#session.offer.skipTokens;
-    const inOrder = [...this.#reads].sort((left, right) => left.fromToken - right.fromToken);
-    for (const { fromToken, toToken, counts } of inOrder) {
-      if (!counts || fromToken !== leading) break;
-      leading = toToken;
+    // Of the chunk behind `leading`.
+    let inLayers = 0;
+    const firstOf = ({ layers }: ReadSeen): number => layers?.from ?? 0;
+    const inOrder = this.#reads.toSorted(
+      (one, other) => one.fromToken - other.fromToken || firstOf(one) - firstOf(other),
+    );
+    for (const read of inOrder) {
+      if (!read.counts || read.fromToken !== leading || firstOf(read) !== inLayers) break;
+      inLayers = read.layers?.to ?? LAYERS;
+      if (inLayers < LAYERS) continue;
+      leading = read.toToken;
+      inLayers = 0;
     }
     if (told() < leading) broken(`I4: tokens up to ${leading} are read, and the caller hears of ${told()}`);
   }

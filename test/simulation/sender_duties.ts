@@ -2,6 +2,7 @@ import { attemptOf, type Epoch, type RequestId, type TransferId } from "../../sr
 import type { Offer } from "../../src/transceiver/offer.ts";
 import type { ReaderSide } from "../../src/transceiver/offers.ts";
 import type { FrameOf, RefuseCode, SenderFrame } from "../../src/transceiver/protocol.ts";
+import type { PartlyReady } from "../../src/transceiver/sender_house.ts";
 import { type SenderSession, sameTransfer } from "../../src/transceiver/sender_session.ts";
 import { GrantDuties } from "./grant_duties.ts";
 import { SenderStates } from "./sender_states.ts";
@@ -15,6 +16,8 @@ type Answer = "GRANT" | RefuseCode | "waits" | null;
 export interface OfferFacts {
   /** Tokens [0, n) are announced. */
   readonly announced: number;
+  /** Behind those, what is announced in the model's first layers. */
+  readonly ahead: PartlyReady | null;
   /** Its first tokens are known. */
   readonly finished: boolean;
 }

@@ -124,8 +124,8 @@ export class SidePlane implements DataPlane {
   expectRead(): void {}
 
   read(request: ReadRequest, listener: ReadListener): PlaneRead {
-    const { fromToken, toToken } = request;
-    const posted = { fromToken, toToken, postedMs: this.nowMs() };
+    const { fromToken, toToken, layers } = request;
+    const posted = { fromToken, toToken, layers, postedMs: this.nowMs() };
     const duties = this.onRead.get(request.target[0] ?? 0);
     return this.#plane.read(request, {
       ended: (end) => {

@@ -5,7 +5,10 @@ import type { ReceiveTransfer, SendTransfer, TransferReport } from "../../src/tr
 import { joinReceives, joinSends } from "../../src/transceiver/joined_transfers.ts";
 import type { Offer } from "../../src/transceiver/offer.ts";
 import { encodeState } from "../../src/transceiver/opaque_state.ts";
+import type { LayerSpan } from "../../src/transceiver/read_front.ts";
 import type { ReceiverSession } from "../../src/transceiver/receiver_session.ts";
+import type { PartlyReady } from "../../src/transceiver/sender_house.ts";
+import { LAYERS } from "./memory.ts";
 import type { TransferDecision } from "./plan.ts";
 import { layout, partOf, type SimProcess } from "./process.ts";
 import type { World } from "./world.ts";
@@ -23,6 +26,7 @@ export interface Sending {
   written: number;
   /** Tokens [0, n) are announced. */
   announced: number;
+  ahead: PartlyReady | null;
   /** The first tokens of the answer are told. */
   finished: boolean;
   outcome: Outcome | null;
@@ -38,7 +42,7 @@ export interface Pull {
   readonly from: number;
   readonly to: number;
   /** Where the reads end that were seen complete after the sender gave its blocks back. */
-  readonly unpinned: Set<number>;
+  readonly unpinned: Map<string, number>;
   /** A fault has changed what was read: only a comparison of digests can see it. */
   flipped: boolean;
   outcome: Outcome | null;
@@ -171,14 +175,20 @@ export class Transfers {
     const count = Math.ceil(tokens / layout.tokensPerBlock);
     if (process === undefined || process.draining || process.pool.free < count) return null;
     const hold = process.pool.allocate(count);
-    const write = (from: number, to: number): void => {
+    const write = (from: number, to: number, layers?: LayerSpan): void => {
       for (let token = from; token < to; token++) {
-        process.memory.write(hold.ids, token, contentOf(number, rank, token));
+        process.memory.write(hold.ids, token, contentOf(number, rank, token), layers);
       }
     };
     const ready = Math.floor(tokens / (steps + 1));
     write(0, ready);
-    const offer = process.offers.add({ requestId: request, tokens, blocks: hold, ready });
+    const offer = process.offers.add({
+      requestId: request,
+      tokens,
+      blocks: hold,
+      ready,
+      layers: { from: 0, to: LAYERS },
+    });
     const sending: Sending = {
       transfer,
       process,
@@ -187,17 +197,22 @@ export class Transfers {
       blocks: hold.ids,
       written: ready,
       announced: ready,
+      ahead: null,
       finished: false,
       outcome: null,
     };
     transfer.sendings.push(sending);
     const announce = (to: number): void => {
       sending.announced = to;
+      sending.ahead = null;
       if (finishes && to === tokens) {
         sending.finished = true;
         offer.finish({ firstTokens: [number] });
       } else offer.ready(to);
     };
+    // Each other of several requests: scenes of one are about other things.
+    const isLayerwise =
+      number % 2 === 1 && this.#world.plan.decisions.filter((one) => one.do === "transfer").length > 1;
     let step = 0;
     const compute = (): void => {
       // The engine holds the blocks while it writes them; it learns of a failed transfer and stops.
@@ -209,11 +224,34 @@ export class Transfers {
       const next = step >= steps ? tokens : Math.floor((tokens * (step + 1)) / (steps + 1));
       const { written } = sending;
       // A deliberate defect: what is announced is not there yet.
-      if (this.#world.defects.has("ready before the data")) process.later(2 * pauseMs(), () => write(written, next));
-      else write(written, next);
-      sending.written = Math.max(next, sending.written);
-      announce(next);
-      process.later(pauseMs(), compute);
+      const isLate = this.#world.defects.has("ready before the data");
+      const put = (layers?: LayerSpan): void => {
+        if (isLate) process.later(2 * pauseMs(), () => write(written, next, layers));
+        else write(written, next, layers);
+      };
+      const finish = (layers?: LayerSpan): void => {
+        put(layers);
+        sending.written = Math.max(next, sending.written);
+        announce(next);
+        process.later(pauseMs(), compute);
+      };
+      // The engine tells of each layer while it computes the step.
+      const computeLayer = (layer: number): void => {
+        if (!offer.isOpen) {
+          hold.release();
+          return;
+        }
+        if (layer === LAYERS - 1) {
+          finish({ from: layer, to: LAYERS });
+          return;
+        }
+        put({ from: layer, to: layer + 1 });
+        if (next > sending.announced) sending.ahead = { tokens: next, layers: layer + 1 };
+        offer.ready(next, layer + 1);
+        process.later(pauseMs() / LAYERS, () => computeLayer(layer + 1));
+      };
+      if (isLayerwise) computeLayer(0);
+      else finish();
     };
     const pauseMs = (): number => 0.5 * this.#world.limits.leaseMs * (plan.pause / 1000) * (0.5 + process.noise.unit());
     if (ready === tokens) announce(ready);
@@ -230,7 +268,7 @@ export class Transfers {
       requestId: request,
       state,
       done: offer.done,
-      ready: (now) => offer.ready(now),
+      ready: (now, layerwise) => offer.ready(now, layerwise?.layers),
       finish: (told) => offer.finish(told),
       cancel: (why = "by the simulation") => offer.cancel(why),
     };
@@ -283,7 +321,7 @@ export class Transfers {
         blocks: hold.ids,
         from: skip,
         to: tokens,
-        unpinned: new Set(),
+        unpinned: new Map(),
         flipped: false,
         outcome: null,
       };

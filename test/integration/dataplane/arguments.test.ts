@@ -131,8 +131,8 @@ describe("a plane", () => {
   });
 
   it("refuses a job id that is not quiet yet", () => {
-    plane.post(1, 9, table, table, 0, 1, 1, true, Number.POSITIVE_INFINITY);
-    expect(() => plane.post(1, 9, table, table, 0, 1, 1, true, 1)).toThrow(typeError(/job 1 is not quiet yet/));
+    plane.post(1, 9, table, table, 0, 1, 1, true, Number.POSITIVE_INFINITY, 0, 0xffffffff);
+    expect(() => plane.post(1, 9, table, table, 0, 1, 1, true, 1, 0, 1)).toThrow(typeError(/job 1 is not quiet yet/));
   });
 
   it("is told from any other object, also one that holds its methods", () => {

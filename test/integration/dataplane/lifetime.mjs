@@ -42,7 +42,8 @@ const states = {
     const one = await openPlane(options);
     one.plane.ref();
     await peerOf(one);
-    for (let job = 0; job < 20; job++) one.plane.post(job, 1, table, table, 0, blocks * 32, blocks * 32, true, never);
+    for (let job = 0; job < 20; job++)
+      one.plane.post(job, 1, table, table, 0, blocks * 32, blocks * 32, true, never, 0, 0xffffffff);
     one.plane.unref();
     return one;
   },

@@ -19,7 +19,19 @@ const calls = {
     return await opened.next(kind.REACHED, peer);
   },
   post: (job, peer, source, target, from, to, deadlineMs) =>
-    opened.plane.post(job, peer, Uint32Array.from(source), Uint32Array.from(target), from, to, to, true, deadlineMs),
+    opened.plane.post(
+      job,
+      peer,
+      Uint32Array.from(source),
+      Uint32Array.from(target),
+      from,
+      to,
+      to,
+      true,
+      deadlineMs,
+      0,
+      0xffffffff,
+    ),
   next: (wantedKind, id) => opened.next(wantedKind, id),
   stats: () => opened.plane.stats(),
   poolMaps: () =>
@@ -53,6 +65,8 @@ const calls = {
         2 * options.layout.tokensPerBlock,
         true,
         Number.POSITIVE_INFINITY,
+        0,
+        0xffffffff,
       );
       await one.next(kind.JOB, 1);
       await one.plane.close();

@@ -6,6 +6,13 @@ import type { KvInstance } from "../../../src/transceiver/instance.ts";
 const vectorOf = (sequence: number, layer: number, plane: number, head: number, token: number): number =>
   ((sequence * 64 + layer) * 2 + plane) * 64 + head + token / 1024;
 
+/** [from, to) of the model. */
+interface Layers {
+  readonly from: number;
+  readonly to: number;
+}
+const EVERY_LAYER: Layers = { from: 0, to: Number.POSITIVE_INFINITY };
+
 type Row = readonly [layer: number, plane: number, head: number, token: number, values: Float32Array];
 
 /** Every head's vector of tokens [from, to) in every rank's pool; blocks are `[layer][k|v][head][token][headDim]` of the rank's share. */
@@ -14,13 +21,14 @@ function* rowsOf(
   blocks: readonly BlockId[],
   from: number,
   to: number,
+  only: Layers,
 ): Generator<readonly [rank: number, row: Row]> {
   const { layout } = instance;
   const sizes = instance.sizes;
   for (const [rank, transceiver] of instance.ranks.entries()) {
     const { layers, heads } = shareOf(layout, placeOf(rank, sizes));
     const count = heads.to - heads.from;
-    for (let layer = layers.from; layer < layers.to; layer++) {
+    for (let layer = Math.max(layers.from, only.from); layer < Math.min(layers.to, only.to); layer++) {
       for (const plane of [0, 1]) {
         for (let head = heads.from; head < heads.to; head++) {
           const index = ((layer - layers.from) * 2 + plane) * count + head - heads.from;
@@ -37,8 +45,15 @@ function* rowsOf(
 }
 
 /** As if prefill had computed tokens [from, to) of a sequence, in every rank. */
-export function writeKv(instance: KvInstance, sequence: number, blocks: readonly BlockId[], from: number, to: number) {
-  for (const [, [layer, plane, head, token, values]] of rowsOf(instance, blocks, from, to)) {
+export function writeKv(
+  instance: KvInstance,
+  sequence: number,
+  blocks: readonly BlockId[],
+  from: number,
+  to: number,
+  layers = EVERY_LAYER,
+) {
+  for (const [, [layer, plane, head, token, values]] of rowsOf(instance, blocks, from, to, layers)) {
     values.fill(vectorOf(sequence, layer, plane, head, token));
   }
 }
@@ -50,8 +65,9 @@ export function findWrongKv(
   blocks: readonly BlockId[],
   from: number,
   to: number,
+  layers = EVERY_LAYER,
 ): string | null {
-  for (const [rank, [layer, plane, head, token, values]] of rowsOf(instance, blocks, from, to)) {
+  for (const [rank, [layer, plane, head, token, values]] of rowsOf(instance, blocks, from, to, layers)) {
     const wanted = Math.fround(vectorOf(sequence, layer, plane, head, token));
     if (values.every((value) => value === wanted)) continue;
     return `rank ${rank}: layer ${layer}, plane ${plane}, head ${head}, token ${token}: ${values[0]}, not ${wanted}`;

@@ -14,7 +14,7 @@ describe("environment variables", () => {
   it("lists TRTLLM_* and TLLM_* that have no effect once, split into not built yet and never used", () => {
     const { told } = read({
       TRTLLM_NIXL_KVCACHE_BACKEND: "UCX",
-      TRTLLM_DISAGG_LAYERWISE: "1",
+      TRTLLM_DISAGG_WORKER_PROCESS_ID: "1",
       TRTLLM_SOMETHING_ELSE: "1",
       TLLM_DISABLE_MPI: "1",
       NCCL_GRAPH_MIXING_SUPPORT: "0",
@@ -25,7 +25,7 @@ describe("environment variables", () => {
       HOME: "/root",
     });
     expect(told).toEqual([
-      "warning : these variables are set and have no effect (not built yet: TRTLLM_DISAGG_LAYERWISE; " +
+      "warning : these variables are set and have no effect (not built yet: TRTLLM_DISAGG_WORKER_PROCESS_ID; " +
         "not used here: NCCL_GRAPH_MIXING_SUPPORT, TLLM_DISABLE_MPI, TRTLLM_SOMETHING_ELSE)",
     ]);
   });
@@ -49,6 +49,11 @@ describe("environment variables", () => {
       expect(odd.receives).toBeUndefined();
       expect(odd.told[0]).toContain("no number from 1 to 4096");
     }
+  });
+
+  it("knows whether KV goes layer by layer", () => {
+    expect(read({ TRTLLM_DISAGG_LAYERWISE: "1" })).toMatchObject({ layerwise: { value: true }, told: [] });
+    expect(read({}).layerwise).toBeUndefined();
   });
 
   it("warns about a KVT_ name that does not exist, but not about test hooks", () => {

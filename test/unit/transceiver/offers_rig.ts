@@ -11,7 +11,7 @@ export interface OffersRig {
   readonly pool: BlockPool;
   readonly offers: Offers;
   /** Of request 1: `tokens` in four blocks, `ready` of them computed. */
-  offer(tokens: number, ready: number): Offer;
+  offer(tokens: number, ready: number, layers?: { readonly from: number; readonly to: number }): Offer;
 }
 
 /** The offers of one sender over a virtual plane and a pool of 8 blocks of 32 tokens. */
@@ -27,9 +27,9 @@ export function offersRig(epoch: Epoch, { ended = () => {}, ...chosen }: Chosen)
     observer: undefined,
     ...chosen,
   });
-  const offer = (tokens: number, ready: number): Offer => {
+  const offer = (tokens: number, ready: number, layers = { from: 0, to: 4 }): Offer => {
     const blocks = pool.allocate(4);
-    const added = offers.add({ requestId: requestId(1), tokens, blocks, ready });
+    const added = offers.add({ requestId: requestId(1), tokens, blocks, ready, layers });
     blocks.release();
     return added;
   };

@@ -76,6 +76,7 @@ class Verifying {
         reader: { rank: 0, tpSize: 1, ppSize: 1 },
         link: () => this.link as unknown as PeerLink,
         tokensPerBlock: BLOCK_TOKENS,
+        layers: { from: 0, to: 2 },
         countMismatches: (count) => {
           this.mismatches += count;
         },

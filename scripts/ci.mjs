@@ -163,7 +163,7 @@ async function checkNixl() {
   addCounts(counts, await runNixlTests());
   const { runVitest } = await import("./vitest.mjs");
   const args = ["--project", "integration", "test/interop/nixl_faults.test.ts"];
-  addCounts(counts, await runVitest({ title: "faults over NIXL", args, env: { KVT_FAULT_ROUNDS: "2" } }));
+  addCounts(counts, await runVitest({ title: "faults over NIXL", args, env: { KVT_FAULT_ROUNDS: "1" } }));
   return counts;
 }
 

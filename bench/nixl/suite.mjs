@@ -8,7 +8,7 @@ import { run as runStep } from "../../scripts/steps.mjs";
 import { requireCompiler } from "../../scripts/toolchain.mjs";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const ROOMS = ["layout", "memory", "nixl", "paths", "dataplane"];
+const ROOMS = ["layout", "memory", "cuda", "nixl", "paths", "dataplane"];
 const PROGRAM = ["main", "nixl_move", "fixed_cost", "staged_tcp"];
 const names = new Map([
   ["4096", "4KiB-of-64MiB"],
@@ -35,7 +35,8 @@ export async function run(add, say) {
     `-I${join(root, "bench")}`,
     `-isystem${join(root, "native/third_party/xxhash")}`,
   ];
-  const flags = ["-std=c++20", "-O3", "-DNDEBUG", ...includes, "-pthread"];
+  const images = `-DKVT_CUDA_IMAGES="${join(root, "native/cuda/images")}"`;
+  const flags = ["-std=c++20", "-O3", "-DNDEBUG", images, ...includes, "-pthread"];
   const own = PROGRAM.map((name) => join(root, "bench/nixl", `${name}.cc`));
   const args = [...flags, ...own, ...sources, "-ldl", "-o", program];
   await runStep(requireCompiler(), args);

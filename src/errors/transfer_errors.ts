@@ -145,6 +145,7 @@ export const transferErrors = {
     scope: "peer",
     status: 503,
     message: "no path moves KV between this process and {peer}: {why}",
-    remedy: "on one host let both share KVT_SOCKET_DIR; between hosts bring NIXL to both (`kvt nixl install`); `kvt doctor --peer` looks at the pair",
+    remedy:
+      "on one host let both share KVT_SOCKET_DIR; between hosts bring NIXL to both (`kvt nixl install`); `kvt doctor --peer` looks at the pair",
   },
 } as const satisfies Record<string, ErrorSpec>;

@@ -137,6 +137,8 @@ export interface Plan {
   /** A generation instance with another model. */
   readonly foreign: number | null;
   readonly turns: number;
+  /** Of several requests each other one is told of its prefill in layers. Not in scenes that were found before there were any. */
+  readonly layerwise?: boolean;
   readonly decisions: readonly Decision[];
 }
 
@@ -377,6 +379,7 @@ export const plans: fc.Arbitrary<Plan> = fc.noBias(
     .map(
       ({ transfers, faults, plotted, strangers, ...world }): Plan => ({
         ...world,
+        layerwise: true,
         decisions: [...transfers, ...faults, ...plotted, ...strangers],
       }),
     ),

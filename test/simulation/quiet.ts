@@ -44,6 +44,7 @@ export const quietPlans: readonly Plan[] = verifyModes.flatMap((verify) =>
       ...quietWorld,
       verify,
       contextRanks,
+      layerwise: true,
       decisions: [0, 3].map((steps) => ({ ...quietTransfer, way, steps })),
     })),
   ),

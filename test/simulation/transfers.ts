@@ -210,9 +210,8 @@ export class Transfers {
         offer.finish({ firstTokens: [number] });
       } else offer.ready(to);
     };
-    // Each other of several requests: scenes of one are about other things.
-    const isLayerwise =
-      number % 2 === 1 && this.#world.plan.decisions.filter((one) => one.do === "transfer").length > 1;
+    const several = this.#world.plan.decisions.filter((one) => one.do === "transfer").length > 1;
+    const isLayerwise = this.#world.plan.layerwise === true && several && number % 2 === 1;
     let step = 0;
     const compute = (): void => {
       // The engine holds the blocks while it writes them; it learns of a failed transfer and stops.

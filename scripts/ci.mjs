@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { crossTargets, missingCrossTools, runCppTests, sanitizerSettings } from "./cpp_tests.mjs";
+import { checkFreshClone } from "./fresh_clone.mjs";
 import { NIXL_TESTS, runNixlTests } from "./nixl.mjs";
 import { checkPackage } from "./pack_check.mjs";
 import { prepare, root } from "./prepare.mjs";

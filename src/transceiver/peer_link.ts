@@ -169,7 +169,8 @@ export class PeerLink implements ChannelListener {
   async #dial(): Promise<void> {
     this.#state = "dialling";
     let failure: DialFailure | null = null;
-    for (const pause of DIAL_PAUSES_MS) {
+    for (let tries = 0; tries < DIAL_PAUSES_MS.length; ) {
+      const pause = DIAL_PAUSES_MS[tries] ?? 0;
       if (pause > 0) await this.#pause(pause);
       if (!this.#wanted || this.#end !== null) break;
       const asking = this.#asking();
@@ -194,7 +195,10 @@ export class PeerLink implements ChannelListener {
         // It may have ended while the handshake ran.
         else if (this.#users.has(refused)) refused.linkFailed(failure.error);
         if (!this.#wanted) break;
+        // Whoever is left has not been refused, and has all tries before it.
+        if (refused === undefined || !this.#users.has(refused)) continue;
       }
+      tries++;
     }
     if (this.#end !== null) return;
     this.#state = "down";

@@ -263,6 +263,8 @@ export class ReceiverWork implements Readonly<Record<ReceiverEffect, () => void>
 
   acceptOrphans(): void {
     this.attempt.pieces.acceptEndedBefore(Number.POSITIVE_INFINITY);
+    // Others may still run: what counts now is not told with them.
+    this.tellProgress();
     this.checkOrphan();
   }
 

@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { until } from "../integration/waits.ts";
 
 /** Of the interface in each. */
 export const DEVICE = "kvt0";
@@ -29,6 +30,8 @@ export class Namespaces implements AsyncDisposable {
         opened.#run(place, ["ip", "link", "set", "lo", "up"]);
         opened.#run(place, ["ip", "link", "set", DEVICE, "up"]);
       }
+      // UCX takes no device whose carrier the kernel has not announced yet.
+      await until("the link is up at both ends", () => places.every((place) => opened.#isUp(place)), 10_000);
       return opened;
     } catch (error) {
       await opened[Symbol.asyncDispose]();
@@ -49,10 +52,15 @@ export class Namespaces implements AsyncDisposable {
     this.#run(place, ["ip", "link", "set", DEVICE, state]);
   }
 
-  #run(place: Place, command: readonly string[]): void {
+  #isUp(place: Place): boolean {
+    return this.#run(place, ["ip", "-brief", "link", "show", "dev", DEVICE]).split(/\s+/)[1] === "UP";
+  }
+
+  /** @returns what it printed */
+  #run(place: Place, command: readonly string[]): string {
     const [program = "", ...args] = [...this.entry(place), ...command];
     const ran = spawnSync(program, args, { encoding: "utf8", timeout: 10_000 });
-    if (ran.status === 0) return;
+    if (ran.status === 0) return ran.stdout;
     throw new Error(`${command.join(" ")}: ${ran.stderr.trim() || ran.error?.message}`);
   }
 

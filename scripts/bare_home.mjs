@@ -4,12 +4,6 @@ import { join } from "node:path";
 
 /** Variables that bring in what a developer has: headers, folders of the desktop. */
 const BROUGHT = /^(npm_config_nodedir|XDG_.*)$/i;
-/** The same for what was compiled before. */
-const COMPILED = /^(CCACHE_.*|CMAKE_.*_LAUNCHER)$/;
-
-/** The environment without a compiler's wrapper and its cache: everything is compiled. */
-export const withoutCompiled = (env) => Object.fromEntries(Object.entries(env).filter(([key]) => !COMPILED.test(key)));
-
 /** HOME without anything in it and a user config of npm that names no headers: nothing may depend on what a developer has there. */
 export function bareHome(place) {
   const home = join(place, "home");

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { bareHome, withoutCompiled } from "./bare_home.mjs";
+import { bareHome } from "./bare_home.mjs";
 import { demoClaims } from "./demo_lines.mjs";
 import { root } from "./prepare.mjs";
 import { closingSummary, noCounts } from "./report.mjs";
@@ -35,7 +35,7 @@ export async function checkFreshClone() {
     const clone = join(place, "clone");
     await step("git clone", () => run("git", ["clone", "--quiet", "--no-local", root, clone]));
     const env = {
-      ...withoutCompiled(bareHome(place)),
+      ...bareHome(place),
       npm_config_cache: join(place, "npm-cache"),
       TMPDIR: join(place, "tmp"),
     };

@@ -198,7 +198,9 @@ describe("faults in the states of a transfer between two processes, lease 300 ms
       for (const [peer, start] of before) {
         if (!peer.running) continue;
         await expectAsBefore(`process ${peer.pid}`, peer, start);
-        expect(peer.log).toBe("");
+        // One that was stopped while it read has moved slowly, and says so.
+        const unexpected = peer.log.split("\n").filter((line) => !line.includes('"linkGbPerS"'));
+        expect(unexpected.join("\n")).toBe("");
       }
     },
     60_000 + ROUNDS * 10_000,

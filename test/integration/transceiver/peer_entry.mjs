@@ -8,6 +8,7 @@ const BLOCK_MS = 2_000;
 let kv;
 const sends = new Map();
 const receives = new Map();
+const begins = new Map();
 
 const block = () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, BLOCK_MS);
 
@@ -82,6 +83,29 @@ function resources() {
   return { fds, maps: maps.filter((line) => line.includes("memfd:")).length, rssAnonKib: Number(rss[1]) };
 }
 
+async function begin({ id, state, peer, tokens, skipTokens = 0 }) {
+  const hold = kv.pool.allocate(Math.ceil(tokens / kv.layout.tokensPerBlock));
+  const bytes = new Uint8Array(await bytesOf(hold.ids));
+  for (const block of hold.ids) bytes.fill(UNTOUCHED, block * kv.blockBytes, (block + 1) * kv.blockBytes);
+  await putBack(hold.ids);
+  let receiving;
+  try {
+    const source = peer === undefined ? { state } : { peer, requestId: requestId(id), tokens };
+    receiving = kv.receive({ ...source, blocks: hold, skipTokens });
+  } catch (error) {
+    hold.release();
+    throw error;
+  }
+  const seen = [];
+  const watching = (async () => {
+    for await (const arrived of receiving.progress) {
+      seen.push(arrived);
+      process.send({ arrived: `${id} ${arrived}` });
+    }
+  })().catch(() => {});
+  receives.set(id, { receiving, hold, seen, watching, tokens, skipTokens });
+}
+
 const commands = {
   async open({ options, hooked = true }) {
     kv = await KvTransceiver.open(
@@ -130,31 +154,19 @@ const commands = {
   finish({ request, first }) {
     sends.get(request).finish(first);
   },
-  async receive({ id, state, peer, tokens, skipTokens = 0 }) {
-    const hold = kv.pool.allocate(Math.ceil(tokens / kv.layout.tokensPerBlock));
-    const bytes = new Uint8Array(await bytesOf(hold.ids));
-    for (const block of hold.ids) bytes.fill(UNTOUCHED, block * kv.blockBytes, (block + 1) * kv.blockBytes);
-    await putBack(hold.ids);
-    let receiving;
-    try {
-      const source = peer === undefined ? { state } : { peer, requestId: requestId(id), tokens };
-      receiving = kv.receive({ ...source, blocks: hold, skipTokens });
-    } catch (error) {
-      hold.release();
-      throw error;
-    }
-    const seen = [];
-    const watching = (async () => {
-      for await (const arrived of receiving.progress) {
-        seen.push(arrived);
-        process.send({ arrived: `${id} ${arrived}` });
-      }
-    })().catch(() => {});
-    receives.set(id, { receiving, hold, seen, watching, tokens, skipTokens });
+  async receive(options) {
+    const begun = begin(options);
+    // Whoever asks for its end may not have waited for its beginning.
+    begins.set(
+      options.id,
+      begun.catch(() => {}),
+    );
+    await begun;
   },
   cancelReceive: ({ id }) => receives.get(id).receiving.cancel(),
   /** The outcome, and how many vectors are wrong: neither the sender's where they should be, nor untouched where not. */
   async received({ id, seed }) {
+    await begins.get(id);
     const { receiving, hold, seen, watching, tokens, skipTokens } = receives.get(id);
     const ended = await outcome(receiving.done);
     await watching;
@@ -169,6 +181,7 @@ const commands = {
     }
     hold.release();
     receives.delete(id);
+    begins.delete(id);
     return { ...ended, wrong, seen };
   },
   stats: () => kv.stats(),

@@ -29,8 +29,7 @@ describe.each(nixlCases())("path $name", ({ env, missing }) => {
 
   async function move(tokens: number, skipTokens = 0): Promise<number> {
     const id = next++;
-    const { state } = await sender.send({ request: id, tokens });
-    await receiver.receive({ id, state, tokens, skipTokens });
+    await receiver.fetch(sender, { id, tokens, skipTokens });
     return id;
   }
 

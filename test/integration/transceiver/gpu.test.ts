@@ -34,8 +34,7 @@ describe.skipIf(missing !== "")(`pools on a GPU${missing === "" ? "" : ` (${miss
 
   async function move(tokens: number, skipTokens = 0): Promise<number> {
     const id = next++;
-    const { state } = await sender.send({ request: id, tokens });
-    await receiver.receive({ id, state, tokens, skipTokens });
+    await receiver.fetch(sender, { id, tokens, skipTokens });
     return id;
   }
 

@@ -113,6 +113,12 @@ export class Peer {
     await this.call("receive", options);
   }
 
+  /** Begins to fetch what `sender` offers at once, as the request `id` of both. */
+  async fetch(sender: Peer, options: { id: number; tokens: number; skipTokens?: number }): Promise<void> {
+    const { state } = await sender.send({ request: options.id, tokens: options.tokens });
+    await this.receive({ ...options, state });
+  }
+
   /** Before there is an offer: of request `id`. */
   async receiveFrom(endpoints: readonly string[], options: { id: number; tokens: number }): Promise<void> {
     await this.call("receive", { peer: { instance: "peer", endpoints }, ...options });

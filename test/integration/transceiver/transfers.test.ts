@@ -16,8 +16,7 @@ describe("transfers between two processes", () => {
 
   async function move(tokens: number, skipTokens = 0): Promise<number> {
     const id = next++;
-    const { state } = await sender.send({ request: id, tokens });
-    await receiver.receive({ id, state, tokens, skipTokens });
+    await receiver.fetch(sender, { id, tokens, skipTokens });
     return id;
   }
 

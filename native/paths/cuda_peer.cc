@@ -41,12 +41,8 @@ Result<std::unique_ptr<CudaPeerPath>> CudaPeerPath::Open(Options options) {
   if (!queue.ok()) return queue.error();
   path->queue_ = std::move(queue.value());
   const PoolFiles files{{own.pool->fd()}, own.own.bytes, false, own.pool};
-  auto exchange = FdExchange::Open({own.own.directory, own.own, files, [inbox = path->inbox_](PeerKey peer) {
-                                      PathEvent event;
-                                      event.kind = PathEvent::Kind::kPeerDead;
-                                      event.key = peer;
-                                      inbox->Put(event);
-                                    }});
+  auto exchange = FdExchange::Open(
+      {own.own.directory, own.own, files, [inbox = path->inbox_](PeerKey peer) { inbox->PutDead(peer); }});
   if (!exchange.ok()) return exchange.error();
   path->exchange_ = std::move(exchange.value());
   AnnouncePool(own.own.nonce, own.pool);
@@ -54,19 +50,11 @@ Result<std::unique_ptr<CudaPeerPath>> CudaPeerPath::Open(Options options) {
 }
 
 CudaPeerPath::CudaPeerPath(Options options)
-    : options_(std::move(options)), inbox_(std::make_shared<Inbox>()), reaches_(options_.wake) {
-  inbox_->wake = options_.wake;
-}
+    : options_(std::move(options)),
+      inbox_(std::make_shared<EventInbox>(options_.wake)),
+      reaches_(options_.wake) {}
 
 CudaPeerPath::~CudaPeerPath() { WithdrawPool(options_.own.nonce); }
-
-void CudaPeerPath::Inbox::Put(const PathEvent& event) {
-  {
-    const std::lock_guard lock(mutex);
-    events.push_back(event);
-  }
-  wake->Wake();
-}
 
 void CudaPeerPath::Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) {
   auto attempt = [this, descriptor = std::move(descriptor), deadline](const std::atomic<bool>& stop) {
@@ -123,14 +111,10 @@ PathEvent CudaPeerPath::EndReach(PeerKey peer, ReachedGpu reached) {
     std::string why;
     const SourceGeometry source{reached.descriptor.geometry};
     const TargetGeometry target{options_.own.geometry};
-    auto plan = Plan::Compile(source, target, &why);
-    auto rest = Plan::Compile(source, target, &why, false);
-    if (plan && rest) {
+    if (auto plans = PairPlans::Compile(source, target, &why)) {
       event.pid = reached.process.pid;
       if (reached.process.pidfd.ok()) exchange_->Watch(peer, std::move(reached.process.pidfd));
-      peers_[peer] = {reached.descriptor.blocks, std::move(reached.memory),
-                      std::make_shared<const Plan>(std::move(*plan)),
-                      std::make_shared<const Plan>(std::move(*rest))};
+      peers_[peer] = {reached.descriptor.blocks, std::move(reached.memory), std::move(*plans)};
     } else {
       reached.status = ReachStatus::kBadDescriptor;
     }
@@ -149,7 +133,7 @@ Path::Posted CudaPeerPath::Post(std::unique_ptr<Transfer> transfer) {
   if (found == peers_.end()) return Posted::kNoPeer;
   const Peer& peer = found->second;
   auto job = std::make_shared<cuda::GatherJob>();
-  job->plan = transfer->replicated ? peer.plan : peer.without_replicated;
+  job->plan = peer.plans.For(transfer->replicated);
   const BlockTables tables{transfer->source_blocks, transfer->target_blocks};
   const std::string wrong = job->plan->Check(transfer->tokens, tables, peer.blocks, options_.own.blocks);
   if (!wrong.empty()) return Posted::kBadRange;
@@ -175,16 +159,7 @@ void CudaPeerPath::Cancel(JobKey job) {
 }
 
 void CudaPeerPath::Poll(std::vector<PathEvent>* events) {
-  const size_t before = events->size();
-  {
-    const std::lock_guard lock(inbox_->mutex);
-    events->insert(events->end(), inbox_->events.begin(), inbox_->events.end());
-    inbox_->events.clear();
-  }
-  for (size_t index = before; index < events->size(); ++index) {
-    const PathEvent& event = (*events)[index];
-    if (event.kind == PathEvent::Kind::kQuiet) jobs_.erase(event.key);
-  }
+  inbox_->Take(events, &jobs_);
   for (auto& [peer, released, reached] : reaches_.Take()) {
     if (released) {
       reached = {};

@@ -1,15 +1,16 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <unordered_map>
 #include <vector>
 
 #include "cuda/device_pool.h"
 #include "cuda/gather_queue.h"
+#include "layout/pair_plans.h"
 #include "memory/fd_exchange.h"
 #include "memory/sleeper.h"
 #include "paths/cuda_descriptor.h"
+#include "paths/event_inbox.h"
 #include "paths/path.h"
 #include "paths/reach_threads.h"
 
@@ -56,17 +57,7 @@ class CudaPeerPath final : public Path {
   struct Peer {
     uint32_t blocks = 0;
     Mapped memory;
-    std::shared_ptr<const Plan> plan;
-    std::shared_ptr<const Plan> without_replicated;
-  };
-  // What other threads leave for the owner. Shared, as they may still be waking the owner when that has
-  // already seen the event and closes.
-  struct Inbox {
-    void Put(const PathEvent& event);
-
-    std::shared_ptr<const Sleeper> wake;
-    std::mutex mutex;
-    std::vector<PathEvent> events;
+    PairPlans plans;
   };
 
   explicit CudaPeerPath(Options options);
@@ -75,7 +66,7 @@ class CudaPeerPath final : public Path {
   PathEvent EndReach(PeerKey peer, ReachedGpu reached);
 
   const Options options_;
-  const std::shared_ptr<Inbox> inbox_;
+  const std::shared_ptr<EventInbox> inbox_;
   std::unordered_map<PeerKey, Peer> peers_;
   std::unordered_map<JobKey, std::shared_ptr<cuda::GatherJob>> jobs_;
   std::unique_ptr<FdExchange> exchange_;

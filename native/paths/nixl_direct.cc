@@ -103,8 +103,8 @@ Path::Posted NixlDirectPath::Post(std::unique_ptr<Transfer> transfer) {
   if (found == peers_.end()) return Posted::kNoPeer;
   if (!transfer->layers.Whole()) return Posted::kBadRange;
   const BlockTables tables{transfer->source_blocks, transfer->target_blocks};
-  const std::string wrong = found->second->PlanFor(*transfer)->Check(transfer->tokens, tables,
-                                                                     found->second->blocks, options_.blocks);
+  const std::string wrong = found->second->plans.For(transfer->replicated)
+                                ->Check(transfer->tokens, tables, found->second->blocks, options_.blocks);
   if (!wrong.empty()) return Posted::kBadRange;
   Order order;
   order.kind = Order::Kind::kPost;

@@ -35,17 +35,15 @@ std::optional<StagedPair> NixlStaged::PairOf(const Geometry& source, const Geome
   }
   const SourceGeometry from{pack ? source : *staged};
   const TargetGeometry to{pack ? *staged : target};
-  auto plan = Plan::Compile(from, to, why);
-  auto rest = Plan::Compile(from, to, why, false);
-  if (!plan || !rest) return std::nullopt;
+  auto plans = PairPlans::Compile(from, to, why);
+  if (!plans) return std::nullopt;
   StagedPair pair;
   pair.block_bytes = staged->block_bytes;
   pair.shape.block_tokens = staged->tokens_per_block;
   const uint64_t blocks =
       std::min(slot_bytes / pair.block_bytes, std::max<uint64_t>(1, kChunkBytesMax / pair.block_bytes));
   pair.shape.tokens_max = blocks * staged->tokens_per_block;
-  pair.plan = std::make_shared<const Plan>(std::move(*plan));
-  pair.rest = std::make_shared<const Plan>(std::move(*rest));
+  pair.plans = std::move(*plans);
   return pair;
 }
 
@@ -211,7 +209,7 @@ void NixlStaged::StartPack(uint32_t slot, const StagedSender::Session& session,
   StagedCopies::Copy copy;
   copy.side = StagedCopies::Side::kPack;
   copy.slot = slot;
-  copy.plan = pair.PlanFor(session.want.replicated);
+  copy.plan = pair.plans.For(session.want.replicated);
   copy.source_blocks = grants_[session.lease].blocks;
   copy.tokens = {chunk.from, chunk.to, session.want.tokens.sequence};
   copy.target_blocks = SlotTable(pair, copy.tokens);
@@ -241,7 +239,7 @@ void NixlStaged::StartUnpack(uint32_t slot, const StagedReceiver::Job& job,
   StagedCopies::Copy copy;
   copy.side = StagedCopies::Side::kUnpack;
   copy.slot = slot;
-  copy.plan = pull.source->pair.PlanFor(job.want.replicated);
+  copy.plan = pull.source->pair.plans.For(job.want.replicated);
   copy.tokens = {chunk.from, chunk.to, job.want.tokens.sequence};
   copy.source_blocks = SlotTable(pull.source->pair, copy.tokens);
   copy.target_blocks = pull.transfer->target_blocks;
@@ -259,7 +257,7 @@ void NixlStaged::Quiet(const StagedReceiver::Job& job, bool complete) {
   event.key = job.id;
   event.complete = complete;
   const Transfer& transfer = *pull->second.transfer;
-  const auto& plan = pull->second.source->pair.PlanFor(transfer.replicated);
+  const auto& plan = pull->second.source->pair.plans.For(transfer.replicated);
   event.bytes = complete ? plan->Bytes(transfer.tokens) : 0;
   event.queued = started - transfer.posted;
   event.moving = now - started;

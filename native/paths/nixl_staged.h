@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "layout/pair_plans.h"
 #include "layout/staged_geometry.h"
 #include "memory/host_pool.h"
 #include "nixl/agent.h"
@@ -24,11 +25,9 @@ namespace kvt {
 // How one direction between two ranks is staged. Both sides work out the same.
 struct StagedPair {
   ChunkShape shape;
-  uint64_t block_bytes = 0;          // of a staged block
-  std::shared_ptr<const Plan> plan;  // pool and slot: the sender's packs, the receiver's unpacks
-  std::shared_ptr<const Plan> rest;  // without the groups that have no heads
+  uint64_t block_bytes = 0;  // of a staged block
+  PairPlans plans;           // pool and slot: the sender's pack, the receiver's unpack
 
-  const std::shared_ptr<const Plan>& PlanFor(bool replicated) const { return replicated ? plan : rest; }
   // Staged blocks that hold some of the tokens.
   uint64_t BlocksOf(uint64_t from, uint64_t to) const {
     return (to + shape.block_tokens - 1) / shape.block_tokens - from / shape.block_tokens;

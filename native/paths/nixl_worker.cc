@@ -129,18 +129,15 @@ void NixlWorker::Reach(PeerKey peer, const std::vector<uint8_t>& bytes, BootNano
   const auto descriptor = DecodeNixlDescriptor(bytes);
   ReachStatus status = descriptor ? ReachStatus::kOk : ReachStatus::kBadDescriptor;
   std::string why;
-  std::optional<Plan> plan;
-  std::optional<Plan> rest;
+  std::optional<PairPlans> plans;
   if (descriptor) {
-    plan = Plan::Compile({descriptor->geometry}, {options_.geometry}, &why);
-    rest = Plan::Compile({descriptor->geometry}, {options_.geometry}, &why, false);
-    if (!plan || !rest) status = ReachStatus::kBadDescriptor;
+    plans = PairPlans::Compile({descriptor->geometry}, {options_.geometry}, &why);
+    if (!plans) status = ReachStatus::kBadDescriptor;
   }
   NixlPeer found;
   if (status == ReachStatus::kOk) {
     found.agent = descriptor->agent;
-    found.plan = std::make_shared<const Plan>(std::move(*plan));
-    found.rest = std::make_shared<const Plan>(std::move(*rest));
+    found.plans = std::move(*plans);
     found.blocks = descriptor->blocks;
     found.address = descriptor->address;
     found.life = life;
@@ -183,7 +180,7 @@ ReachStatus NixlWorker::Pair(const NixlDescriptor& descriptor, NixlPeer* peer) c
   const bool direct = options_.direct && descriptor.address != 0;
   const bool staged = staged_ && descriptor.slots > 0;
   if (!direct && !staged) return ReachStatus::kNoCommonPath;
-  if (direct && (!staged || peer->plan->PieceBytes() >= kDirectPieceBytesMin)) return ReachStatus::kOk;
+  if (direct && (!staged || peer->plans.all->PieceBytes() >= kDirectPieceBytesMin)) return ReachStatus::kOk;
   std::string why;
   auto source = staged_->SourceOf(descriptor, &why);
   if (source) peer->staged = std::make_shared<const StagedSource>(std::move(*source));
@@ -258,7 +255,7 @@ void NixlWorker::Post(std::shared_ptr<const NixlPeer> peer, std::unique_ptr<Tran
     staged_->Post(peer->agent, peer->staged, std::move(transfer));
     return;
   }
-  std::shared_ptr<const Plan> plan = peer->PlanFor(*transfer);
+  std::shared_ptr<const Plan> plan = peer->plans.For(transfer->replicated);
   jobs_.push_back(std::make_unique<Job>(std::move(peer), std::move(plan), std::move(transfer),
                                         AddressOf(options_.pool->data())));
 }

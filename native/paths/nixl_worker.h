@@ -7,7 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "layout/plan.h"
+#include "layout/pair_plans.h"
 #include "memory/boot_clock.h"
 #include "memory/host_pool.h"
 #include "nixl/agent.h"
@@ -29,16 +29,11 @@ struct StagingOptions {
 // A peer's pool that NIXL can read. Immutable, so both threads may look into it.
 struct NixlPeer {
   std::string agent;
-  std::shared_ptr<const Plan> plan;
-  std::shared_ptr<const Plan> rest;  // without the groups that have no heads
+  PairPlans plans;
   uint32_t blocks = 0;
   uint64_t address = 0;
   std::shared_ptr<const PeerLife> life;
   std::shared_ptr<const StagedSource> staged;  // its slots are read, not its pool
-
-  const std::shared_ptr<const Plan>& PlanFor(const Transfer& transfer) const {
-    return transfer.replicated ? plan : rest;
-  }
 };
 
 // One NIXL agent and all that goes on with it. Every call comes from the agent's thread, and may take as long

@@ -42,30 +42,17 @@ PathEvent EndOf(CopyTask& done) {
 Result<std::unique_ptr<SharedMemoryPath>> SharedMemoryPath::Open(Options options) {
   std::unique_ptr<SharedMemoryPath> path(new SharedMemoryPath(std::move(options)));
   const Options& own = path->options_;
-  auto exchange = FdExchange::Open(
-      {own.own.directory, own.own, PoolFiles::Of(own.pool), [inbox = path->inbox_](PeerKey peer) {
-         PathEvent event;
-         event.kind = PathEvent::Kind::kPeerDead;
-         event.key = peer;
-         inbox->Put(event);
-       }});
+  auto exchange = FdExchange::Open({own.own.directory, own.own, PoolFiles::Of(own.pool),
+                                    [inbox = path->inbox_](PeerKey peer) { inbox->PutDead(peer); }});
   if (!exchange.ok()) return exchange.error();
   path->exchange_ = std::move(exchange.value());
   return path;
 }
 
 SharedMemoryPath::SharedMemoryPath(Options options)
-    : options_(std::move(options)), inbox_(std::make_shared<Inbox>()), reaches_(options_.wake) {
-  inbox_->wake = options_.wake;
-}
-
-void SharedMemoryPath::Inbox::Put(const PathEvent& event) {
-  {
-    const std::lock_guard lock(mutex);
-    events.push_back(event);
-  }
-  wake->Wake();
-}
+    : options_(std::move(options)),
+      inbox_(std::make_shared<EventInbox>(options_.wake)),
+      reaches_(options_.wake) {}
 
 void SharedMemoryPath::Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) {
   auto attempt = [this, descriptor = std::move(descriptor), deadline](const std::atomic<bool>& stop) {
@@ -79,23 +66,18 @@ void SharedMemoryPath::EndReach(PeerKey peer, Reached reached, std::vector<PathE
   event.kind = PathEvent::Kind::kReached;
   event.key = peer;
   std::string why;
-  std::optional<Plan> plan;
-  std::optional<Plan> rest;
+  std::optional<PairPlans> plans;
   if (reached.status == ReachStatus::kOk) {
     const SourceGeometry source{reached.pool->descriptor.geometry};
     const TargetGeometry target{options_.own.geometry};
-    plan = Plan::Compile(source, target, &why);
-    rest = Plan::Compile(source, target, &why, false);
-    if (!plan || !rest) reached.status = ReachStatus::kBadDescriptor;
+    plans = PairPlans::Compile(source, target, &why);
+    if (!plans) reached.status = ReachStatus::kBadDescriptor;
   }
   event.reached = reached.status;
   if (reached.status == ReachStatus::kOk) {
     event.pid = reached.pool->process.pid;
     if (reached.pool->process.pidfd.ok()) exchange_->Watch(peer, std::move(reached.pool->process.pidfd));
-    peers_[peer] = {std::move(reached.pool),
-                    std::make_shared<const Plan>(std::move(*plan)),
-                    std::make_shared<const Plan>(std::move(*rest)),
-                    {}};
+    peers_[peer] = {std::move(reached.pool), std::move(*plans), {}};
   }
   events->push_back(event);
 }
@@ -109,7 +91,7 @@ std::optional<double> SharedMemoryPath::CostMicros(PeerKey peer, uint64_t bytes,
 
 std::shared_ptr<const Plan> SharedMemoryPath::PlanFor(Peer* peer, const Transfer& transfer) const {
   const auto& [from, to] = transfer.layers;
-  if (transfer.layers.Whole()) return transfer.replicated ? peer->plan : peer->without_replicated;
+  if (transfer.layers.Whole()) return peer->plans.For(transfer.replicated);
   // A few for each layer, as what falls together varies; compiling one takes some microseconds.
   if (peer->of_layers.size() > kLayerPlansMax) peer->of_layers.clear();
   auto& plan = peer->of_layers[{from, to, transfer.replicated}];
@@ -119,7 +101,7 @@ std::shared_ptr<const Plan> SharedMemoryPath::PlanFor(Peer* peer, const Transfer
     const TargetGeometry target{options_.own.geometry};
     auto compiled = Plan::Compile(source, target, &why, transfer.replicated, transfer.layers);
     // Whole, it was compiled before.
-    plan = compiled ? std::make_shared<const Plan>(std::move(*compiled)) : peer->plan;
+    plan = compiled ? std::make_shared<const Plan>(std::move(*compiled)) : peer->plans.all;
   }
   return plan;
 }
@@ -170,16 +152,7 @@ void SharedMemoryPath::Cancel(JobKey job) {
 }
 
 void SharedMemoryPath::Poll(std::vector<PathEvent>* events) {
-  const size_t before = events->size();
-  {
-    const std::lock_guard lock(inbox_->mutex);
-    events->insert(events->end(), inbox_->events.begin(), inbox_->events.end());
-    inbox_->events.clear();
-  }
-  for (size_t index = before; index < events->size(); ++index) {
-    const PathEvent& event = (*events)[index];
-    if (event.kind == PathEvent::Kind::kQuiet) tasks_.erase(event.key);
-  }
+  inbox_->Take(events, &tasks_);
   for (auto& [peer, released, reached] : reaches_.Take()) {
     if (released) reached = {ReachStatus::kReleased, nullptr};
     EndReach(peer, std::move(reached), events);

@@ -2,15 +2,16 @@
 
 #include <map>
 #include <memory>
-#include <mutex>
 #include <tuple>
 #include <unordered_map>
 #include <vector>
 
+#include "layout/pair_plans.h"
 #include "memory/fd_exchange.h"
 #include "memory/host_pool.h"
 #include "memory/sleeper.h"
 #include "paths/copy_crew.h"
+#include "paths/event_inbox.h"
 #include "paths/path.h"
 #include "paths/reach_threads.h"
 
@@ -39,19 +40,9 @@ class SharedMemoryPath final : public Path {
  private:
   struct Peer {
     std::shared_ptr<PeerPool> pool;
-    std::shared_ptr<const Plan> plan;
-    std::shared_ptr<const Plan> without_replicated;
+    PairPlans plans;
     // Of some layers, as prefills have announced them: [from, to), replicated.
     std::map<std::tuple<uint32_t, uint32_t, bool>, std::shared_ptr<const Plan>> of_layers;
-  };
-  // What other threads leave for the owner. Shared, as a copy thread may still be waking the owner when that
-  // has already seen the event and closes.
-  struct Inbox {
-    void Put(const PathEvent& event);
-
-    std::shared_ptr<const Sleeper> wake;
-    std::mutex mutex;
-    std::vector<PathEvent> events;
   };
 
   explicit SharedMemoryPath(Options options);
@@ -61,7 +52,7 @@ class SharedMemoryPath final : public Path {
                                      std::unique_ptr<Transfer> transfer) const;
 
   const Options options_;
-  const std::shared_ptr<Inbox> inbox_;
+  const std::shared_ptr<EventInbox> inbox_;
   std::unordered_map<PeerKey, Peer> peers_;
   std::unordered_map<JobKey, std::shared_ptr<CopyTask>> tasks_;
   ReachThreads<Reached> reaches_;

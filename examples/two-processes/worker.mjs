@@ -21,7 +21,7 @@ const plane = await native.openDataPlane(
 );
 plane.ref();
 
-/** The completion of that kind and id (kinds: src/native/binding.ts). */
+/** The completion of that kind and id (kinds: src/native/plane_binding.ts). */
 async function completion(kind, id) {
   for (;;) {
     const at = records.findIndex((record) => record[0] === kind && record[1] === id);

@@ -4,7 +4,7 @@
 
 namespace kvt {
 
-// Exports openDataPlane, bootTimeMs and vectorLevel (src/native/binding.ts).
+// Exports openDataPlane, bootTimeMs and vectorLevel (src/native/plane_binding.ts).
 void RegisterDataPlane(Napi::Env env, Napi::Object exports);
 
 }  // namespace kvt

@@ -4,7 +4,7 @@
 
 namespace kvt {
 
-// The engine half of src/native/binding.ts: `vectorLevel` and `loadModel`.
+// The engine half of src/native/engine_binding.ts: `vectorLevel` and `loadModel`.
 void RegisterEngine(Napi::Env env, Napi::Object exports);
 
 }  // namespace kvt

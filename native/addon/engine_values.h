@@ -6,7 +6,7 @@
 #include "addon/arguments.h"
 #include "engine/engine.h"
 
-// Between the engine's types and the JavaScript values of src/native/binding.ts. JS thread only.
+// Between the engine's types and the JavaScript values of src/native/engine_binding.ts. JS thread only.
 namespace kvt {
 
 engine::EngineOptions ReadEngineOptions(Arguments& arguments, const Napi::Value& value);

@@ -4,7 +4,7 @@
 
 namespace kvt {
 
-// Exports probeNixl (src/native/binding.ts).
+// Exports probeNixl (src/native/nixl_binding.ts).
 void RegisterNixl(Napi::Env env, Napi::Object exports);
 
 }  // namespace kvt

@@ -5,7 +5,7 @@
 
 namespace kvt {
 
-// Mirrors src/native/binding.ts: completionKind, jobStatus, and the words of a record.
+// Mirrors src/native/plane_binding.ts: completionKind, jobStatus, and the words of a record.
 enum class CompletionKind {
   kJob = 1,
   kJobQuiet = 2,

@@ -9,7 +9,7 @@
 
 namespace kvt::engine {
 
-// How one token is chosen; the fields of NativeSampling in src/native/binding.ts.
+// How one token is chosen; the fields of NativeSampling in src/native/engine_binding.ts.
 struct Sampling {
   double temperature = 0;  // 0 = greedy
   double top_p = 1;

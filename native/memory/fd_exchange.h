@@ -19,7 +19,7 @@
 
 namespace kvt {
 
-// How an attempt to reach a peer's pool ended: reachStatus of src/native/binding.ts.
+// How an attempt to reach a peer's pool ended: reachStatus of src/native/plane_binding.ts.
 enum class ReachStatus {
   kOk = 0,
   kOtherHost = 1,

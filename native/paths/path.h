@@ -40,7 +40,7 @@ struct Transfer {
   BootNanos posted = 0;
 };
 
-// src/native/binding.ts nativePath.
+// src/native/plane_binding.ts nativePath.
 enum class PathKind { kSharedMemory = 1, kCudaPeer = 2, kNixlDirect = 3, kNixlStaged = 4 };
 
 // What the transport itself says of a job, summed over its posts; NIXL's telemetry.

@@ -1,4 +1,4 @@
-import type { NativeNixlReport } from "../native/binding.ts";
+import type { NativeNixlReport } from "../native/nixl_binding.ts";
 import type { NixlEnv, NixlPlace } from "../nixl/places.ts";
 import { mapPlugins } from "../nixl/plugin_tree.ts";
 import { type NixlMiss, nothingFound, searchNixl } from "../nixl/search.ts";

@@ -1,5 +1,5 @@
 import type { Layout } from "../layout.ts";
-import type { NativeGroup, NativeLayout } from "../native/binding.ts";
+import type { NativeGroup, NativeLayout } from "../native/plane_binding.ts";
 import { blockBytesOf, groupBytesOf, type HeldGroup, heldGroups } from "./layout.ts";
 import { type Parallel, type RankShare, shareOf } from "./ranks.ts";
 

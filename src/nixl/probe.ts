@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
-import type { NativeNixlProbe, NativeNixlReport } from "../native/binding.ts";
 import { nativeFile } from "../native/loader.ts";
+import type { NativeNixlProbe, NativeNixlReport } from "../native/nixl_binding.ts";
 import { nixlEnvironment } from "./environment.ts";
 import type { NixlEnv } from "./places.ts";
 

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { KvError } from "../errors.ts";
-import type { NativeNixlReport } from "../native/binding.ts";
+import type { NativeNixlReport } from "../native/nixl_binding.ts";
 import { type NixlEnv, type NixlHost, type NixlPlace, nixlPlaces, systemHost } from "./places.ts";
 import { type NixlProbe, probeNixl } from "./probe.ts";
 

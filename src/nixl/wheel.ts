@@ -2,7 +2,7 @@ import { spawn } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { KvError } from "../errors.ts";
-import type { NativeNixlReport } from "../native/binding.ts";
+import type { NativeNixlReport } from "../native/nixl_binding.ts";
 import type { NixlEnv } from "./places.ts";
 import { systemHost, wheelFolders } from "./places.ts";
 import { probeNixl } from "./probe.ts";

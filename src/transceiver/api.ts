@@ -3,7 +3,7 @@ import type { Layout } from "../kv/layout.ts";
 import type { BlockOrder, Placement } from "../kv/placement.ts";
 import type { BlockHold, BlockPool } from "../kv/pool.ts";
 import type { Parallel } from "../kv/ranks.ts";
-import type { PageKind } from "../native/binding.ts";
+import type { PageKind } from "../native/plane_binding.ts";
 import type { WireTelemetry } from "./data_plane.ts";
 import type { VerifyMode } from "./verification.ts";
 

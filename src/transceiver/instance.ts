@@ -3,7 +3,7 @@ import type { BlockId, Epoch, RequestId } from "../ids.ts";
 import type { Layout } from "../kv/layout.ts";
 import type { BlockPool } from "../kv/pool.ts";
 import { type ParallelSizes, placeOf, ranksOf } from "../kv/ranks.ts";
-import type { PageKind } from "../native/binding.ts";
+import type { PageKind } from "../native/plane_binding.ts";
 import type {
   CancelOutcome,
   EndedSend,

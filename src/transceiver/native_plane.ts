@@ -1,16 +1,13 @@
-import { KvError } from "../errors.ts";
 import type { BlockId } from "../ids.ts";
 import type { RankPart } from "../kv/ranks.ts";
+import type { NativeBinding } from "../native/binding.ts";
 import {
   completionKind,
-  jobStatus,
-  type NativeBinding,
   type NativeDataPlane,
   type NativeDataPlaneOptions,
-  nativePath,
   RECORD_WORDS,
   reachStatus,
-} from "../native/binding.ts";
+} from "../native/plane_binding.ts";
 import { BoundedTurns } from "./bounded_turns.ts";
 import type {
   DataPlane,
@@ -23,45 +20,13 @@ import type {
   ReachListener,
   ReadListener,
   ReadRequest,
-  ReadStatus,
   WireTelemetry,
 } from "./data_plane.ts";
+import { memoryError, openError, pathNameOf, reachFailureOf, readStatusOf } from "./native_codes.ts";
 import { TimerQueue } from "./timer_queue.ts";
 
 /** The one timer of the addon that is used. */
 const ALARM = 0;
-
-const readStatusOf: Readonly<Record<number, ReadStatus>> = {
-  [jobStatus.OK]: "ok",
-  [jobStatus.CANCELLED]: "cancelled",
-  [jobStatus.TIMED_OUT]: "timed_out",
-  [jobStatus.FAILED]: "failed",
-  [jobStatus.BAD_RANGE]: "bad_range",
-  [jobStatus.NO_PEER]: "no_peer",
-};
-
-const pathNameOf: Readonly<Record<number, string>> = {
-  [nativePath.SHARED_MEMORY]: "shared_memory",
-  [nativePath.CUDA_PEER]: "cuda_peer",
-  [nativePath.NIXL_DIRECT]: "nixl_direct",
-  [nativePath.NIXL_STAGED]: "nixl_staged",
-};
-
-const reachFailureOf: Readonly<Record<number, string>> = {
-  [reachStatus.OTHER_HOST]: "it is on another host",
-  [reachStatus.NO_SOCKET]: "its socket for the exchange of memory is gone or not reachable from here",
-  [reachStatus.REFUSED]: "its data plane refused the exchange of memory",
-  [reachStatus.NOT_SEALED]: "its pool is not sealed against writing",
-  [reachStatus.MAP_FAILED]:
-    "its pool can't be mapped here (address space or memory limit; on a GPU, what CUDA said stands in this process's log)",
-  [reachStatus.TIMED_OUT]: "mapping its pool took too long",
-  [reachStatus.BAD_DESCRIPTOR]: "its descriptor is not understood",
-  [reachStatus.RELEASED]: "this side is closing",
-  [reachStatus.NO_COMMON_PATH]: "it has no path that this side has (see KVT_PATH and backend on both)",
-  [reachStatus.NIXL_VERSIONS]:
-    "its NIXL is of another plug-in or of a version that is not known to work with this one's; 1.4 and 1.5 go together, and 0.10 to 1.3",
-  [reachStatus.NIXL_FAILED]: "NIXL got no connection to it, or could not read from it",
-};
 
 const ALL_LAYERS = { from: 0, to: 0xffffffff };
 const EVERYTHING = Uint32Array.of(0, 0xffffffff, 0, 0xffffffff, 1);
@@ -408,42 +373,4 @@ export class NativePlane implements DataPlane {
 
 function* recordsOf(batch: Float64Array): Iterable<Float64Array> {
   for (let at = 0; at < batch.length; at += RECORD_WORDS) yield batch.subarray(at, at + RECORD_WORDS);
-}
-
-const memoryError = (error: unknown): unknown =>
-  error instanceof Error && "code" in error && error.code === "CUDA_FAILED"
-    ? new KvError("CUDA_FAILED", { why: error.message }, { cause: error })
-    : error;
-
-function openError(error: unknown, options: NativeDataPlaneOptions): unknown {
-  // An argument that only the addon can judge: where a placement ends, and whether its elements overlap.
-  if (error instanceof TypeError) {
-    return new KvError("INVALID_ARGUMENT", { what: "options.pool", why: error.message }, { cause: error });
-  }
-  if (!(error instanceof Error) || !("code" in error)) return error;
-  const bytes =
-    options.adopt?.reduce((sum, region) => sum + region.bytes, 0) ?? options.layout.blockBytes * options.blocks;
-  const why = error.message;
-  switch (error.code) {
-    case "POOL_UNAVAILABLE":
-      return new KvError("POOL_UNAVAILABLE", { bytes, why }, { cause: error });
-    case "MEMORY_REFUSED":
-      return new KvError("MEMORY_REFUSED", { why }, { cause: error });
-    case "SOCKET_DIR_REFUSED":
-      return new KvError("SOCKET_DIR_REFUSED", { why }, { cause: error });
-    case "DESCRIPTOR_TOO_LONG":
-      return new KvError("DESCRIPTOR_TOO_LONG", { why }, { cause: error });
-    case "NIXL_UNUSABLE":
-      return new KvError("NIXL_UNUSABLE", { why }, { cause: error });
-    case "NIXL_FAILED":
-      return new KvError("NIXL_FAILED", { why }, { cause: error });
-    case "CUDA_UNUSABLE":
-      return new KvError("CUDA_UNUSABLE", { why }, { cause: error });
-    case "CUDA_FAILED":
-      return new KvError("CUDA_FAILED", { why }, { cause: error });
-    case "INVALID_ARGUMENT":
-      return new KvError("INVALID_ARGUMENT", { what: "options of the data plane", why }, { cause: error });
-    default:
-      return error;
-  }
 }

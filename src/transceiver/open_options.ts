@@ -4,7 +4,7 @@ import { KvError } from "../errors.ts";
 import { Layout } from "../kv/layout.ts";
 import { nativeLayoutOf, PlacementError } from "../kv/placement.ts";
 import { type Parallel, rankOf } from "../kv/ranks.ts";
-import type { NativeLayout, NativeRegion } from "../native/binding.ts";
+import type { NativeLayout, NativeRegion } from "../native/plane_binding.ts";
 import { type ForcedPath, forcedPaths, type NixlBackend } from "../nixl/choice.ts";
 import type { OpenOptions } from "./api.ts";
 import { defaultSocketDir } from "./socket_directory.ts";

@@ -1,5 +1,5 @@
 import { KvError } from "../errors.ts";
-import type { NativeDataPlaneOptions } from "../native/binding.ts";
+import type { NativeDataPlaneOptions } from "../native/plane_binding.ts";
 import { choosePaths } from "../nixl/choice.ts";
 import { createLogger } from "../observability/log.ts";
 import { isLoopback } from "./control_server.ts";

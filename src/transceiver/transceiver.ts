@@ -4,8 +4,8 @@ import type { Layout } from "../kv/layout.ts";
 import type { BlockPool } from "../kv/pool.ts";
 import { shareOf } from "../kv/ranks.ts";
 import { type InstanceLayout, instanceDifferences } from "../layout.ts";
-import type { NativeGpu, NativeGroup, NativePoolSpan } from "../native/binding.ts";
 import { loadNative } from "../native/loader.ts";
+import type { NativeGpu, NativeGroup, NativePoolSpan } from "../native/plane_binding.ts";
 import { createLogger } from "../observability/log.ts";
 import type {
   CancelOutcome,

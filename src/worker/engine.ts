@@ -1,4 +1,8 @@
 import type { BlockId } from "../ids.ts";
+import type { NativeSampling } from "../native/engine_binding.ts";
+
+/** How one token is chosen. */
+export type Sampling = NativeSampling;
 
 /** Shape of an engine's KV cache and model: what pairs of workers compare and pools are built from (design.md section 9). */
 export interface EngineGeometry {
@@ -17,24 +21,6 @@ export interface EngineGeometry {
   readonly maxSeqLen: number;
   /** Equal levels give equal bits; never compared in production, always in tests. */
   readonly vectorLevel: string;
-}
-
-/** How one token is chosen. Randomness is counter-based on (seed, index). */
-export interface Sampling {
-  readonly temperature: number;
-  readonly topP: number;
-  readonly topK: number;
-  readonly minP: number;
-  readonly repetitionPenalty: number;
-  readonly presencePenalty: number;
-  readonly frequencyPenalty: number;
-  readonly seed: bigint;
-  readonly index: number;
-  readonly history: Uint32Array;
-  readonly promptTokens: number;
-  readonly logprobs: number;
-  readonly bias: readonly { readonly token: number; readonly bias: number }[];
-  readonly banned: Uint32Array;
 }
 
 /** Sampling without what changes from token to token. */

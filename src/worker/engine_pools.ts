@@ -1,6 +1,7 @@
 import type { Layout } from "../kv/layout.ts";
 import { nativeLayoutOf } from "../kv/placement.ts";
-import type { NativePoolSpan, NativeRankPool } from "../native/binding.ts";
+import type { NativeRankPool } from "../native/engine_binding.ts";
+import type { NativePoolSpan } from "../native/plane_binding.ts";
 import type { KvInstance } from "../transceiver/instance.ts";
 import type { EngineGeometry } from "./engine.ts";
 

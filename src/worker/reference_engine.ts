@@ -1,17 +1,16 @@
 import { KvError } from "../errors.ts";
 import type { BlockId } from "../ids.ts";
+import type { VectorLevel } from "../native/binding.ts";
 import type {
   GgufValue,
   NativeDecodeRow,
   NativeEngine,
   NativeModelOptions,
-  NativePoolSpan,
   NativeRankPool,
   NativeSample,
-  NativeSampling,
-  VectorLevel,
-} from "../native/binding.ts";
+} from "../native/engine_binding.ts";
 import { loadNative } from "../native/loader.ts";
+import type { NativePoolSpan } from "../native/plane_binding.ts";
 import type { DecodeRow, Engine, EngineGeometry, PrefillRequest, Sample, Sampling } from "./engine.ts";
 import { wholePool } from "./engine_pools.ts";
 
@@ -164,7 +163,7 @@ const blockIds = (table: readonly BlockId[]): Uint32Array => Uint32Array.from(ta
 
 const cancelled = (): KvError => new KvError("CANCELLED", { transfer: "(engine call)", why: "its signal fired" });
 
-const sampleOf = (native: NativeSample, sampling: NativeSampling | Sampling | undefined): Sample => {
+const sampleOf = (native: NativeSample, sampling: Sampling | undefined): Sample => {
   if (sampling === undefined || sampling.logprobs < 0) return { token: native.token };
   const top = Array.from(native.topTokens, (token, index) => ({ token, logprob: native.topLogprobs[index] ?? 0 }));
   // In the precision of the alternatives: the sampled token may be among them, and its two figures are one.

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import type { NativeNixlReport } from "../../src/native/binding.ts";
+import type { NativeNixlReport } from "../../src/native/nixl_binding.ts";
 import { probeNixl } from "../../src/nixl/probe.ts";
 import { bringNixl } from "./nixl_wheel.ts";
 

@@ -1,6 +1,6 @@
 import { Template } from "@huggingface/jinja";
 import { KvError } from "../../errors.ts";
-import type { GgufValue } from "../../native/binding.ts";
+import type { GgufValue } from "../../native/engine_binding.ts";
 import { ControlTokens } from "./special_tokens.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 

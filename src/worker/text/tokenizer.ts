@@ -1,6 +1,6 @@
 import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { KvError } from "../../errors.ts";
-import type { GgufValue } from "../../native/binding.ts";
+import type { GgufValue } from "../../native/engine_binding.ts";
 import { PIECE_CHARS, pieces, preTokenizers } from "./pre_tokenizers.ts";
 import { SpecialSplitter } from "./special_tokens.ts";
 import { tokenizeInThread } from "./tokenizer_pool.ts";

@@ -1,5 +1,5 @@
 import { KvError } from "../../errors.ts";
-import type { GgufValue } from "../../native/binding.ts";
+import type { GgufValue } from "../../native/engine_binding.ts";
 import { type PreTokenizerKind, preTokenizerNames } from "./pre_tokenizers.ts";
 
 /** The tokenizer of a GGUF file, checked; plain data, so that a worker thread can have a copy. */

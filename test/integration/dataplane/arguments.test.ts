@@ -1,7 +1,7 @@
 import { closeSync, openSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { NativeDataPlane, NativeDataPlaneOptions } from "../../../src/native/binding.ts";
 import { loadNative } from "../../../src/native/loader.ts";
+import type { NativeDataPlane, NativeDataPlaneOptions } from "../../../src/native/plane_binding.ts";
 import { nativeLayout as layout } from "./peer.ts";
 
 const good: NativeDataPlaneOptions = { layout, blocks: 8, epoch: "00000000000000aa", check: true };

@@ -1,6 +1,6 @@
 import { closeSync, openSync, readdirSync, writeSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { completionKind, jobStatus, reachStatus } from "../../../src/native/binding.ts";
+import { completionKind, jobStatus, reachStatus } from "../../../src/native/plane_binding.ts";
 import { layout, Peer, piecesOf, restOf, SocketDirectory } from "./peer.ts";
 
 const { JOB, JOB_QUIET, PEER_DEAD } = completionKind;

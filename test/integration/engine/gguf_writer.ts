@@ -1,5 +1,5 @@
 import { writeFileSync } from "node:fs";
-import type { GgufValue } from "../../../src/native/binding.ts";
+import type { GgufValue } from "../../../src/native/engine_binding.ts";
 
 /** Element encodings of a GGUF tensor that the engine reads: id, values and bytes of one block (ggml-common.h of llama.cpp). */
 const tensorTypes = {

@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { isKvError } from "../../../src/errors.ts";
 import type { BlockId } from "../../../src/ids.ts";
-import type { NativePoolSpan } from "../../../src/native/binding.ts";
+import type { NativePoolSpan } from "../../../src/native/plane_binding.ts";
 import { ReferenceEngine } from "../../../src/worker/reference_engine.ts";
 import { encodeGguf, randomLlama, writeRandomLlama } from "./gguf_writer.ts";
 import { OpenedEngine, sampling, TINY } from "./opened_engine.ts";

@@ -1,8 +1,8 @@
 import { readFileSync } from "node:fs";
 import type { BlockId } from "../../../src/ids.ts";
 import { nativeLayoutOf } from "../../../src/kv/placement.ts";
-import type { NativeDataPlane } from "../../../src/native/binding.ts";
 import { loadNative } from "../../../src/native/loader.ts";
+import type { NativeDataPlane } from "../../../src/native/plane_binding.ts";
 import { GREEDY, type Sample, type Sampling } from "../../../src/worker/engine.ts";
 import { layoutOf } from "../../../src/worker/engine_pools.ts";
 import { ReferenceEngine, type ReferenceEngineOptions } from "../../../src/worker/reference_engine.ts";

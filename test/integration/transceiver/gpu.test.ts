@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { NativeCudaReport } from "../../../src/native/binding.ts";
+import type { NativeCudaReport } from "../../../src/native/cuda_binding.ts";
 import { KvTransceiver } from "../../../src/transceiver/transceiver.ts";
 import { BLOCKS, BYTES_PER_TOKEN, buildIfStale, layout, type Peer, Peers, POOL_TOKENS } from "./peer_process.ts";
 

@@ -2,7 +2,7 @@ import type { BlockId } from "../../../src/ids.ts";
 import { nativeLayoutOf } from "../../../src/kv/placement.ts";
 import { placeOf } from "../../../src/kv/ranks.ts";
 import { groupsOf } from "../../../src/layout.ts";
-import type { NativeGroup } from "../../../src/native/binding.ts";
+import type { NativeGroup } from "../../../src/native/plane_binding.ts";
 import type { OpenOptions } from "../../../src/transceiver/api.ts";
 import type { KvInstance } from "../../../src/transceiver/instance.ts";
 

@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from "vitest";
-import type { NativeNixlReport } from "../../../src/native/binding.ts";
+import type { NativeNixlReport } from "../../../src/native/nixl_binding.ts";
 import { choosePaths, forgetSearches, type PathWish } from "../../../src/nixl/choice.ts";
 import type { NixlSearch, NixlSearchOptions } from "../../../src/nixl/search.ts";
 

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import type { NativeNixlReport } from "../../../src/native/binding.ts";
+import type { NativeNixlReport } from "../../../src/native/nixl_binding.ts";
 import type { NixlHost } from "../../../src/nixl/places.ts";
 import type { NixlProbe } from "../../../src/nixl/probe.ts";
 import { type NixlSearchOptions, nothingFound, searchNixl } from "../../../src/nixl/search.ts";

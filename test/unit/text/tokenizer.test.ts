@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { GgufValue } from "../../../src/native/binding.ts";
+import type { GgufValue } from "../../../src/native/engine_binding.ts";
 import { ChatTemplate, type TemplateMessage, Tokenizer } from "../../../src/worker/text/index.ts";
 import { PIECE_CHARS, pieces, preTokenizers } from "../../../src/worker/text/pre_tokenizers.ts";
 import { byteAlphabet } from "../../../src/worker/text/vocabulary.ts";

@@ -7,7 +7,7 @@
 #include "memory/pool_descriptor.h"
 #include "memory/socket_directory.h"
 #include "nixl/rig.h"
-#include "paths/nixl_direct.h"
+#include "paths/nixl_path.h"
 #include "paths/shared_memory.h"
 #include "test/geometries.h"
 
@@ -30,7 +30,7 @@ struct Side {
     own.directory = directory;
     own.socket = kSocketPrefix + std::to_string(getpid()) + ".sock";
     shared = Must(SharedMemoryPath::Open({own, pool, &CopyCrew::OfProcess(), wake}));
-    direct = Must(NixlDirectPath::Open({LibraryFile(), "UCX", name, geometry, blocks, pool, wake}));
+    direct = Must(NixlPath::Open({LibraryFile(), "UCX", name, geometry, blocks, pool, wake}));
     for (size_t at = 0; at < pool->bytes(); at += 4096) pool->data()[at] = std::byte{1};
   }
 
@@ -55,7 +55,7 @@ struct Side {
   std::shared_ptr<HostPool> pool;
   PoolDescriptor own;
   std::unique_ptr<SharedMemoryPath> shared;
-  std::unique_ptr<NixlDirectPath> direct;
+  std::unique_ptr<NixlPath> direct;
   std::vector<PathEvent> events;
 };
 

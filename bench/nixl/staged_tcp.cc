@@ -6,7 +6,7 @@
 #include <atomic>
 
 #include "nixl/rig.h"
-#include "paths/nixl_direct.h"
+#include "paths/nixl_path.h"
 #include "test/geometries.h"
 
 namespace kvt::bench {
@@ -30,10 +30,10 @@ struct Side {
     pool = Must(HostPool::Create(geometry.BlockBytes() * kBlocks, stop));
     for (size_t at = 0; at < pool->bytes(); at += 4096) pool->data()[at] = std::byte{1};
     const StagingOptions slots{2, kSlotTokens, kStall};
-    staged = Must(NixlDirectPath::Open({LibraryFile(), "UCX", name + "-staged", geometry, kBlocks, pool, wake,
-                                        false, slots, &CopyCrew::OfProcess()}));
-    direct = Must(NixlDirectPath::Open({LibraryFile(), "UCX", name + "-direct", geometry, kBlocks, pool, wake,
-                                        true, std::nullopt, &CopyCrew::OfProcess()}));
+    staged = Must(NixlPath::Open({LibraryFile(), "UCX", name + "-staged", geometry, kBlocks, pool, wake,
+                                  false, slots, &CopyCrew::OfProcess()}));
+    direct = Must(NixlPath::Open({LibraryFile(), "UCX", name + "-direct", geometry, kBlocks, pool, wake, true,
+                                  std::nullopt, &CopyCrew::OfProcess()}));
   }
 
   PathEvent Next(Path* path) {
@@ -74,8 +74,8 @@ struct Side {
   const Geometry geometry = kvt::test::Hnd(1, 1, 1, 1, kPiece);
   std::shared_ptr<Sleeper> wake = std::make_shared<Sleeper>();
   std::shared_ptr<HostPool> pool;
-  std::unique_ptr<NixlDirectPath> staged;
-  std::unique_ptr<NixlDirectPath> direct;
+  std::unique_ptr<NixlPath> staged;
+  std::unique_ptr<NixlPath> direct;
   std::vector<PathEvent> events;
 };
 

@@ -12,7 +12,7 @@
 #include "memory/thread.h"
 #include "paths/cuda_peer.h"
 #include "paths/nixl_agents.h"
-#include "paths/nixl_direct.h"
+#include "paths/nixl_path.h"
 #include "paths/path_set.h"
 #include "paths/shared_memory.h"
 
@@ -171,21 +171,21 @@ Result<std::unique_ptr<NixlAgents>> DataPlane::OpenNixl(uint64_t number) {
     char name[64];
     snprintf(name, sizeof name, "kvt-%016llx-%016llx-%u", static_cast<unsigned long long>(options_.epoch),
              static_cast<unsigned long long>(number), agent);
-    return NixlDirectPath::Options{options_.nixl->library,
-                                   options_.nixl->plugin,
-                                   name,
-                                   options_.geometry,
-                                   options_.blocks,
-                                   pool_,
-                                   sleeper_,
-                                   options_.nixl->direct,
-                                   options_.nixl->staging,
-                                   options_.crew};
+    return NixlPath::Options{options_.nixl->library,
+                             options_.nixl->plugin,
+                             name,
+                             options_.geometry,
+                             options_.blocks,
+                             pool_,
+                             sleeper_,
+                             options_.nixl->direct,
+                             options_.nixl->staging,
+                             options_.crew};
   };
-  auto first = NixlDirectPath::Open(options(1));
+  auto first = NixlPath::Open(options(1));
   if (!first.ok()) return first.error();
   const auto open = [options](uint32_t agent) -> std::unique_ptr<NixlAgentPath> {
-    auto path = NixlDirectPath::Start(options(agent));
+    auto path = NixlPath::Start(options(agent));
     if (!path.ok()) return nullptr;
     return std::move(path.value());
   };

@@ -1,276 +1,134 @@
 #include "paths/nixl_direct.h"
 
-#include <poll.h>
-
+#include <algorithm>
 #include <utility>
-
-#include "memory/thread.h"
 
 namespace kvt {
 namespace {
 
-constexpr BootNanos kMicro = 1'000;
-// The ladder: hot after progress, then ever longer naps. Only a nap ends at once for new orders.
-constexpr BootNanos kHot = 50 * kMicro;
-constexpr BootNanos kWarm = 5'000 * kMicro;
-constexpr BootNanos kShortNap = 50 * kMicro;
-constexpr BootNanos kLongNap = 1'000 * kMicro;
-// A peer that reads over tcp needs this side's work. It says so when it reaches us, and then leases are out.
-constexpr BootNanos kHeardFor = 1'000'000 * kMicro;
-constexpr BootNanos kServingNap = 100 * kMicro;
-// Nobody can say anything to a thread that never looks: this is how often it does, 1 in 1,000 of a core.
-constexpr BootNanos kIdleNap = 10'000 * kMicro;
-
-constexpr double kFixedMicros = 20;
-constexpr double kStagedFixedMicros = 150;
-constexpr double kStagedBytesPerMicro = 2'000;
-constexpr double kPieceMicros = 4;
-constexpr double kBytesPerMicro = 3'500;
+constexpr size_t kFlightsPerJob = 4;
+// How long a job waits for a new connection to its peer: dialling takes 250 ms.
+constexpr BootNanos kCutNanosMax = 1'000 * kNanosPerMilli;
 
 }  // namespace
 
-Result<std::unique_ptr<NixlDirectPath>> NixlDirectPath::Open(Options options) {
-  auto started = Start(std::move(options));
-  if (!started.ok()) return started;
-  NixlDirectPath* const path = started.value().get();
-  std::unique_lock lock(path->mutex_);
-  path->started_.wait(lock, [path] { return path->phase() != Phase::kOpening; });
-  if (path->error_) return *path->error_;
-  return started;
+void NixlDirect::Post(std::shared_ptr<const NixlPeer> peer, std::unique_ptr<Transfer> transfer) {
+  std::shared_ptr<const Plan> plan = peer->plans.For(transfer->replicated);
+  jobs_.push_back(std::make_unique<Job>(std::move(peer), std::move(plan), std::move(transfer), own_pool_));
 }
 
-Result<std::unique_ptr<NixlDirectPath>> NixlDirectPath::Start(Options options) {
-  if (options.plugin == "LIBFABRIC" && options.direct) {
-    return Error{ErrorCode::kNixlFailed,
-                 "path nixl_direct does not go with plug-in LIBFABRIC, whose reads of a dead peer never end: "
-                 "they must go to staging slots; use path nixl_staged, or plug-in UCX"};
-  }
-  std::unique_ptr<NixlDirectPath> path(new NixlDirectPath(std::move(options)));
-  auto thread = StartThread("kvt-nixl", [raw = path.get()] { raw->Run(); });
-  if (!thread) return Error{ErrorCode::kPoolUnavailable, "the system gives no more threads"};
-  path->thread_ = std::move(*thread);
-  return path;
-}
-
-std::vector<uint8_t> NixlDirectPath::Descriptor() const {
-  const std::lock_guard lock(mutex_);
-  return descriptor_;
-}
-
-NixlDirectPath::~NixlDirectPath() {
-  stop_.store(true, std::memory_order_release);
-  orders_waiting_->Signal();
-  if (thread_.joinable()) thread_.join();
-}
-
-void NixlDirectPath::Give(Order order) {
-  {
-    const std::lock_guard lock(mutex_);
-    orders_.push_back(std::move(order));
-  }
-  orders_waiting_->Signal();
-}
-
-void NixlDirectPath::Know(PeerKey peer, std::shared_ptr<const PeerLife> life) {
-  lives_[peer] = std::move(life);
-}
-
-void NixlDirectPath::Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) {
-  Order order;
-  order.kind = Order::Kind::kReach;
-  order.key = peer;
-  order.descriptor = std::move(descriptor);
-  order.deadline = deadline;
-  const auto life = lives_.find(peer);
-  if (life != lives_.end()) {
-    order.life = std::move(life->second);
-    lives_.erase(life);
-  }
-  Give(std::move(order));
-}
-
-std::optional<double> NixlDirectPath::CostMicros(PeerKey peer, uint64_t bytes, uint64_t piece_bytes) const {
-  const auto found = peers_.find(peer);
-  if (found == peers_.end()) return std::nullopt;
-  const auto size = static_cast<double>(bytes);
-  if (found->second->staged) return kStagedFixedMicros + size / kStagedBytesPerMicro;
-  const double pieces = piece_bytes == 0 ? 0 : size / static_cast<double>(piece_bytes);
-  return kFixedMicros + pieces * kPieceMicros + size / kBytesPerMicro;
-}
-
-Path::Posted NixlDirectPath::Post(std::unique_ptr<Transfer> transfer) {
-  const auto found = peers_.find(transfer->peer);
-  if (found == peers_.end()) return Posted::kNoPeer;
-  if (!transfer->layers.Whole()) return Posted::kBadRange;
-  const BlockTables tables{transfer->source_blocks, transfer->target_blocks};
-  const std::string wrong = found->second->plans.For(transfer->replicated)
-                                ->Check(transfer->tokens, tables, found->second->blocks, options_.blocks);
-  if (!wrong.empty()) return Posted::kBadRange;
-  Order order;
-  order.kind = Order::Kind::kPost;
-  order.peer = found->second;
-  order.transfer = std::move(transfer);
-  Give(std::move(order));
-  return Posted::kTaken;
-}
-
-void NixlDirectPath::Cancel(JobKey job) {
-  Order order;
-  order.kind = Order::Kind::kCancel;
-  order.key = job;
-  Give(std::move(order));
-}
-
-void NixlDirectPath::Release(PeerKey peer) {
-  peers_.erase(peer);
-  Order order;
-  order.kind = Order::Kind::kRelease;
-  order.key = peer;
-  Give(std::move(order));
-}
-
-void NixlDirectPath::Grant(LeaseKey lease, const StagedGrant& grant) {
-  if (!options_.staging) return;
-  Order order;
-  order.kind = Order::Kind::kGrant;
-  order.key = lease;
-  order.grant = grant;
-  Give(std::move(order));
-}
-
-void NixlDirectPath::EndLease(LeaseKey lease) {
-  if (!options_.staging) return;
-  Order order;
-  order.kind = Order::Kind::kEndLease;
-  order.key = lease;
-  Give(std::move(order));
-}
-
-void NixlDirectPath::Serve(bool leases_out) {
-  if (leases_out_.exchange(leases_out) != leases_out && leases_out) orders_waiting_->Signal();
-}
-
-void NixlDirectPath::EndBy(BootNanos deadline) {
-  end_by_.store(deadline, std::memory_order_relaxed);
-  orders_waiting_->Signal();
-}
-
-void NixlDirectPath::Poll(std::vector<PathEvent>* events) {
-  std::vector<NixlWorker::Reached> reached;
-  {
-    const std::lock_guard lock(mutex_);
-    events->insert(events->end(), events_.begin(), events_.end());
-    events_.clear();
-    reached.swap(reached_);
-  }
-  for (NixlWorker::Reached& one : reached) {
-    PathEvent event;
-    event.kind = PathEvent::Kind::kReached;
-    event.path = one.found && one.found->staged ? PathKind::kNixlStaged : PathKind::kNixlDirect;
-    event.key = one.peer;
-    event.reached = one.status;
-    if (one.found) peers_[one.peer] = std::move(one.found);
-    events->push_back(event);
+void NixlDirect::Cancel(JobKey key) {
+  for (const auto& job : jobs_) {
+    if (job->cutter.transfer().job == key) job->stopped = true;
   }
 }
 
-void NixlDirectPath::Run() {
-  auto library = nixl::Library::Load(options_.library);
-  std::optional<Error> wrong;
-  std::unique_ptr<NixlWorker> worker;
-  if (library.ok()) {
-    auto opened = NixlWorker::Open({library.value(), options_.plugin, options_.agent, options_.geometry,
-                                    options_.blocks, options_.pool, options_.direct, options_.staging,
-                                    options_.crew, [waiting = orders_waiting_] { waiting->Signal(); }});
-    if (opened.ok()) worker = std::move(opened.value());
-    if (!opened.ok()) wrong = opened.error();
-  } else {
-    wrong = library.error();
-  }
-  {
-    const std::lock_guard lock(mutex_);
-    if (worker) descriptor_ = worker->descriptor();
-    error_ = std::move(wrong);
-    phase_.store(worker ? Phase::kOpen : Phase::kFailed, std::memory_order_release);
-  }
-  started_.notify_all();
-  options_.wake->Wake();
-  if (worker) Work(worker.get());
+bool NixlDirect::Reads(const std::string& agent) const {
+  return std::any_of(jobs_.begin(), jobs_.end(), [&agent](const std::unique_ptr<Job>& job) {
+    return job->peer->agent == agent && !job->flights.empty();
+  });
 }
 
-void NixlDirectPath::Work(NixlWorker* worker) {
-  BootNanos moved = BootNow();
-  std::vector<PathEvent> events;
-  std::vector<NixlWorker::Reached> reached;
-  worker->CountIn(&beats_);
-  for (;;) {
-    beats_.fetch_add(1, std::memory_order_relaxed);
-    const bool ordered = TakeOrders(worker);
-    remotes_loaded_.store(worker->remotes_loaded(), std::memory_order_relaxed);
-    bool progress = worker->Step(&events, &reached);
-    if (worker->busy() && BootNow() >= end_by_.load(std::memory_order_relaxed)) {
-      worker->TearDown(&events, &reached);
-      progress = true;
-    }
-    if (!events.empty() || !reached.empty()) {
-      {
-        const std::lock_guard lock(mutex_);
-        events_.insert(events_.end(), events.begin(), events.end());
-        for (NixlWorker::Reached& one : reached) reached_.push_back(std::move(one));
-      }
-      events.clear();
-      reached.clear();
-      options_.wake->Wake();
-    }
-    // The owner has waited for all jobs before it destroys us.
-    if (stop_.load(std::memory_order_acquire)) return;
-    const BootNanos now = BootNow();
-    if (ordered || progress) moved = now;
-    if (worker->busy()) {
-      if (now - moved > kHot) Wait(now - moved > kWarm ? kLongNap : kShortNap);
-    } else if (leases_out_.load(std::memory_order_relaxed) || now - worker->last_heard() < kHeardFor) {
-      Wait(kServingNap);
+bool NixlDirect::Step(std::vector<PathEvent>* events) {
+  bool moved = false;
+  for (size_t at = 0; at < jobs_.size();) {
+    Job& job = *jobs_[at];
+    moved = StepJob(&job) || moved;
+    if (job.stopped && job.flights.empty()) {
+      events->push_back(EndOf(job));
+      jobs_.erase(jobs_.begin() + static_cast<std::ptrdiff_t>(at));
     } else {
-      Wait(kIdleNap);
+      ++at;
     }
+  }
+  return moved;
+}
+
+void NixlDirect::DropFlights() {
+  for (const auto& job : jobs_) {
+    job->flights.clear();
+    job->stopped = true;
   }
 }
 
-bool NixlDirectPath::TakeOrders(NixlWorker* worker) {
-  std::vector<Order> orders;
-  {
-    const std::lock_guard lock(mutex_);
-    orders.swap(orders_);
-  }
-  for (Order& order : orders) {
-    switch (order.kind) {
-      case Order::Kind::kReach:
-        worker->Reach(order.key, order.descriptor, order.deadline, std::move(order.life));
-        break;
-      case Order::Kind::kPost:
-        worker->Post(std::move(order.peer), std::move(order.transfer));
-        break;
-      case Order::Kind::kCancel:
-        worker->Cancel(order.key);
-        break;
-      case Order::Kind::kRelease:
-        worker->Release(order.key);
-        break;
-      case Order::Kind::kGrant:
-        worker->Grant(order.key, std::move(order.grant));
-        break;
-      case Order::Kind::kEndLease:
-        worker->EndLease(order.key);
-        break;
+bool NixlDirect::StepJob(Job* job) {
+  bool moved = false;
+  for (size_t at = 0; at < job->flights.size();) {
+    NixlFlight& flight = job->flights[at];
+    const nixl::Status status = flight.request->Check();
+    if (status == nixl::Status::kInProgress) {
+      ++at;
+      continue;
     }
+    moved = true;
+    if (status == nixl::Status::kSuccess) {
+      job->bytes += flight.bytes;
+      job->wire.Add(TelemetryOf(flight));
+    } else {
+      job->failed = true;
+      job->stopped = true;
+      wire_->Break(job->peer->agent);
+    }
+    job->flights.erase(job->flights.begin() + static_cast<std::ptrdiff_t>(at));
   }
-  return !orders.empty();
+  const bool wants = !job->stopped && job->flights.size() < kFlightsPerJob;
+  if (!wants || !MayPost(job)) return moved;
+  PostNext(job);
+  return true;
 }
 
-void NixlDirectPath::Wait(BootNanos nanos) const {
-  pollfd polled{orders_waiting_->get(), POLLIN, 0};
-  const timespec time{0, static_cast<long>(nanos)};
-  if (ppoll(&polled, 1, &time, nullptr) > 0) orders_waiting_->Clear();
+// A post to a dead peer may never return, so the kernel is asked before each. Over a new connection the job
+// goes on where it was.
+bool NixlDirect::MayPost(Job* job) {
+  const auto& life = job->peer->life;
+  const PeerLife::State state = life ? life->Ask() : PeerLife::State::kAlive;
+  if (state == PeerLife::State::kAlive) {
+    job->cut_since = 0;
+    return true;
+  }
+  const BootNanos now = BootNow();
+  if (job->cut_since == 0) job->cut_since = now;
+  if (state == PeerLife::State::kDead || now - job->cut_since >= kCutNanosMax) {
+    job->failed = true;
+    job->stopped = true;
+  }
+  return false;
+}
+
+void NixlDirect::PostNext(Job* job) {
+  if (job->started == 0) job->started = BootNow();
+  NixlChunk chunk;
+  if (!job->cutter.Next(&chunk)) {
+    job->stopped = true;
+    return;
+  }
+  job->runs += chunk.runs;
+  job->pieces += chunk.own.size();
+  auto flight = wire_->Fly(job->peer->agent, chunk.own, chunk.far, std::nullopt);
+  if (flight) {
+    job->flights.push_back(std::move(*flight));
+  } else {
+    job->failed = true;
+    job->stopped = true;
+    wire_->Break(job->peer->agent);
+  }
+}
+
+PathEvent NixlDirect::EndOf(const Job& job) {
+  const BootNanos now = BootNow();
+  const BootNanos posted = job.cutter.transfer().posted;
+  PathEvent event;
+  event.kind = PathEvent::Kind::kQuiet;
+  event.path = PathKind::kNixlDirect;
+  event.key = job.cutter.transfer().job;
+  event.complete = !job.failed && job.bytes == job.cutter.Bytes();
+  event.bytes = event.complete ? job.bytes : 0;
+  event.queued = (job.started != 0 ? job.started : now) - posted;
+  event.moving = job.started != 0 ? now - job.started : 0;
+  event.runs = job.runs;
+  event.pieces = job.pieces;
+  event.wire = job.wire;
+  return event;
 }
 
 }  // namespace kvt

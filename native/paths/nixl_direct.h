@@ -1,109 +1,61 @@
 #pragma once
 
-#include <atomic>
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <thread>
-#include <unordered_map>
-#include <utility>
 #include <vector>
 
-#include "memory/event_fd.h"
-#include "memory/host_pool.h"
-#include "memory/result.h"
-#include "memory/sleeper.h"
-#include "paths/nixl_agents.h"
-#include "paths/nixl_worker.h"
+#include "memory/boot_clock.h"
+#include "paths/nixl_chunks.h"
+#include "paths/nixl_peer.h"
+#include "paths/nixl_wire.h"
+#include "paths/path.h"
 
 namespace kvt {
 
-// NIXL reads from the peer's pool straight into ours, or through staging slots on both sides: another host,
-// or one whose memory can't be mapped. Which of the two is decided for each peer (nixl_worker.h). One
-// thread an agent makes every NIXL call, because a post copies inline and may block; the owner only leaves
-// commands there and finds events.
-class NixlDirectPath final : public NixlAgentPath {
+// Transfers that read a peer's pool straight into ours, chunk after chunk. On the agent's thread, like
+// NixlStaged.
+class NixlDirect {
  public:
-  struct Options {
-    std::string library;  // absolute path; environment and child-process trial came before (src/nixl)
-    std::string plugin;
-    std::string agent;  // unique among all processes that may meet
-    Geometry geometry;
-    uint32_t blocks = 0;
-    std::shared_ptr<HostPool> pool;
-    std::shared_ptr<const Sleeper> wake;  // the owner's
-    bool direct = true;                   // peers may read blocks straight
-    std::optional<StagingOptions> staging;
-    CopyCrew* crew = nullptr;  // with staging
-  };
+  NixlDirect(uint64_t own_pool, NixlWire* wire) : own_pool_(own_pool), wire_(wire) {}
 
-  // Blocks while NIXL is loaded and the pool registered: some 100 ms.
-  static Result<std::unique_ptr<NixlDirectPath>> Open(Options options);
-  // The same without waiting: phase() tells, after a wake-up.
-  static Result<std::unique_ptr<NixlDirectPath>> Start(Options options);
-  ~NixlDirectPath() override;
-
-  std::vector<uint8_t> Descriptor() const override;
-  Phase phase() const override { return phase_.load(std::memory_order_acquire); }
-  uint64_t beats() const override { return beats_.load(std::memory_order_relaxed); }
-  uint64_t remotes_loaded() const override { return remotes_loaded_.load(std::memory_order_relaxed); }
-  std::string name() const override { return options_.agent; }
-
-  void Know(PeerKey peer, std::shared_ptr<const PeerLife> life) override;
-  void Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) override;
-  std::optional<double> CostMicros(PeerKey peer, uint64_t bytes, uint64_t piece_bytes) const override;
-  Posted Post(std::unique_ptr<Transfer> transfer) override;
-  void Cancel(JobKey job) override;
-  void Poll(std::vector<PathEvent>* events) override;
-  void Release(PeerKey peer) override;
-  void Grant(LeaseKey lease, const StagedGrant& grant) override;
-  void EndLease(LeaseKey lease) override;
-  void Serve(bool leases_out) override;
-  void EndBy(BootNanos deadline) override;
+  void Post(std::shared_ptr<const NixlPeer> peer, std::unique_ptr<Transfer> transfer);
+  void Cancel(JobKey job);
+  // Posts what may be posted, looks at what is in flight. True when anything moved on.
+  bool Step(std::vector<PathEvent>* events);
+  // Drops what is in flight; its jobs end by the next Step, when it can't land any more.
+  void DropFlights();
+  bool busy() const { return !jobs_.empty(); }
+  // Reads of that peer are in flight.
+  bool Reads(const std::string& agent) const;
 
  private:
-  struct Order {
-    enum class Kind { kReach, kPost, kCancel, kRelease, kGrant, kEndLease };
-    Kind kind = Kind::kReach;
-    uint64_t key = 0;
-    std::vector<uint8_t> descriptor;
-    BootNanos deadline = 0;
-    std::shared_ptr<const PeerLife> life;
-    std::shared_ptr<const NixlPeer> peer;
-    std::unique_ptr<Transfer> transfer;
-    StagedGrant grant;
+  struct Job {
+    Job(std::shared_ptr<const NixlPeer> of, std::shared_ptr<const Plan> plan,
+        std::unique_ptr<Transfer> transfer, uint64_t own_pool)
+        : peer(std::move(of)), cutter(std::move(plan), std::move(transfer), own_pool, peer->address) {}
+
+    const std::shared_ptr<const NixlPeer> peer;
+    NixlChunkCutter cutter;
+    std::vector<NixlFlight> flights;
+    bool stopped = false;  // cancelled, failed, or all is posted
+    bool failed = false;
+    BootNanos cut_since = 0;  // 0: its peer was there when it was last asked
+    BootNanos started = 0;
+    uint64_t bytes = 0;
+    uint64_t runs = 0;
+    uint64_t pieces = 0;
+    WireTelemetry wire;
   };
 
-  explicit NixlDirectPath(Options options) : options_(std::move(options)) {}
-  void Give(Order order);
-  // The agent's thread.
-  void Run();
-  void Work(NixlWorker* worker);
-  bool TakeOrders(NixlWorker* worker);
-  void Wait(BootNanos nanos) const;
+  bool StepJob(Job* job);
+  void PostNext(Job* job);
+  // Whether the peer is there; a job whose peer stays away is failed.
+  bool MayPost(Job* job);
+  static PathEvent EndOf(const Job& job);
 
-  const Options options_;
-  // Shared with copies that may end after this.
-  const std::shared_ptr<EventFd> orders_waiting_ = std::make_shared<EventFd>();
-  std::atomic<bool> stop_{false};
-  std::atomic<Phase> phase_{Phase::kOpening};
-  std::atomic<uint64_t> beats_{0};
-  std::atomic<uint64_t> remotes_loaded_{0};
-  std::atomic<bool> leases_out_{false};
-  std::atomic<BootNanos> end_by_{kNever};
-  // Of the owner.
-  std::unordered_map<PeerKey, std::shared_ptr<const NixlPeer>> peers_;
-  std::unordered_map<PeerKey, std::shared_ptr<const PeerLife>> lives_;  // of peers that are not reached yet
-  // Between both threads.
-  mutable std::mutex mutex_;
-  std::vector<uint8_t> descriptor_;
-  std::condition_variable started_;
-  std::optional<Error> error_;
-  std::vector<Order> orders_;
-  std::vector<PathEvent> events_;
-  std::vector<NixlWorker::Reached> reached_;
-  std::thread thread_;  // last: it uses all of the above
+  const uint64_t own_pool_;
+  NixlWire* const wire_;
+  std::vector<std::unique_ptr<Job>> jobs_;
 };
 
 }  // namespace kvt

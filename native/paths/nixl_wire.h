@@ -27,7 +27,7 @@ inline WireTelemetry TelemetryOf(const NixlFlight& flight) {
   return {1, said->post_us, said->transfer_us, said->descriptors, said->total_bytes};
 }
 
-// The agent as staged transfers use it. Its thread.
+// The agent as transfers use it. Its thread.
 class NixlWire {
  public:
   virtual ~NixlWire() = default;
@@ -39,6 +39,8 @@ class NixlWire {
   virtual std::optional<NixlFlight> Fly(const std::string& agent, const std::vector<nixl::Piece>& own,
                                         const std::vector<nixl::Piece>& far,
                                         std::optional<std::vector<uint8_t>> notification) = 0;
+  // A read has failed: the next one gets a new connection.
+  virtual void Break(const std::string& agent) = 0;
 };
 
 }  // namespace kvt

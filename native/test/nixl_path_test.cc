@@ -1,11 +1,12 @@
 // Paths nixl_direct and nixl_staged between two pools of this process, and of another (spec nixl.md).
+#include "paths/nixl_path.h"
+
 #include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <cstring>
 
-#include "paths/nixl_direct.h"
 #include "test/geometries.h"
 #include "test/nixl_process.h"
 
@@ -48,8 +49,8 @@ struct Node {
       : geometry(of), blocks(count) {
     auto created = HostPool::Create(geometry.BlockBytes() * blocks, stop);
     pool = created.value();
-    auto opened = NixlDirectPath::Open({LibraryFile(), PluginName(), name, geometry, blocks, pool, wake,
-                                        mode.direct, mode.staging, &CopyCrew::OfProcess()});
+    auto opened = NixlPath::Open({LibraryFile(), PluginName(), name, geometry, blocks, pool, wake,
+                                  mode.direct, mode.staging, &CopyCrew::OfProcess()});
     if (opened.ok()) {
       path = std::move(opened.value());
     } else {
@@ -114,7 +115,7 @@ struct Node {
   std::atomic<bool> stop{false};
   std::shared_ptr<Sleeper> wake = std::make_shared<Sleeper>();
   std::shared_ptr<HostPool> pool;
-  std::unique_ptr<NixlDirectPath> path;
+  std::unique_ptr<NixlPath> path;
   std::vector<PathEvent> events;
 };
 
@@ -336,10 +337,9 @@ TEST("LIBFABRIC is refused for reads into blocks, and a wrong library with its r
   auto pool = HostPool::Create(geometry.BlockBytes() * 4, stop);
   const auto wake = std::make_shared<Sleeper>();
   auto fabric =
-      NixlDirectPath::Open({"/absent", "LIBFABRIC", "x", geometry, 4, pool.value(), wake, true, {}, nullptr});
+      NixlPath::Open({"/absent", "LIBFABRIC", "x", geometry, 4, pool.value(), wake, true, {}, nullptr});
   CHECK(!fabric.ok() && fabric.error().why.find("must go to staging slots") != std::string::npos);
-  auto absent =
-      NixlDirectPath::Open({"/absent", "UCX", "x", geometry, 4, pool.value(), wake, true, {}, nullptr});
+  auto absent = NixlPath::Open({"/absent", "UCX", "x", geometry, 4, pool.value(), wake, true, {}, nullptr});
   CHECK(!absent.ok() && absent.error().code == ErrorCode::kNixlUnusable);
 }
 

@@ -17,7 +17,13 @@ const ALL_VERSIONS = ["0.10.1", "1.0.1", "1.3.0", "1.4.1", "1.5.1"];
 /** Later plug-ins want a symbol version that no libfabric on PyPI has (FABRIC_1.10). */
 const LIBFABRIC_VERSIONS = ["1.4.1"];
 /** Programs of native/test that need NIXL; scripts/ci.mjs leaves them to this lane. */
-export const NIXL_TESTS = ["nixl_library_test", "nixl_agent_test", "nixl_peer_test", "nixl_path_test"];
+export const NIXL_TESTS = [
+  "nixl_library_test",
+  "nixl_agent_test",
+  "nixl_peer_test",
+  "nixl_path_test",
+  "nixl_path_peer_test",
+];
 /** Of these, what is about plug-in UCX whatever plug-in is chosen. */
 const UCX_TESTS = ["nixl_library_test"];
 const DOWNLOAD_LIMIT_MS = 300_000;

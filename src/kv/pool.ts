@@ -37,6 +37,18 @@ export class BlockPool {
     return new BlockHold(this, ids);
   }
 
+  /**
+   * A second hold on blocks that are held, in this order: for an engine that gives out the ids itself and so has allocated the whole pool.
+   * @throws KvError INVALID_ARGUMENT for an id that is free or none of the pool's
+   */
+  share(ids: readonly number[]): BlockHold {
+    const stray = ids.find((id) => this.references(id as BlockId) === 0);
+    if (stray !== undefined) throw new KvError("INVALID_ARGUMENT", { what: `block ${stray}`, why: "nobody holds it" });
+    const held = ids as readonly BlockId[];
+    this.retain(held);
+    return new BlockHold(this, [...held]);
+  }
+
   references(id: BlockId): number {
     return this.#references[id] ?? 0;
   }
@@ -90,7 +102,7 @@ export class BlockHold implements Disposable {
   readonly ids: readonly BlockId[];
   #released = false;
 
-  /** @internal use BlockPool.allocate, share or join */
+  /** @internal use allocate, share or join */
   constructor(pool: BlockPool, ids: readonly BlockId[]) {
     this.pool = pool;
     this.ids = ids;

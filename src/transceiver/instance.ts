@@ -83,12 +83,12 @@ export class KvInstance implements Transceiver {
     }
   }
 
-  /** Of rank 0, which stands for the start of this instance. */
   /** Of each rank: all have the same. */
   get paths(): KvTransceiver["paths"] {
     return this.ranks[0].paths;
   }
 
+  /** Of rank 0, which stands for the start of this instance. */
   get epoch(): Epoch {
     return this.ranks[0].epoch;
   }

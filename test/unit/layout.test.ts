@@ -102,6 +102,28 @@ describe("two layouts", () => {
     ]);
   });
 
+  it.each([
+    [{ layers: 5 }, "layers here 6, there 5"],
+    [{ kvHeads: 2 }, "kvHeads here 4, there 2"],
+    [{ headDim: 32 }, "headDim here 16, there 32"],
+    [{ dtype: "fp8_e5m2" }, "dtype here fp8_e4m3, there fp8_e5m2"],
+    [{ attention: "mla", kvHeads: 1 }, "kvHeads here 4, there 1; attention here mha or gqa, there mla"],
+  ])("one of which has %j instead differ in that", (change, words) => {
+    expect(layoutDifferences(plain, Layout.parse({ ...plain, ...change }))).toBe(words);
+  });
+
+  it.each([
+    [{ kind: "latent" }, "kind here scales, there latent"],
+    [{ layers: [0, 1, 2, 4] }, "layers here 0-5, there 0-2,4"],
+    [{ headAxis: false }, "headAxis here true, there false"],
+    [{ planes: 1 }, "planes here 2, there 1"],
+    [{ bytesPerToken: 64 }, "bytesPerToken here 32, there 64"],
+    [{ window: 9 }, "window here none, there 9"],
+  ])("of which one group has %j instead differ in that", (change, words) => {
+    const group = { name: "a", kind: "scales", bytesPerToken: 32, headAxis: true, planes: 2 };
+    expect(layoutDifferences(parse([group]), parse([{ ...group, ...change }]))).toBe(`groups.a.${words}`);
+  });
+
   it("with opaque bytes, or bytes of a whole block, fit only at one block size", () => {
     for (const group of [
       { name: "state", kind: "opaque", bytesPerToken: 8 },

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { defaultWorkerSettings } from "../../../src/config/worker_settings.ts";
 import { ReferenceEngine } from "../../../src/worker/reference_engine.ts";
 import { tokenizerOf, writeRandomLlama } from "../engine/gguf_writer.ts";
 import { ask, Refused } from "../worker/client.ts";
@@ -64,6 +65,26 @@ describe.each(["context_first", "generation_first"] as const)("pairs of scripted
       await using routed = await route({ context: [context], generation: [generation], settings });
       expect((await routed.complete()).status).toBe(status);
     }
+  });
+
+  it.each([
+    [{ attention: "mla", kvHeads: 1 }, "kvHeads here 2, there 1; attention here mha or gqa, there mla"],
+    [{ groups: [{ name: "kv", kind: "kv", window: 4096 }] }, "groups.kv.window here none, there 4096"],
+    [
+      {
+        groups: [
+          { name: "kv", kind: "kv" },
+          { name: "scales", kind: "scales", bytesPerToken: 16 },
+        ],
+      },
+      "groups.scales.kind here none, there scales",
+    ],
+  ])("of which one has %j instead are refused before anything is sent", async (change, words) => {
+    const [context, generation] = [await scripted(layout), await scripted({ ...layout, ...change })];
+    await using routed = await route({ context: [context], generation: [generation], settings });
+    const error = await errorOf(await routed.complete());
+    expect([error.code, error.message]).toEqual(["no_compatible_pair", expect.stringContaining(words)]);
+    expect([...hops(context), ...hops(generation)]).toEqual([]);
   });
 
   it("are judged with their groups and stages, and with their ranks where opaque bytes bind them", async () => {
@@ -170,6 +191,19 @@ describe("real workers of two models of different shape", () => {
       expect(await metric(worker, 'kvt_worker_tokens_total{kind="prompt"}')).toBe(0);
       expect(await metric(worker, "kvt_worker_step_seconds_count")).toBe(1);
     }
+  });
+
+  it("are told apart also when they keep one model's KV in other numbers", async () => {
+    const model = join(folder, "wide.gguf");
+    const kvCache = { ...defaultWorkerSettings(model).kvCache, dtype: "bf16" as const };
+    const other = await workers.start({ model, servedModelName: "m", kvCache });
+    const [context] = wide as [WorkerProcess];
+    await using router = await startRouterFor(context, other);
+    const error = (await ask(router.url, "completion", body).catch((thrown: unknown) => thrown)) as Refused;
+    expect([error.status, error.code]).toEqual([503, "no_compatible_pair"]);
+    expect(error.message).toContain("dtype here f32, there bf16");
+    expect(await metric(context, 'kvt_worker_tokens_total{kind="prompt"}')).toBe(0);
+    await other.stop();
   });
 
   it("are told apart also when one of them spreads its layers unevenly", async () => {

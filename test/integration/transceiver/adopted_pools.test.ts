@@ -1,22 +1,19 @@
-import { spawn, spawnSync } from "node:child_process";
-import { once } from "node:events";
-import { closeSync, mkdtempSync, openSync, readSync, rmSync } from "node:fs";
+import { mkdtempSync, readSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { afterAll, beforeAll, describe, expect, it, test } from "vitest";
-import { type BlockId, requestId } from "../../../src/ids.ts";
+import { requestId } from "../../../src/ids.ts";
 import type { Placement } from "../../../src/kv/placement.ts";
 import type { Layout } from "../../../src/layout.ts";
 import type { OpenOptions } from "../../../src/transceiver/api.ts";
 import { KvTransceiver } from "../../../src/transceiver/transceiver.ts";
-import { findWrongPlaced, type PlacedKv, writePlaced } from "./placed_kv.ts";
+import { ForeignMemory, hasPython } from "./foreign_memory.mjs";
+import { findWrongKv, writeKv } from "./made_up_kv.mjs";
 
 const BLOCKS = 16;
 const TOKENS = 61;
 const layout = { layers: 4, kvHeads: 2, headDim: 8, dtype: "bf16", tokensPerBlock: 8, attention: "gqa" } as const;
 const whole = { tpRank: 0, tpSize: 1, ppRank: 0, ppSize: 1 };
-const hasPython = spawnSync("python3", ["--version"]).status === 0;
 
 let socketDir: string;
 beforeAll(() => {
@@ -24,115 +21,42 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(socketDir, { recursive: true, force: true }));
 
-/** Memfds of another process: Node makes none of its own. */
-class ForeignMemory implements Disposable {
-  readonly fds: readonly number[];
-  readonly #end: () => void;
-
-  private constructor(fds: readonly number[], end: () => void) {
-    this.fds = fds;
-    this.#end = end;
-  }
-
-  static async open(bytes: number, count = 1): Promise<ForeignMemory> {
-    const program = `import os,sys
-fds = [os.memfd_create("foreign", os.MFD_ALLOW_SEALING) for _ in range(${count})]
-for fd in fds: os.ftruncate(fd, ${bytes})
-print(*fds, flush=True)
-sys.stdin.read(1)
-`;
-    const owner = spawn("python3", ["-c", program], { stdio: ["pipe", "pipe", "inherit"] });
-    const names = String((await once(createInterface(owner.stdout), "line"))[0]).split(" ");
-    const fds = names.map((fd) => openSync(`/proc/${owner.pid}/fd/${fd}`, "r+"));
-    return new ForeignMemory(fds, () => owner.stdin.end("x"));
-  }
-
-  get fd(): number {
-    return this.fds[0] ?? -1;
-  }
-
-  [Symbol.dispose](): void {
-    for (const fd of this.fds) closeSync(fd);
-    this.#end();
-  }
-}
-
 const VECTOR = 16;
-/** Placements that engines have, and the bytes that they take. */
-const placements: Record<string, { readonly placement: Placement; readonly bytes: number }> = {
-  "a tensor a layer, [2, blocks, tokens, heads, headDim], in any order": {
-    bytes: 1 << 20,
-    placement: {
-      kv: {
-        bases: [300_000, 4096, 200_064, 100_000],
-        strides: { plane: BLOCKS * 8 * 2 * VECTOR, block: 8 * 2 * VECTOR, token: 2 * VECTOR, head: VECTOR },
-      },
-    },
-  },
-  "a tensor a layer, [blocks, 2, heads, tokens, headDim], rows padded": {
-    bytes: 1 << 20,
-    placement: {
-      kv: {
-        bases: [0, 1, 2, 3].map((layer) => layer * 40_000),
-        strides: { block: 2 * 2 * 8 * 24 + 64, plane: 2 * 8 * 24, head: 8 * 24, token: 24 },
-      },
-    },
-  },
-  "one tensor, [2, layers, blocks, tokens, heads, headDim]": {
-    bytes: 1 << 20,
-    placement: {
-      kv: {
-        bases: [0, 1, 2, 3].map((layer) => layer * BLOCKS * 8 * 2 * VECTOR),
-        strides: { plane: 4 * BLOCKS * 8 * 2 * VECTOR, block: 8 * 2 * VECTOR, token: 2 * VECTOR, head: VECTOR },
-      },
-    },
+/** One tensor, [2, layers, blocks, tokens, heads, headDim]. */
+const BYTES = 1 << 20;
+const placement: Placement = {
+  kv: {
+    bases: [0, 1, 2, 3].map((layer) => layer * BLOCKS * 8 * 2 * VECTOR),
+    strides: { plane: 4 * BLOCKS * 8 * 2 * VECTOR, block: 8 * 2 * VECTOR, token: 2 * VECTOR, head: VECTOR },
   },
 };
 
-interface Opened extends PlacedKv, AsyncDisposable {
+interface Opened extends AsyncDisposable {
   readonly transceiver: KvTransceiver;
+  readonly layout: Layout;
+  readonly ranks: readonly [KvTransceiver];
 }
 
 async function open(pool: OpenOptions["pool"], of: Layout = layout): Promise<Opened> {
   const transceiver = await KvTransceiver.open({ layout: of, parallel: whole, pool, socketDir, verify: "full" });
-  const kv = { layout: of, sizes: { tpSize: 1, ppSize: 1 }, ranks: [transceiver] } as const;
-  return { transceiver, kv, pool, [Symbol.asyncDispose]: () => transceiver.close() };
+  return { transceiver, layout: of, ranks: [transceiver], [Symbol.asyncDispose]: () => transceiver.close() };
 }
 
 async function move(from: Opened, to: Opened, number: number): Promise<void> {
-  const blocksFor = ({ kv }: Opened) => Math.ceil(TOKENS / kv.layout.tokensPerBlock);
+  const blocksFor = ({ layout: { tokensPerBlock } }: Opened) => Math.ceil(TOKENS / tokensPerBlock);
   using source = from.transceiver.pool.allocate(blocksFor(from));
   using target = to.transceiver.pool.allocate(blocksFor(to));
-  writePlaced(from, number, source.ids, 0, TOKENS);
+  writeKv(from, number, source.ids, 0, TOKENS);
   const sending = from.transceiver.send({ requestId: requestId(number), tokens: TOKENS, blocks: source });
   await to.transceiver.receive({ state: sending.state, blocks: target }).done;
   await sending.done;
-  expect(findWrongPlaced(to, number, target.ids, [0, TOKENS], TOKENS)).toBeNull();
+  expect(findWrongKv(to, number, target.ids, 0, TOKENS)).toBeNull();
 }
 
-test.skipIf(!hasPython).each(Object.entries(placements))(
-  "%s, adopted, is read and written in place",
-  async (_, kind) => {
-    const { placement, bytes } = kind;
-    using memory = await ForeignMemory.open(bytes + 4096);
-    await using adopted = await open({ adopt: [{ fd: memory.fd, offset: 4096, bytes }], blocks: BLOCKS, placement });
-    await using own = await open({ memory: "host", blocks: BLOCKS });
-    await using other = await open({ memory: "host", blocks: 4, order: "NHD" }, { ...layout, tokensPerBlock: 16 });
-    for (const [number, peer] of [own, other].entries()) {
-      await move(adopted, peer, 2 * number + 1);
-      await move(peer, adopted, 2 * number + 2);
-    }
-  },
-);
-
 test.skipIf(!hasPython)("a placement that does not fit its layout or its memory is refused by name", async () => {
-  const { placement, bytes } = placements["one tensor, [2, layers, blocks, tokens, heads, headDim]"] as {
-    placement: Placement;
-    bytes: number;
-  };
-  using memory = await ForeignMemory.open(bytes);
+  using memory = await ForeignMemory.open(BYTES);
   const { bases, strides } = placement.kv as Placement[string];
-  const refused = async (changed: Placement, words: RegExp, size = bytes): Promise<void> => {
+  const refused = async (changed: Placement, words: RegExp, size = BYTES): Promise<void> => {
     const pool = { adopt: [{ fd: memory.fd, offset: 0, bytes: size }], blocks: BLOCKS, placement: changed };
     await expect(open(pool)).rejects.toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringMatching(words) });
   };
@@ -207,46 +131,6 @@ describe.skipIf(!hasPython)("a pool of several regions", () => {
       code: "MEMORY_REFUSED",
       message: expect.stringMatching(/adopt\[3\] and adopt\[0\] share bytes/),
     });
-  });
-
-  it("serves two transceivers of one process, each with the block table of its kind of layers", async () => {
-    // As an engine does that hands pages out to full layers and to those with a window: layer 0 of either kind shares a tensor.
-    const kind = (name: string, layers: number[], window?: number): Layout => ({
-      ...layout,
-      groups: [{ name, kind: "kv", layers, ...(window === undefined ? {} : { window }) }],
-    });
-    const [full, local] = [kind("full", [0, 2]), kind("local", [1, 3], 20)];
-    using memory = await ForeignMemory.open(LAYER_BYTES, 2);
-    const adopt = memory.fds.map((fd) => ({ fd, offset: 0, bytes: LAYER_BYTES }));
-    const bases = [0, 1].map((region) => ({ region, offset: 0 }));
-    const pool = (name: string) => ({ adopt, blocks: BLOCKS, placement: { [name]: { bases, strides: layerStrides } } });
-    await using fullSide = await open(pool("full"), full);
-    await using localSide = await open(pool("local"), local);
-    await using fullPeer = await open({ memory: "host", blocks: BLOCKS }, full);
-    await using localPeer = await open({ memory: "host", blocks: BLOCKS }, local);
-    // One engine owns the ids: full layers have 8 pages, those with a window the 3 that it reaches.
-    const pages = (side: Opened, from: number, to: number) => {
-      const all = side.transceiver.pool.allocate(BLOCKS);
-      const some = all.share(from, to);
-      all.release();
-      return some;
-    };
-    using fullPages = pages(fullSide, 0, 8);
-    using localPages = pages(localSide, 9, 12);
-    const given = [fullPages.ids[0], ...Array.from({ length: 4 }, () => fullPages.ids[0]), ...localPages.ids];
-    writePlaced(fullSide, 1, fullPages.ids, 0, TOKENS);
-    writePlaced(localSide, 1, given as BlockId[], 40, TOKENS);
-    for (const [side, peer, blocks, whole] of [
-      [fullSide, fullPeer, fullPages, 8],
-      [localSide, localPeer, localPages, 3],
-    ] as const) {
-      const sending = side.transceiver.send({ requestId: requestId(1), tokens: TOKENS, blocks });
-      using target = peer.transceiver.pool.allocate(whole);
-      await peer.transceiver.receive({ state: sending.state, blocks: target }).done;
-      await sending.done;
-      const ids = [...Array.from({ length: 8 - whole }, () => target.ids[0] as BlockId), ...target.ids];
-      expect(findWrongPlaced(peer, 1, ids, [0, TOKENS], TOKENS)).toBeNull();
-    }
   });
 });
 

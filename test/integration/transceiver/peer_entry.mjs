@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { KvTransceiver, requestId } from "../../../dist/index.js";
 import { FaultHooks } from "./fault_hooks.mjs";
+import { serveCommands } from "./ipc_commands.mjs";
 
 const UNTOUCHED = 0xee;
 const BLOCK_MS = 2_000;
@@ -220,15 +221,4 @@ const commands = {
   leave: () => setImmediate(() => process.disconnect()),
 };
 
-process.on("message", async ({ call, name, argument }) => {
-  try {
-    process.send({ call, value: (await commands[name](argument ?? {})) ?? null });
-  } catch (error) {
-    process.send({ call, error: error.code ?? error.stack });
-  }
-});
-process.on("unhandledRejection", (error) => {
-  console.error("UNHANDLED", error);
-  process.exit(70);
-});
-process.send({ started: true });
+serveCommands(commands);

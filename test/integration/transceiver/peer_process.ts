@@ -167,20 +167,26 @@ export class Peers implements AsyncDisposable {
 
   /** @param entry a command line that starts the process where it is to live, "nsenter ..." for one */
   async open(options: Partial<OpenOptions> = {}, hooked = true, entry: readonly string[] = []): Promise<Peer> {
+    const peer = this.start("peer_entry.mjs", entry);
+    const all = { layout, pool: { memory: "host", blocks: BLOCKS }, socketDir: this.socketDir, ...options };
+    const opened = await peer.call<Pick<Peer, "endpoints" | "infoEndpoints" | "pid">>("open", { options: all, hooked });
+    peer.infoEndpoints = opened.infoEndpoints;
+    peer.endpoints = opened.endpoints;
+    peer.pid = opened.pid;
+    return peer;
+  }
+
+  /** A process that answers the calls of this file beside us; nothing is open in it yet. */
+  start(file: "peer_entry.mjs" | "placed_entry.mjs", entry: readonly string[] = []): Peer {
     buildIfStale();
     const [execPath, ...execArgv] = [...entry, process.execPath];
-    const child = fork(join(root, "test/integration/transceiver/peer_entry.mjs"), {
+    const child = fork(join(root, "test/integration/transceiver", file), {
       stdio: ["ignore", "inherit", "pipe", "ipc"],
       env: { ...process.env, KVT_CHECK: "1" },
       ...(entry.length === 0 ? {} : { execPath, execArgv }),
     });
     const peer = new Peer(child);
     this.#running.add(peer);
-    const all = { layout, pool: { memory: "host", blocks: BLOCKS }, socketDir: this.socketDir, ...options };
-    const opened = await peer.call<Pick<Peer, "endpoints" | "infoEndpoints" | "pid">>("open", { options: all, hooked });
-    peer.infoEndpoints = opened.infoEndpoints;
-    peer.endpoints = opened.endpoints;
-    peer.pid = opened.pid;
     return peer;
   }
 

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { requestId } from "../../../src/ids.ts";
 import type { DataPlane, ReadListener, ReadRequest } from "../../../src/transceiver/data_plane.ts";
 import { KvInstance } from "../../../src/transceiver/instance.ts";
-import { findWrongKv, writeKv } from "./ranked_kv.ts";
+import { findWrongKv, writeKv } from "./made_up_kv.mjs";
 
 const BLOCKS = 16;
 const TOKENS = 61;

@@ -1,0 +1,131 @@
+import { expect } from "vitest";
+import type { BlockOrder, Placement } from "../../../src/kv/placement.ts";
+import type { ParallelSizes } from "../../../src/kv/ranks.ts";
+import type { Peer } from "./peer_process.ts";
+
+export const BLOCKS = 40;
+/** Such tokens as prefill has computed when a transfer that is streamed begins. */
+const FIRST_CHUNK = 21;
+
+/** tp, pp (or the layers of each stage), tokens per block and order inside a block. */
+export type Shape = readonly [tp: number, pp: number | readonly number[], tokensPerBlock: number, order: BlockOrder];
+
+/** A pool in memfds of another process. `memory` names them: who opens the same again has the same bytes. */
+export interface AdoptedPool {
+  readonly memory: string;
+  readonly files: number;
+  /** Of each file. */
+  readonly bytes: number;
+  readonly regions: readonly { readonly file: number; readonly offset: number; readonly bytes: number }[];
+  readonly blocks: number;
+  readonly placement: Placement;
+}
+
+const sizesOf = ([tpSize, pp]: Shape): ParallelSizes => ({
+  tpSize,
+  ...(typeof pp === "number" ? { ppSize: pp } : { ppSize: pp.length, pipeline: pp }),
+});
+
+interface Received {
+  readonly path: string;
+  readonly bytes: number;
+  readonly wrong: string | null;
+}
+
+/** One of the instances in a process of their own (placed_entry.mjs). */
+export class PlacedPeer {
+  readonly name: string;
+  readonly peer: Peer;
+  readonly #at: string;
+  /** Whose ids the engine gives out. */
+  readonly #ids: readonly number[] | undefined;
+
+  private constructor(peer: Peer, name: string, at: string, ids?: readonly number[]) {
+    this.peer = peer;
+    this.name = name;
+    this.#at = at;
+    this.#ids = ids;
+  }
+
+  static async spread(peer: Peer, layout: object, shape: Shape, socketDir: string): Promise<PlacedPeer> {
+    const [, , tokensPerBlock, order] = shape;
+    const at = `${++opened}`;
+    const pool = { memory: "host", blocks: BLOCKS, order };
+    const options = { layout: { ...layout, tokensPerBlock }, sizes: sizesOf(shape), pool, socketDir, verify: "full" };
+    await peer.call("open", { at, options });
+    return new PlacedPeer(peer, String(shape), at);
+  }
+
+  /** @param ids of each sequence's blocks, where the engine gives them out */
+  static async adopted(
+    peer: Peer,
+    layout: object,
+    { blocks, placement, ...adopted }: AdoptedPool,
+    socketDir: string,
+    ids?: readonly number[],
+  ): Promise<PlacedPeer> {
+    const at = `${++opened}`;
+    const options = { layout, pool: { blocks, placement }, socketDir, verify: "full" };
+    await peer.call("open", { at, options, adopted, ownsIds: ids !== undefined });
+    return new PlacedPeer(peer, "adopted", at, ids);
+  }
+
+  send(options: { number: number; tokens: number; ready: number; keeps: number | null }): Promise<{ state: string }> {
+    return this.peer.call("send", { at: this.#at, ids: this.#ids, ...options });
+  }
+
+  async receive(options: {
+    number: number;
+    state: string;
+    tokens: number;
+    skip: number;
+    keeps: number | null;
+  }): Promise<void> {
+    await this.peer.call("receive", { at: this.#at, ids: this.#ids, ...options });
+  }
+
+  received = (number: number): Promise<Received> => this.peer.call("received", { number });
+  sent = (number: number): Promise<{ path: string }> => this.peer.call("sent", { number });
+
+  /** Nothing is held, and nothing has failed. */
+  async expectIdle(): Promise<void> {
+    expect(await this.peer.call("held", { at: this.#at }), this.name).toEqual([0, 0, 0, 0, 0, 0]);
+  }
+
+  close = (): Promise<void> => this.peer.call("close", { at: this.#at });
+}
+let opened = 0;
+
+let sequences = 0;
+/** Tokens of a request, and how many are here already: none, whole blocks, so many that the last lies inside a block. */
+const requests: readonly (readonly [tokens: number, skip: number])[] = [
+  [61, 0],
+  [64, 48],
+  [30, 13],
+];
+
+/**
+ * Moves sequences with reuse and without, streamed while prefill goes on and whole; every byte that should arrive has, and no other.
+ * @param keeps tokens after which none that is older is needed
+ */
+export async function moveAll(
+  context: PlacedPeer,
+  generation: PlacedPeer,
+  { keeps = null, path = "shared_memory" }: { readonly keeps?: number | null; readonly path?: string } = {},
+): Promise<void> {
+  for (const [tokens, skip] of requests) {
+    for (const ready of [FIRST_CHUNK, tokens]) {
+      const number = ++sequences;
+      const { state } = await context.send({ number, tokens, ready, keeps });
+      await generation.receive({ number, state, tokens, skip, keeps });
+      if (ready < tokens) {
+        if (ready > skip) await generation.peer.arrived(number, ready);
+        await context.peer.call("ready", { number, tokens });
+      }
+      const what = `${context.name} to ${generation.name}, ${tokens} tokens, ${ready} at first, ${skip} here already`;
+      const moved = await generation.received(number);
+      expect(moved, what).toMatchObject({ wrong: null, path });
+      await context.sent(number);
+    }
+  }
+}

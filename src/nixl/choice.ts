@@ -1,7 +1,9 @@
+import { dirname } from "node:path";
 import { KvError } from "../errors.ts";
+import type { NativeNixlReport } from "../native/binding.ts";
 import { nixlEnvironment } from "./environment.ts";
 import type { NixlEnv } from "./places.ts";
-import { mapPlugins } from "./plugin_tree.ts";
+import { dependencyFolders, mapPlugins } from "./plugin_tree.ts";
 import { type NixlSearch, nothingFound, searchNixl } from "./search.ts";
 
 export const forcedPaths = ["shared_memory", "cuda_peer", "nixl_direct", "nixl_staged"] as const;
@@ -54,17 +56,19 @@ export async function choosePaths(wish: PathWish, search: typeof searchNixl = se
   const warnings: string[] = [];
   const asked = pluginOf(wish, warnings);
   const found = await findOnce(env, search);
-  if (found.found === undefined) {
-    const error = nothingFound(found);
+  const without = (error: KvError): PathChoice => {
     const fallback = env.KVT_NIXL_FALLBACK;
     const strict = demanded || (backend === "NIXL" ? fallback !== "1" : fallback === "0");
     if (strict) throw error;
     return { ...none, warnings: [...warnings, `${error.message}; ${SAME_HOST_ONLY}. ${error.remedy}`] };
-  }
+  };
+  if (found.found === undefined) return without(nothingFound(found));
   const { report } = found.found;
-  const lacks = asked === "UCX" ? null : libfabricLacks(wish, found.found.report.plugins);
+  const lacks = asked === "UCX" ? null : libfabricLacks(wish, found.found.report);
   if (lacks !== null) warnings.push(`plug-in LIBFABRIC can't be used: ${lacks}; UCX is used instead`);
   const plugin = lacks === null ? asked : "UCX";
+  const broken = plugin === "UCX" ? ucxLacks(report, env) : null;
+  if (broken !== null) return without(new KvError("NIXL_UNUSABLE", { why: broken }));
   const mapped = mapPlugins(env, report.file);
   const environment = {
     ...nixlEnvironment(env),
@@ -127,25 +131,39 @@ function pluginOf({ backend, env }: PathWish, warnings: string[]): "UCX" | "LIBF
 }
 
 /** LIBFABRIC is asked for: why it can't be had, or null. @throws KvError NIXL_FAILED where nothing else may be taken instead */
-function libfabricLacks(
-  { path, env }: PathWish,
-  plugins: readonly { readonly name: string; readonly why: string | null }[],
-): string | null {
+function libfabricLacks({ path, env }: PathWish, report: NativeNixlReport): string | null {
   if (path === "nixl_direct") {
     const why =
       "path nixl_direct does not go with plug-in LIBFABRIC: a read of a dead peer never ends there, so its reads have to go to staging slots (nixl_staged)";
     throw new KvError("NIXL_FAILED", { why });
   }
-  const plugin = plugins.find(({ name }) => name === "LIBFABRIC");
+  const plugin = report.plugins.find(({ name }) => name === "LIBFABRIC");
   const lacks = plugin === undefined ? "NIXL has no libplugin_LIBFABRIC.so" : plugin.why;
   if (lacks === null) return null;
   const remedy =
     "`kvt nixl install --with-libfabric` brings libfabric and hwloc; or rebuild NIXL with -Dlibfabric_path, or put a plug-in of the same " +
     "NIXL version into NIXL_PLUGINS_DIR";
-  const why = `it can't be loaded: ${lacks} (${remedy})`;
+  const why = `it can't be loaded: ${lacks}; searched were ${searchedFor(report, env).join(", ")} (${remedy})`;
   if (env.KVT_NIXL_FALLBACK === "0")
     throw new KvError("NIXL_FAILED", { why: `plug-in LIBFABRIC can't be used: ${why}` });
   return why;
+}
+
+/** Why plug-in UCX of a library that can be loaded moves nothing here, or null. */
+function ucxLacks(report: NativeNixlReport, env: NixlEnv): string | null {
+  const plugin = report.plugins.find(({ name }) => name === "UCX");
+  const lacks = plugin?.why ?? report.trial?.why ?? null;
+  return (
+    lacks &&
+    `plug-in UCX of ${report.file} does not work: ${lacks}; searched were ${searchedFor(report, env).join(", ")}`
+  );
+}
+
+/** Where NIXL looks for its plug-in, and the loader for what that needs. */
+function searchedFor({ file, pluginDirectory }: NativeNixlReport, env: NixlEnv): readonly string[] {
+  const { LD_LIBRARY_PATH: path = "" } = env;
+  const folders = [pluginDirectory, dirname(file), ...dependencyFolders(file), ...path.split(":")];
+  return [...new Set(folders.filter((folder) => folder !== "")), "the loader's own directories (ldconfig -p)"];
 }
 
 /** @internal For tests. */

@@ -26,10 +26,14 @@ const isPlugin = (name: string): boolean => /^libplugin_\w+\.so$/.test(name);
  * Maps NIXL_PLUGINS_DIR, which NIXL does not read, to NIXL_PLUGIN_DIR, which it does and which replaces its own directory (S77). The two
  * are merged as links in a tree of the wheel's shape, because plug-ins look for their libraries from where the link lies.
  * @param library libnixl_capi.so, links resolved
- * @throws KvError NIXL_UNUSABLE: a directory without plug-ins, or with those of another NIXL version (S74)
+ * @throws KvError NIXL_UNUSABLE: a directory without plug-ins, or in either variable with those of another NIXL version (S74)
  */
 export function mapPlugins(env: NixlEnv, library: string): PluginMapping {
   const { NIXL_PLUGIN_DIR: single = "", NIXL_PLUGINS_DIR: merged = "" } = env;
+  if (single !== "") {
+    const { why } = compareVersions("NIXL_PLUGIN_DIR", resolve(single), library);
+    if (why !== undefined) throw new KvError("NIXL_UNUSABLE", { why });
+  }
   if (merged === "") return { directory: undefined, warnings: [] };
   if (single !== "") {
     const same = resolve(single) === resolve(merged);
@@ -40,9 +44,17 @@ export function mapPlugins(env: NixlEnv, library: string): PluginMapping {
   if (own.length === 0) {
     throw new KvError("NIXL_UNUSABLE", { why: `NIXL_PLUGINS_DIR=${merged} holds no libplugin_*.so` });
   }
-  const { why, warning } = compareVersions(resolve(merged), library);
+  const { why, warning } = compareVersions("NIXL_PLUGINS_DIR", resolve(merged), library);
   if (why !== undefined) throw new KvError("NIXL_UNUSABLE", { why });
   return { directory: pluginTree(own, library, env), warnings: warning === undefined ? [] : [warning] };
+}
+
+/** Of a wheel: folders beside the library's own with what it and its plug-ins need. */
+export function dependencyFolders(library: string): readonly string[] {
+  const above = dirname(dirname(library));
+  if (!existsSync(above)) return [];
+  const names = readdirSync(above).filter((name) => name.startsWith("nixl") && name.endsWith(".libs"));
+  return names.map((name) => join(above, name));
 }
 
 function pluginsOf(directory: string): readonly string[] {
@@ -56,7 +68,11 @@ function pluginsOf(directory: string): readonly string[] {
 }
 
 /** A plug-in of another version loads and then breaks: structs changed while the number that is checked did not. */
-function compareVersions(directory: string, library: string): { readonly why?: string; readonly warning?: string } {
+function compareVersions(
+  variable: "NIXL_PLUGIN_DIR" | "NIXL_PLUGINS_DIR",
+  directory: string,
+  library: string,
+): { readonly why?: string; readonly warning?: string } {
   const ours = nixlVersion(dirname(library));
   const theirs = nixlVersion(dirname(directory));
   if (ours === undefined || theirs === undefined) {
@@ -64,7 +80,7 @@ function compareVersions(directory: string, library: string): { readonly why?: s
     return { warning: text };
   }
   if (ours === theirs) return {};
-  return { why: `the plug-ins in NIXL_PLUGINS_DIR=${directory} are of NIXL ${theirs}, ${library} is of ${ours}` };
+  return { why: `the plug-ins in ${variable}=${directory} are of NIXL ${theirs}, ${library} is of ${ours}` };
 }
 
 /** The version in the bytes of libnixl_common.so; undefined when there is no such file, or it names none or several. */
@@ -81,9 +97,7 @@ function pluginTree(own: readonly string[], library: string, env: NixlEnv): stri
   const home = dirname(library);
   const links = new Map<string, string>();
   for (const file of [...pluginsOf(join(home, "plugins")), ...own]) links.set(join("a/plugins", basename(file)), file);
-  for (const name of readdirSync(dirname(home))) {
-    if (name.startsWith("nixl") && name.endsWith(".libs")) links.set(name, join(dirname(home), name));
-  }
+  for (const folder of dependencyFolders(library)) links.set(basename(folder), folder);
   const content = JSON.stringify([...links]);
   const root = join(cacheDirectory(env), createHash("sha256").update(content).digest("hex").slice(0, 16));
   if (!existsSync(root)) {

@@ -109,11 +109,11 @@ describe("the choice of paths", () => {
   });
 
   it("takes UCX for LIBFABRIC with what the loader says and the remedy, is degraded then, and backend UCX never asks", async () => {
-    const env = { TRTLLM_NIXL_KVCACHE_BACKEND: "LIBFABRIC" };
+    const env = { TRTLLM_NIXL_KVCACHE_BACKEND: "LIBFABRIC", LD_LIBRARY_PATH: "/fabric/lib:/cuda/lib" };
     const { nixl, warnings, degraded } = await choosePaths(wish({ env }), found());
     expect([nixl?.plugin, degraded]).toEqual(["UCX", "UCX instead of LIBFABRIC"]);
     expect(warnings[0]).toMatch(
-      /can't be loaded: libfabric\.so\.1: cannot open.*kvt nixl install --with-libfabric.*NIXL_PLUGINS_DIR/,
+      /can't be loaded: libfabric\.so\.1: cannot open.*; searched were \/nixl\/plugins, \/nixl, \/fabric\/lib, \/cuda\/lib, the loader's own directories.*kvt nixl install --with-libfabric.*NIXL_PLUGINS_DIR/,
     );
     const forced = await choosePaths(wish({ env, backend: "UCX" }), found());
     expect([forced.degraded, forced.warnings]).toEqual([null, []]);

@@ -3,6 +3,7 @@
 #include "addon/arguments.h"
 #include "addon/error_value.h"
 #include "nixl/probe.h"
+#include "paths/nixl_descriptor.h"
 
 namespace kvt {
 namespace {
@@ -73,10 +74,19 @@ Napi::Value ProbeNixl(const Napi::CallbackInfo& info) {
   return env.Undefined();
 }
 
+Napi::Value PairVersions(const Napi::CallbackInfo& info) {
+  Arguments arguments(info.Env());
+  const std::string one = arguments.Text(info[0], "one");
+  const std::string other = arguments.Text(info[1], "other");
+  if (!arguments.ok()) return info.Env().Undefined();
+  return Napi::Boolean::New(info.Env(), NixlVersionsPair(one, other));
+}
+
 }  // namespace
 
 void RegisterNixl(Napi::Env env, Napi::Object exports) {
   exports.Set("probeNixl", Napi::Function::New(env, ProbeNixl, "probeNixl"));
+  exports.Set("nixlVersionsPair", Napi::Function::New(env, PairVersions, "nixlVersionsPair"));
 }
 
 }  // namespace kvt

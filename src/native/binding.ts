@@ -30,6 +30,8 @@ export interface NativeBinding {
    * NIXL_UNUSABLE and whose message names the file and what is wrong with it.
    */
   probeNixl(options: NativeNixlProbe): NativeNixlReport;
+  /** Whether agents of these versions are known to work together, both ways (native/paths/nixl_descriptor.h). */
+  nixlVersionsPair(one: string, other: string): boolean;
   /**
    * Loads the CUDA driver, opens each GPU and loads the kernels there. Blocks for a second or more, and takes some 100 MB of a GPU while the
    * process lives: for a child process. Never throws for want of a GPU.
@@ -40,4 +42,4 @@ export interface NativeBinding {
 export type VectorLevel = "avx512" | "avx2" | "neon" | "generic";
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of it and of the files that it imports. */
-export const mirrorVersion = 13;
+export const mirrorVersion = 14;

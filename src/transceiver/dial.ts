@@ -5,6 +5,7 @@ import { KvError } from "../errors.ts";
 import type { CapabilityToken, Epoch, RequestId, TransferId } from "../ids.ts";
 import type { DataPlane } from "./data_plane.ts";
 import { type ChannelListener, FrameChannel } from "./frame_channel.ts";
+import type { OwnNixl } from "./nixl_pairing.ts";
 import { equalBytes, newNonce, proofOf } from "./proof.ts";
 import { decodeSenderFrame, type FrameOf, PROTOCOL_VERSION } from "./protocol.ts";
 
@@ -20,6 +21,7 @@ export interface DialIdentity {
   readonly ca: string | undefined;
   /** Only sockets in this directory, which is ours alone, are dialled and trusted without proof. */
   readonly socketDir: string | undefined;
+  readonly nixl?: OwnNixl | undefined;
 }
 
 export interface DialTarget {
@@ -193,6 +195,7 @@ class Handshake implements ChannelListener {
       nonce: this.#nonce,
       key: name,
       proof: this.#key === undefined ? new Uint8Array(0) : proofOf("receiver", this.#key, challenge.nonce, this.#nonce),
+      ...(identity.nixl && { nixl: identity.nixl }),
     });
   }
 
@@ -218,6 +221,9 @@ class Handshake implements ChannelListener {
         break;
       case "BAD_PROOF":
         this.#fail({ error: new KvError("PEER_REFUSED", { peer, why: frame.text }), refused: true });
+        break;
+      case "NO_PATH":
+        this.#fail({ error: new KvError("NO_PATH", { peer, why: frame.text }), refused: true });
         break;
       default:
         this.#fail({ error: new KvError("PROTOCOL", { peer, why: `${frame.code}: ${frame.text}` }), refused: false });

@@ -32,7 +32,7 @@ export const reachFailureOf: Readonly<Record<number, string>> = {
   [reachStatus.RELEASED]: "this side is closing",
   [reachStatus.NO_COMMON_PATH]: "it has no path that this side has (see KVT_PATH and backend on both)",
   [reachStatus.NIXL_VERSIONS]:
-    "its NIXL is of another plug-in or of a version that is not known to work with this one's; 1.4 and 1.5 go together, and 0.10 to 1.3",
+    "its NIXL is of another plug-in or of a version that is not known to work with this one's",
   [reachStatus.NIXL_FAILED]: "NIXL got no connection to it, or could not read from it",
 };
 

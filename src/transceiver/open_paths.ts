@@ -3,6 +3,7 @@ import type { NativeDataPlaneOptions } from "../native/plane_binding.ts";
 import { choosePaths } from "../nixl/choice.ts";
 import { createLogger } from "../observability/log.ts";
 import { isLoopback } from "./control_server.ts";
+import type { OwnNixl } from "./nixl_pairing.ts";
 import type { ResolvedOptions } from "./open_options.ts";
 
 /** native/paths/nixl_staged.cc kChunkBytesMax. */
@@ -17,6 +18,7 @@ export interface OpenedPaths {
   readonly names: readonly string[];
   /** "UCX instead of LIBFABRIC", or null. */
   readonly degraded: string | null;
+  readonly nixl: OwnNixl | undefined;
 }
 
 /** The paths that options and environment ask for and this machine has. @throws KvError NIXL_NOT_FOUND, NIXL_UNUSABLE, NIXL_FAILED */
@@ -42,11 +44,16 @@ export async function openPaths(options: ResolvedOptions): Promise<OpenedPaths> 
     told.add(warning);
   }
   const mapped = sharedMemory ? ["shared_memory"] : [];
-  if (nixl === null) return { plane: { sharedMemory }, names: mapped, degraded };
-  const { library, plugin, environment, direct, staged } = nixl;
+  if (nixl === null) return { plane: { sharedMemory }, names: mapped, degraded, nixl: undefined };
+  const { library, plugin, version, environment, direct, staged } = nixl;
   const staging = staged ? { staging: stagingOf(options) } : {};
   const names = [...mapped, ...(staged ? ["nixl_staged"] : []), ...(direct ? ["nixl_direct"] : [])];
-  return { plane: { sharedMemory, nixl: { library, plugin, environment, direct, ...staging } }, names, degraded };
+  return {
+    plane: { sharedMemory, nixl: { library, plugin, environment, direct, ...staging } },
+    names,
+    degraded,
+    nixl: { plugin, version: version ?? "", alone: !sharedMemory },
+  };
 }
 
 /** S21, S22: slots of max_tokens_in_buffer tokens; null: of what one chunk moves, as more would stay unused. */
@@ -71,5 +78,5 @@ function gpuPaths(
       remedy: 'set neither KVT_PATH nor same_host, or use memory "host"',
     });
   }
-  return { plane: { sharedMemory: false, gpu }, names: ["cuda_peer"], degraded: null };
+  return { plane: { sharedMemory: false, gpu }, names: ["cuda_peer"], degraded: null, nixl: undefined };
 }

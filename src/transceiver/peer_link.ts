@@ -6,6 +6,7 @@ import type { DialFailure, DialTarget } from "./dial.ts";
 import type { ChannelListener, FrameChannel } from "./frame_channel.ts";
 import { LinkLiveness } from "./link_liveness.ts";
 import type { LinkSurroundings, LinkUser, PullFields, Untold } from "./link_user.ts";
+import { nixlRefusal } from "./nixl_pairing.ts";
 import { equalBytes } from "./proof.ts";
 import { type FrameOf, IDS_LIMIT, type ReceiverFrame } from "./protocol.ts";
 import { Renewals } from "./renewals.ts";
@@ -248,7 +249,7 @@ export class PeerLink implements ChannelListener {
         this.#senderLayout = welcome.layout;
         this.#around.welcomed(welcome.limits);
         // It may have another NIXL agent than before.
-        if (!this.#mapped || !equalBytes(this.#descriptor, welcome.descriptor)) this.#reach(welcome.descriptor);
+        if (!this.#mapped || !equalBytes(this.#descriptor, welcome.descriptor)) this.#reach(welcome);
         this.#peer?.connected(channel.fileDescriptor);
         if (this.#mapped) this.#isUp();
       }
@@ -256,7 +257,7 @@ export class PeerLink implements ChannelListener {
     return this;
   }
 
-  #reach(descriptor: Uint8Array): void {
+  #reach({ descriptor, nixl: sender }: FrameOf<"WELCOME">): void {
     this.#state = "reaching";
     this.#mapped = false;
     this.#descriptor = descriptor;
@@ -269,7 +270,10 @@ export class PeerLink implements ChannelListener {
           if (this.#state === "reaching") this.#isUp();
         } else {
           this.#peer = null;
-          this.#failAll(new KvError("NO_PATH", { peer: this.target.name, why }));
+          const nixl = nixlRefusal({ receiver: this.#around.identity.nixl, sender });
+          this.#failAll(
+            new KvError("NO_PATH", { peer: this.target.name, why: nixl === null ? why : `${why}; ${nixl}` }),
+          );
         }
       },
       dead: () => {

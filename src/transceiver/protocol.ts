@@ -44,7 +44,7 @@ export type AbortCode = (typeof abortCodes)[number];
 export const doneStatuses = ["ok", "cancelled", "timed_out", "failed"] as const;
 export type DoneStatus = (typeof doneStatuses)[number];
 
-export const peerErrors = ["BAD_PROOF", "NO_OFFER", "VERSION", "PROTOCOL", "UNKNOWN_TYPE", "BUSY"] as const;
+export const peerErrors = ["BAD_PROOF", "NO_OFFER", "NO_PATH", "VERSION", "PROTOCOL", "UNKNOWN_TYPE", "BUSY"] as const;
 
 /** Epochs of sender and receiver as the writer knows them; a frame that names others moves nothing (I6). */
 const epochs = { se: epochField, re: epochField };
@@ -61,6 +61,13 @@ const readerShape = {
   pipeline: pipelineField.optional(),
   dpRank: countField.optional(),
 };
+
+/** Absent: that side has none, or is of an older version. */
+const nixlField = z.object({
+  plugin: z.string().max(NAME_LIMIT),
+  version: z.string().max(NAME_LIMIT),
+  alone: z.boolean(),
+});
 
 export const readyUnits = ["tokens", "layers"] as const;
 
@@ -79,6 +86,7 @@ export const frameFields = {
     /** "uid" on a unix socket, "secret", or the 16 hex digits of a request id whose token keys the proof. */
     key: z.string().max(32),
     proof: proofField,
+    nixl: nixlField.optional(),
   }),
   WELCOME: z.object({
     ...epochs,
@@ -89,6 +97,7 @@ export const frameFields = {
     /** `pulls`: how many of one receiver are served at the same time; it keeps the others back. */
     limits: z.object({ leaseMs: millisField.min(1), stallMs: millisField, pulls: z.int().min(1).max(4096).optional() }),
     proof: proofField,
+    nixl: nixlField.optional(),
   }),
   STALE_EPOCH: z.object({ ...epochs, transferId: transferIdField.optional() }),
   PULL: z.object({

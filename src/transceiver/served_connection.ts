@@ -4,6 +4,7 @@ import type { Layout } from "../kv/layout.ts";
 import type { RankPart } from "../kv/ranks.ts";
 import type { DataPlane, PlaneTimer } from "./data_plane.ts";
 import { type ChannelListener, FrameChannel } from "./frame_channel.ts";
+import { type OwnNixl, onlyNixlRefusal } from "./nixl_pairing.ts";
 import type { Offers } from "./offers.ts";
 import { equalBytes, newNonce, proofOf } from "./proof.ts";
 import {
@@ -29,6 +30,7 @@ export interface ServedContext {
   readonly layoutDigest: string;
   readonly limits: { readonly leaseMs: number; readonly stallMs: number; readonly pulls?: number };
   readonly secret: string | undefined;
+  readonly nixl?: OwnNixl | undefined;
   readonly offers: Offers;
   readonly receivers: Receivers;
   /** Which ranks of a reader's instance read this rank's KV. */
@@ -173,6 +175,11 @@ export class ServedConnection implements ChannelListener {
       this.#refuse("BAD_PROOF", "the proof is wrong");
       return;
     }
+    const why = onlyNixlRefusal({ receiver: hello.nixl, sender: context.nixl });
+    if (why !== null) {
+      this.#refuse("NO_PATH", why);
+      return;
+    }
     this.#number = hello.connection;
     // Meant for an earlier start of this side, it learns of this one by WELCOME. What it names says nothing about our offers, and the
     // connection that leads to us stays the one that is used (I6).
@@ -198,6 +205,7 @@ export class ServedConnection implements ChannelListener {
       descriptor: this.#sameLayout ? context.plane.descriptor : new Uint8Array(0),
       limits: context.limits,
       proof: key === null ? new Uint8Array(0) : proofOf("sender", key, this.#nonce, hello.nonce),
+      ...(context.nixl && { nixl: context.nixl }),
     });
   }
 

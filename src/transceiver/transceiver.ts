@@ -119,7 +119,7 @@ export class KvTransceiver implements Transceiver {
       ...paths.plane,
     });
     try {
-      return new KvTransceiver({ ...(await connectParts(resolved, epoch, plane, hooks)), paths });
+      return new KvTransceiver({ ...(await connectParts(resolved, epoch, { plane, nixl: paths.nixl }, hooks)), paths });
     } catch (error) {
       await plane.close();
       throw error;

@@ -8,6 +8,7 @@ import type { DataPlane } from "./data_plane.ts";
 import { dial } from "./dial.ts";
 import { EndedSends } from "./ended_sends.ts";
 import type { NativePlane } from "./native_plane.ts";
+import type { OwnNixl } from "./nixl_pairing.ts";
 import type { SessionObserver } from "./observer.ts";
 import { Offers } from "./offers.ts";
 import type { ResolvedOptions } from "./open_options.ts";
@@ -62,7 +63,7 @@ export interface Parts {
 export async function connectParts(
   options: ResolvedOptions,
   epoch: Epoch,
-  native: NativePlane,
+  { plane: native, nixl }: { readonly plane: NativePlane; readonly nixl: OwnNixl | undefined },
   hooks: TransceiverHooks,
 ): Promise<Parts> {
   const { layout, leaseMs, stallMs, queueMs, transferMs, instance, authToken: secret } = options;
@@ -105,6 +106,7 @@ export async function connectParts(
       secret,
       ca: options.listen.tls?.ca,
       socketDir: options.socketDir,
+      nixl,
     },
     dial,
     counts,
@@ -119,6 +121,7 @@ export async function connectParts(
     layoutDigest: digest,
     limits: { leaseMs, stallMs, pulls: options.maxConcurrentSends },
     secret,
+    nixl,
     offers,
     receivers,
     readersOf: (reader: ParallelSizes) => peerRanks.readers(reader),

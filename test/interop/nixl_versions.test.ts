@@ -1,3 +1,4 @@
+import { rmSync } from "node:fs";
 import { afterAll, describe, expect, it } from "vitest";
 import { type Peer, Peers } from "../integration/transceiver/peer_process.ts";
 import { bringNixl } from "./nixl_wheel.ts";
@@ -16,6 +17,9 @@ const pairs: readonly Pair[] = [
   { sender: "1.3.0", receiver: "1.5.1", works: false },
 ];
 
+const bothNamed = (sender: string, receiver: string): string =>
+  `NIXL ${receiver} (UCX) of the receiver and NIXL ${sender} (UCX) of the sender are not known to work together`;
+
 describe("peers with NIXL of two versions", () => {
   const peers = new Peers();
   const before = new Map(["KVT_NIXL_LIBRARY", "KVT_PATH"].map((name) => [name, process.env[name]]));
@@ -31,6 +35,25 @@ describe("peers with NIXL of two versions", () => {
     Object.assign(process.env, { KVT_NIXL_LIBRARY: library, KVT_PATH: "nixl_direct" });
     return await peers.open();
   }
+
+  it("are told of both versions too where another path was tried first", { timeout: 90_000 }, async ({ skip }) => {
+    const [from, to] = [bringNixl("1.3.0"), bringNixl("1.5.1")];
+    if (!("library" in from)) return skip(from.missing);
+    if (!("library" in to)) return skip(to.missing);
+    await using apart = new Peers();
+    const config = { backend: "NIXL" } as const;
+    delete process.env.KVT_PATH;
+    process.env.KVT_NIXL_LIBRARY = from.library;
+    const source = await apart.open({ config });
+    // Nobody gets its memory's file any more.
+    rmSync(apart.socketDir, { recursive: true });
+    process.env.KVT_NIXL_LIBRARY = to.library;
+    const target = await peers.open({ config });
+    const { state } = await source.send({ request: 1, tokens: 96 });
+    await target.receive({ id: 1, state, tokens: 96 });
+    const received = await target.received(1);
+    expect(received).toMatchObject({ code: "NO_PATH", message: expect.stringContaining(bothNamed("1.3.0", "1.5.1")) });
+  });
 
   it.for(pairs)(
     "$receiver pulls from $sender: $works",
@@ -48,8 +71,10 @@ describe("peers with NIXL of two versions", () => {
       } else {
         expect(received).toMatchObject({
           code: "NO_PATH",
-          message: expect.stringContaining("1.4 and 1.5 go together, and 0.10 to 1.3"),
+          // At HELLO: nothing was tried.
+          message: expect.stringMatching(/^no path moves KV between this process and \S+: NIXL /),
         });
+        expect(received).toMatchObject({ message: expect.stringContaining(bothNamed(sender, receiver)) });
       }
       await Promise.all([source.kill(), target.kill()]);
     },

@@ -1,7 +1,10 @@
 #include "paths/nixl_descriptor.h"
 
+#include <iterator>
 #include <random>
 
+#include "layout/pair_plans.h"
+#include "layout/staged_geometry.h"
 #include "paths/nixl_chunks.h"
 #include "test/check.h"
 #include "test/geometries.h"
@@ -111,6 +114,89 @@ TEST("a descriptor with an impossible pool is refused although its checksum is r
   NixlDescriptor large = Sample();
   large.metadata.resize(kNixlMetadataBytesMax + 1);
   CHECK(!EncodeNixlDescriptor(large).has_value());
+}
+
+TEST(
+    "100,000 descriptors with changed fields and a right checksum are refused, or lie inside what they say") {
+  const uint64_t extremes[] = {
+      0, 1, 2, 63, 64, 4096, 0xffff, 0x7fff'ffff, 0xffff'ffff, uint64_t{1} << 46, INT64_MAX, UINT64_MAX};
+  std::mt19937 random(3);
+  const auto any = [&]() -> uint64_t {
+    return random() % 2 == 0 ? extremes[random() % std::size(extremes)] : random() >> random() % 32;
+  };
+  const Geometry own = Sample().geometry;
+  size_t accepted = 0;
+  for (int round = 0; round < 100'000; ++round) {
+    NixlDescriptor changed = Sample();
+    Group& group = changed.geometry.groups[0];
+    for (size_t at = 1 + random() % 3; at > 0; --at) {
+      switch (random() % 16) {
+        case 0:
+          changed.blocks = static_cast<uint32_t>(any());
+          break;
+        case 1:
+          changed.address = any();
+          break;
+        case 2:
+          changed.bytes = any();
+          break;
+        case 3:
+          changed.slots = static_cast<uint32_t>(any());
+          break;
+        case 4:
+          changed.slots_address = any();
+          break;
+        case 5:
+          changed.slot_bytes = any();
+          break;
+        case 6:
+          changed.geometry.tokens_per_block = static_cast<uint32_t>(any());
+          break;
+        case 7:
+          changed.geometry.block_bytes = any();
+          break;
+        case 8:
+          group.planes = static_cast<uint32_t>(any());
+          break;
+        case 9:
+          group.heads = static_cast<uint32_t>(any());
+          break;
+        case 10:
+          group.element_bytes = static_cast<uint32_t>(any());
+          break;
+        case 11:
+          group.block_stride = any();
+          break;
+        case 12:
+          group.head_stride = any();
+          break;
+        case 13:
+          group.layers[0].count = static_cast<uint32_t>(any());
+          break;
+        case 14:
+          group.layers[0].stride = any();
+          break;
+        case 15:
+          group.window = static_cast<uint32_t>(any());
+          break;
+      }
+    }
+    const auto bytes = EncodeNixlDescriptor(changed);
+    const auto read = bytes ? DecodeNixlDescriptor(*bytes) : std::nullopt;
+    if (!read) continue;
+    ++accepted;
+    CHECK(read->geometry.OutOfBounds(read->blocks, read->bytes).empty());
+    CHECK(read->address + read->bytes < uint64_t{1} << 48);
+    CHECK(read->slots_address + uint64_t{read->slots} * read->slot_bytes < uint64_t{1} << 48);
+    // What a reach does next.
+    std::string why;
+    const auto plans = PairPlans::Compile({read->geometry}, {own}, &why);
+    CHECK(plans.has_value() || !why.empty());
+    if (!plans || read->slots == 0) continue;
+    (void)StagedGeometry({read->geometry}, {own}, read->slot_bytes);
+  }
+  // Both happen.
+  CHECK(accepted > 1'000 && accepted < 99'000);
 }
 
 TEST("versions pair where both directions were seen to work") {

@@ -1,6 +1,6 @@
 import { dirname } from "node:path";
 import { KvError } from "../errors.ts";
-import type { NativeNixlReport } from "../native/binding.ts";
+import type { NativeNixlReport } from "../native/nixl_binding.ts";
 import { nixlEnvironment } from "./environment.ts";
 import type { NixlEnv } from "./places.ts";
 import { dependencyFolders, mapPlugins } from "./plugin_tree.ts";

@@ -49,11 +49,9 @@ describe.skipIf(!hasPython)("an adopted pool of", () => {
 
 describe.skipIf(!hasPython)("pages of full layers and of those with a window, with a block table for each kind", () => {
   it("arrive in the pages of another process that does the same, and in pools of one kind each", async () => {
-    // One engine gives out the ids: a sequence has eight pages in full layers, and those that a window reaches in the others.
-    const pagesOf = { full: [3, 30, 7, 12, 11, 5, 39, 20], local: [33, 34, 35, 36, 37, 4, 8, 2] };
     const open = (peer: typeof context) =>
       Promise.all(
-        tables.map(({ name, layout }) => PlacedPeer.adopted(peer, layout, sharedPages(name), socketDir, pagesOf[name])),
+        tables.map(({ name, layout, pages }) => PlacedPeer.adopted(peer, layout, sharedPages(name), socketDir, pages)),
       );
     const [from, to] = await Promise.all([open(context), open(generation)]);
     const own = await Promise.all(

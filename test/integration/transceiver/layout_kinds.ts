@@ -185,10 +185,13 @@ const kindOf = (name: string, layers: readonly number[], window?: number) => ({
   groups: [{ name, kind: "kv", layers, ...(window === undefined ? {} : { window }) }],
 });
 
-/** How an engine has it that hands the same pages out to full layers and to those with a window: layer 0 of either kind shares a tensor. */
+/**
+ * How an engine has it that hands the same pages out to full layers and to those with a window, and keeps a table for each kind: the first layer of
+ * either shares a tensor. `pages`: of a sequence; those that the window has left belong to others.
+ */
 export const tables = [
-  { name: "full", layout: kindOf("full", [0, 2]), keeps: null },
-  { name: "local", layout: kindOf("local", [1, 3], 20), keeps: 20 },
+  { name: "full", layout: kindOf("full", [0, 2]), keeps: null, pages: [3, 30, 7, 12, 11, 5, 39, 20] },
+  { name: "local", layout: kindOf("local", [1, 3], 20), keeps: 20, pages: [33, 34, 35, 36, 37, 4, 8, 2] },
 ] as const;
 
 export const sharedPages = (name: string): AdoptedPool => ({

@@ -1,0 +1,75 @@
+import { afterAll, beforeAll, beforeEach, describe, it } from "vitest";
+import { hasPython } from "../integration/transceiver/foreign_memory.mjs";
+import { adoptedLayout, adoptedPools, kinds, sharedPages, tables } from "../integration/transceiver/layout_kinds.ts";
+import { type Peer, Peers } from "../integration/transceiver/peer_process.ts";
+import { moveAll, PlacedPeer, type Shape } from "../integration/transceiver/placed_peer.ts";
+import { nixlCases, setEnvironment } from "./nixl_wheel.ts";
+
+/** Each rank has a NIXL agent: these are few, and unequal in all that may be. */
+const one: Shape = [1, 1, 8, "HND"];
+const two: Shape = [2, 1, 16, "NHD"];
+
+const cases = nixlCases().filter(({ name }) => name.endsWith("shared memory"));
+
+describe.each(cases)("layouts over $name", ({ env, missing }) => {
+  const path = env.KVT_PATH as string;
+  const peers = new Peers();
+  const { socketDir } = peers;
+  let context: Peer;
+  let generation: Peer;
+  beforeAll(() => {
+    if (missing !== undefined) return;
+    const restore = setEnvironment(env);
+    [context, generation] = [peers.start("placed_entry.mjs"), peers.start("placed_entry.mjs")];
+    restore();
+  });
+  afterAll(() => peers[Symbol.asyncDispose]());
+  beforeEach(({ skip }) => {
+    if (missing !== undefined) skip(missing);
+  });
+
+  async function moveBothWays(here: PlacedPeer, there: PlacedPeer, keeps: number | null = null): Promise<void> {
+    await moveAll(here, there, { keeps, path });
+    await moveAll(there, here, { keeps, path });
+    for (const side of [here, there]) {
+      await side.expectIdle();
+      await side.close();
+    }
+  }
+
+  it.each(Object.entries(kinds))("%s: every byte arrives, and no other is touched", async (_, kind) => {
+    const { layout, keeps = null, shapes } = kind;
+    const [left, right] = kind.shapes.some(([, , size]) => size !== 8) ? [one, two] : [shapes[0], shapes[1]];
+    await moveBothWays(
+      await PlacedPeer.spread(context, layout, left as Shape, socketDir),
+      await PlacedPeer.spread(generation, layout, right as Shape, socketDir),
+      keeps,
+    );
+  });
+
+  it.skipIf(!hasPython).each(Object.entries(adoptedPools))(
+    "a pool of %s is read and written in place",
+    async (_, pool) => {
+      await moveBothWays(
+        await PlacedPeer.adopted(context, adoptedLayout, pool, socketDir),
+        await PlacedPeer.adopted(generation, adoptedLayout, pool, socketDir),
+      );
+    },
+  );
+
+  it.skipIf(!hasPython)(
+    "pages of full layers and of those with a window share regions and have a table for each kind",
+    async () => {
+      const open = (peer: Peer) =>
+        Promise.all(
+          tables.map(({ name, layout, pages }) =>
+            PlacedPeer.adopted(peer, layout, sharedPages(name), socketDir, pages),
+          ),
+        );
+      const [here, there] = [await open(context), await open(generation)];
+      for (const [index, { keeps }] of tables.entries()) {
+        await moveBothWays(here[index] as PlacedPeer, there[index] as PlacedPeer, keeps);
+      }
+    },
+  );
+});

@@ -338,12 +338,15 @@ Napi::Value PlaneObject::NixlAgents(const Napi::CallbackInfo&) {
     Napi::Object agent = Napi::Object::New(env_);
     agent.Set("agent", now.wedged[at].agent);
     agent.Set("bytes", Napi::Number::New(env_, static_cast<double>(now.wedged[at].bytes)));
+    agent.Set("slotBytes", Napi::Number::New(env_, static_cast<double>(now.wedged[at].slot_bytes)));
     wedged.Set(at, agent);
   }
   report.Set("wedged", wedged);
   report.Set("replaced", Napi::Number::New(env_, now.replaced));
   report.Set("retired", Napi::Number::New(env_, now.retired));
   report.Set("exhausted", Napi::Boolean::New(env_, now.exhausted));
+  report.Set("quarantinedSlotBytes",
+             Napi::Number::New(env_, static_cast<double>(now.quarantined_slot_bytes)));
   return report;
 }
 

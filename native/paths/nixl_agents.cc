@@ -98,6 +98,7 @@ Path::Posted NixlAgents::Post(std::unique_ptr<Transfer> transfer) {
   job.life = peer.life;
   if (peer.agent == current_ && peer.reached) {
     job.agent = current_;
+    job.staged = peer.staged;
     const Posted posted = current_->path->Post(std::move(transfer));
     if (posted == Posted::kTaken) jobs_[key] = std::move(job);
     return posted;
@@ -164,6 +165,7 @@ BootNanos NixlAgents::Next() const {
 
 bool NixlAgents::Watched(const Agent& agent) const {
   if (agent.state != State::kServing || leases_out_ || !jobs_.empty()) return true;
+  if (agent.path->slots().stuck) return true;
   return std::any_of(peers_.begin(), peers_.end(), [&agent](const auto& entry) {
     return entry.second.agent == &agent && !entry.second.reached;
   });
@@ -191,6 +193,7 @@ void NixlAgents::Poll(std::vector<PathEvent>* events) {
   }
   const BootNanos now = clock_();
   if (now >= Next()) Look(now);
+  TellSlots();
   events->insert(events->end(), events_.begin(), events_.end());
   events_.clear();
 }
@@ -223,6 +226,7 @@ void NixlAgents::OnReached(Agent* agent, const PathEvent& event) {
   }
   Peer& peer = found->second;
   peer.reached = ok;
+  peer.staged = event.path == PathKind::kNixlStaged;
   if (!peer.told) events_.push_back(event);
   if (!ok) {
     EndWaiting(&peer);
@@ -236,6 +240,7 @@ void NixlAgents::OnReached(Agent* agent, const PathEvent& event) {
   for (const JobKey key : std::exchange(peer.waiting, {})) {
     Job& job = jobs_[key];
     job.agent = agent;
+    job.staged = peer.staged;
     if (agent->path->Post(std::move(job.waiting)) != Posted::kTaken) EndJob(key, false);
   }
 }
@@ -271,6 +276,7 @@ void NixlAgents::LookAt(Agent* agent, bool trusted) {
     ++agent->still;
   }
   if (agent->state == State::kWedged) {
+    EndAbandoned(agent);
     // It has come back after all, and lets its jobs go.
     if (moved && JobsOf(agent) == 0) {
       --wedged_;
@@ -288,12 +294,10 @@ void NixlAgents::EndStuck(BootNanos now) {
   for (const auto& [key, job] : jobs_) {
     if (job.cancelled == 0 || job.agent == nullptr || job.agent->state == State::kWedged) continue;
     const auto life = job.life ? job.life->Ask() : PeerLife::State::kAlive;
-    BootNanos limit = limits_.alive;
-    if (life == PeerLife::State::kCut) limit = limits_.cut;
-    if (life == PeerLife::State::kDead) limit = limits_.dead;
-    if (now - job.cancelled < limit) continue;
+    if (now - job.cancelled < limits_.Of(life)) continue;
     if (job.agent->state == State::kServing) return Retire(job.agent);
   }
+  if (current_ != nullptr && current_->path->slots().stuck) Retire(current_);
 }
 
 void NixlAgents::EndRetired(BootNanos now) {
@@ -336,6 +340,7 @@ void NixlAgents::Wedge(Agent* agent) {
     if (job.agent != agent) continue;
     // Should it come back, it begins nothing more for them.
     agent->path->Cancel(key);
+    if (job.staged) continue;
     if (std::exchange(job.failed, true)) continue;
     PathEvent failed;
     failed.kind = PathEvent::Kind::kFailed;
@@ -343,6 +348,7 @@ void NixlAgents::Wedge(Agent* agent) {
     failed.key = key;
     events_.push_back(failed);
   }
+  EndAbandoned(agent);
   if (serving) {
     if (wedged_ <= limits_.replacements) {
       OpenNext();
@@ -357,6 +363,17 @@ void NixlAgents::Wedge(Agent* agent) {
     Leave(agent);
   }
   Tell();
+}
+
+// Its reads of these end in slots, whenever they do; only copies out of those could touch a block.
+void NixlAgents::EndAbandoned(Agent* agent) {
+  if (!agent->path->Abandon()) return;
+  std::vector<JobKey> staged;
+  for (const auto& [key, job] : jobs_) {
+    if (job.agent == agent && job.staged) staged.push_back(key);
+  }
+  for (const JobKey key : staged) EndJob(key, false);
+  if (!staged.empty()) Tell();
 }
 
 void NixlAgents::Retire(Agent* agent) {
@@ -409,6 +426,14 @@ void NixlAgents::GiveUp() {
   peers_.clear();
 }
 
+void NixlAgents::TellSlots() {
+  uint64_t bytes = 0;
+  for (const auto& agent : agents_) {
+    if (agent->state != State::kWedged) bytes += agent->path->slots().quarantined;
+  }
+  if (std::exchange(told_slot_bytes_, bytes) != bytes) Tell();
+}
+
 void NixlAgents::Tell() {
   NixlAgentsReport::State state;
   for (const auto& agent : agents_) {
@@ -418,11 +443,12 @@ void NixlAgents::Tell() {
     for (const auto& [key, job] : jobs_) {
       if (job.agent == agent.get()) blocks.insert(job.blocks.begin(), job.blocks.end());
     }
-    state.wedged.push_back({agent->path->name(), blocks.size() * block_bytes_});
+    state.wedged.push_back({agent->path->name(), blocks.size() * block_bytes_, agent->path->slots().all});
   }
   state.replaced = std::min(wedged_, limits_.replacements);
   state.retired = retired_;
   state.exhausted = exhausted_;
+  state.quarantined_slot_bytes = told_slot_bytes_;
   report_->Set(std::move(state));
 }
 

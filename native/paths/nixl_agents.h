@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "paths/nixl_wire.h"
 #include "paths/path.h"
 
 namespace kvt {
@@ -24,6 +25,10 @@ class NixlAgentPath : public Path {
   // Of other agents, ever: LIBFABRIC never gives back what one takes.
   virtual uint64_t remotes_loaded() const = 0;
   virtual std::string name() const = 0;
+  virtual SlotBytes slots() const { return {}; }
+  // It does not come back: what goes through its slots touches no block any more, not even should it come
+  // back. True once that is so, and then for good.
+  virtual bool Abandon() { return false; }
 };
 
 // What other threads may know of NixlAgents.
@@ -31,13 +36,15 @@ class NixlAgentsReport {
  public:
   struct Wedged {
     std::string agent;
-    uint64_t bytes = 0;  // of blocks that it may still write
+    uint64_t bytes = 0;       // of blocks that it may still write
+    uint64_t slot_bytes = 0;  // of the staging slots that are left to it
   };
   struct State {
     std::vector<Wedged> wedged;
     uint32_t replaced = 0;  // in the place of wedged ones
     uint32_t retired = 0;   // and those that ended in good order
     bool exhausted = false;
+    uint64_t quarantined_slot_bytes = 0;  // of the others
   };
 
   void Set(State state) {
@@ -54,13 +61,9 @@ class NixlAgentsReport {
   State state_;
 };
 
-struct NixlAgentLimits {
+struct NixlAgentLimits : StuckReadLimits {
   // A call of NIXL that takes longer never comes back: a post copies for 4 ms, loading a peer takes 25 ms.
   BootNanos call = 1'000 * kNanosPerMilli;
-  // How long a cancelled read of a peer may go on before its agent is retired, which ends it.
-  BootNanos dead = 1'000 * kNanosPerMilli;
-  BootNanos cut = 10'000 * kNanosPerMilli;
-  BootNanos alive = 60'000 * kNanosPerMilli;
   // What an agent that is retired gets for the jobs that are not cancelled, and while leases are out.
   BootNanos grace = 10'000 * kNanosPerMilli;
   BootNanos serve = 30'000 * kNanosPerMilli;
@@ -69,10 +72,10 @@ struct NixlAgentLimits {
 };
 
 // The NIXL paths' agents, one after another. Work goes to the newest. An agent whose thread does not come
-// back is wedged: its jobs fail and their blocks stay in quarantine, thread and memory are left to it for
-// good, and a new one takes its place, so often and no more. One with a read that never ends, or with too
-// many peers behind it, is retired: it ends what it has begun, and then ends. A peer that is asked for again
-// is reached by the new one.
+// back is wedged: its jobs fail, and those that it reads straight keep their blocks in quarantine; thread,
+// slots and memory are left to it for good, and a new one takes its place, so often and no more. One with a
+// read that never ends, or with too many peers behind it, is retired: it ends what it has begun, and then
+// ends. A peer that is asked for again is reached by the new one.
 class NixlAgents final : public Path {
  public:
   // The n-th agent, n from 1. It may still be opening; null: the system gives no more threads.
@@ -115,6 +118,7 @@ class NixlAgents final : public Path {
     Agent* agent = nullptr;  // that reaches or has reached it; null: it has gone
     bool reached = false;    // by that agent
     bool told = false;       // the owner knows that it was reached
+    bool staged = false;     // what it is read into is slots
     std::vector<JobKey> waiting;
   };
   struct Job {
@@ -125,6 +129,7 @@ class NixlAgents final : public Path {
     std::shared_ptr<const PeerLife> life;
     BootNanos cancelled = 0;
     bool failed = false;  // told so
+    bool staged = false;
   };
 
   BootNanos Tick() const { return limits_.call / kLooks; }
@@ -138,6 +143,8 @@ class NixlAgents final : public Path {
   void EndStuck(BootNanos now);
   void EndRetired(BootNanos now);
   void Wedge(Agent* agent);
+  void EndAbandoned(Agent* agent);
+  void TellSlots();
   void Retire(Agent* agent);
   void OpenNext();
   // Peers of an agent that takes no more work; reaches that it has begun begin anew.
@@ -163,6 +170,7 @@ class NixlAgents final : public Path {
   bool leases_out_ = false;
   BootNanos end_by_ = kNever;
   BootNanos looked_ = 0;
+  uint64_t told_slot_bytes_ = 0;
   std::vector<uint8_t> descriptor_;
   std::unordered_map<PeerKey, std::shared_ptr<const PeerLife>> lives_;  // of the next Reach
   std::unordered_map<PeerKey, Peer> peers_;

@@ -153,6 +153,11 @@ void NixlPath::EndBy(BootNanos deadline) {
   orders_waiting_->Signal();
 }
 
+bool NixlPath::Abandon() {
+  gate_->Close();
+  return gate_->Quiet();
+}
+
 void NixlPath::Poll(std::vector<PathEvent>* events) {
   std::vector<NixlWorker::Reached> reached;
   {
@@ -177,9 +182,10 @@ void NixlPath::Run() {
   std::optional<Error> wrong;
   std::unique_ptr<NixlWorker> worker;
   if (library.ok()) {
-    auto opened = NixlWorker::Open({library.value(), options_.plugin, options_.agent, options_.geometry,
-                                    options_.blocks, options_.pool, options_.direct, options_.staging,
-                                    options_.crew, [waiting = orders_waiting_] { waiting->Signal(); }});
+    auto opened =
+        NixlWorker::Open({library.value(), options_.plugin, options_.agent, options_.geometry,
+                          options_.blocks, options_.pool, options_.direct, options_.staging, options_.crew,
+                          gate_, [waiting = orders_waiting_] { waiting->Signal(); }});
     if (opened.ok()) worker = std::move(opened.value());
     if (!opened.ok()) wrong = opened.error();
   } else {
@@ -206,6 +212,7 @@ void NixlPath::Work(NixlWorker* worker) {
     const bool ordered = TakeOrders(worker);
     remotes_loaded_.store(worker->remotes_loaded(), std::memory_order_relaxed);
     bool progress = worker->Step(&events, &reached);
+    TellSlots(*worker);
     if (worker->busy() && BootNow() >= end_by_.load(std::memory_order_relaxed)) {
       worker->TearDown(&events, &reached);
       progress = true;
@@ -232,6 +239,16 @@ void NixlPath::Work(NixlWorker* worker) {
       Wait(kIdleNap);
     }
   }
+}
+
+// The owner looks when it is woken.
+void NixlPath::TellSlots(const NixlWorker& worker) {
+  const SlotBytes now = worker.slots();
+  const SlotBytes before = slots();
+  slot_bytes_.store(now.all, std::memory_order_relaxed);
+  quarantined_bytes_.store(now.quarantined, std::memory_order_relaxed);
+  stuck_.store(now.stuck, std::memory_order_relaxed);
+  if (now.quarantined != before.quarantined || now.stuck != before.stuck) options_.wake->Wake();
 }
 
 bool NixlPath::TakeOrders(NixlWorker* worker) {

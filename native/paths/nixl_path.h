@@ -49,6 +49,11 @@ class NixlPath final : public NixlAgentPath {
   uint64_t beats() const override { return beats_.load(std::memory_order_relaxed); }
   uint64_t remotes_loaded() const override { return remotes_loaded_.load(std::memory_order_relaxed); }
   std::string name() const override { return options_.agent; }
+  SlotBytes slots() const override {
+    return {slot_bytes_.load(std::memory_order_relaxed), quarantined_bytes_.load(std::memory_order_relaxed),
+            stuck_.load(std::memory_order_relaxed)};
+  }
+  bool Abandon() override;
 
   void Know(PeerKey peer, std::shared_ptr<const PeerLife> life) override;
   void Reach(PeerKey peer, std::vector<uint8_t> descriptor, BootNanos deadline) override;
@@ -82,14 +87,19 @@ class NixlPath final : public NixlAgentPath {
   void Work(NixlWorker* worker);
   bool TakeOrders(NixlWorker* worker);
   void Wait(BootNanos nanos) const;
+  void TellSlots(const NixlWorker& worker);
 
   const Options options_;
   // Shared with copies that may end after this.
   const std::shared_ptr<EventFd> orders_waiting_ = std::make_shared<EventFd>();
+  const std::shared_ptr<BlockGate> gate_ = std::make_shared<BlockGate>();
   std::atomic<bool> stop_{false};
   std::atomic<Phase> phase_{Phase::kOpening};
   std::atomic<uint64_t> beats_{0};
   std::atomic<uint64_t> remotes_loaded_{0};
+  std::atomic<uint64_t> slot_bytes_{0};
+  std::atomic<uint64_t> quarantined_bytes_{0};
+  std::atomic<bool> stuck_{false};
   std::atomic<bool> leases_out_{false};
   std::atomic<BootNanos> end_by_{kNever};
   // Of the owner.

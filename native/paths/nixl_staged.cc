@@ -20,7 +20,7 @@ uint64_t AddressOf(const void* data) { return reinterpret_cast<uintptr_t>(data);
 NixlStaged::NixlStaged(Options options, NixlWire* wire)
     : options_(std::move(options)),
       wire_(wire),
-      copies_(options_.pool, options_.memory, options_.crew, options_.wake),
+      copies_(options_.pool, options_.memory, options_.crew, options_.gate, options_.wake),
       sender_(options_.memory->slots(), options_.stall, this),
       receiver_(options_.memory->slots(), options_.stall, this) {}
 
@@ -126,6 +126,9 @@ bool NixlStaged::Step(std::vector<PathEvent>* events, std::vector<LeaseKey>* sta
     const nixl::Status status = StepRead(&read);
     if (status != nixl::Status::kInProgress) ended.emplace_back(slot, status == nixl::Status::kSuccess);
   }
+  for (auto& [slot, read] : reads_) {
+    if (read.given_up == 0 && receiver_.IsQuarantined(slot)) read.given_up = BootNow();
+  }
   for (const auto& [slot, ok] : ended) {
     moved = true;
     const Read& read = reads_[slot];
@@ -159,6 +162,21 @@ nixl::Status NixlStaged::StepRead(Read* read) {
   }
   read->flight = wire_->Fly(read->agent, {read->own}, {read->far}, std::move(read->done));
   return read->flight ? nixl::Status::kInProgress : nixl::Status::kBackend;
+}
+
+bool NixlStaged::Stuck(const Read& read, BootNanos now) const {
+  return read.given_up != 0 && now - read.given_up >= StuckReadLimits{}.Of(wire_->Life(read.agent));
+}
+
+SlotBytes NixlStaged::slots() const {
+  const BootNanos now = BootNow();
+  SlotBytes slots;
+  slots.all = 2 * options_.memory->side_bytes();
+  slots.quarantined = receiver_.quarantined() * options_.memory->slot_bytes();
+  slots.stuck = slots.quarantined > 0 && std::any_of(reads_.begin(), reads_.end(), [&](const auto& entry) {
+                  return Stuck(entry.second, now);
+                });
+  return slots;
 }
 
 void NixlStaged::TearDown(std::vector<PathEvent>* events) {
@@ -230,7 +248,7 @@ void NixlStaged::PostRead(uint32_t slot, const StagedReceiver::Job& job, const S
   const nixl::Piece far{source.address + chunk.slot * source.slot_bytes, bytes, 0};
   // Posted by the next step.
   reads_[slot] = {job.agent, job.id, own, far, EncodeStaged(StagedMessage::ChunkDone{chunk.job, chunk.n}),
-                  {},        0};
+                  {},        0,      0};
 }
 
 void NixlStaged::StartUnpack(uint32_t slot, const StagedReceiver::Job& job,

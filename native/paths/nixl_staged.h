@@ -54,6 +54,7 @@ class NixlStaged final : StagedSender::Effects, StagedReceiver::Effects {
     std::shared_ptr<StagingMemory> memory;
     CopyCrew* crew = nullptr;
     BootNanos stall = 0;
+    std::shared_ptr<BlockGate> gate;  // the owner's
     std::function<void()> wake;       // of the agent's thread
     std::vector<uint8_t> descriptor;  // with which this side introduces itself
   };
@@ -87,7 +88,7 @@ class NixlStaged final : StagedSender::Effects, StagedReceiver::Effects {
   bool Uses(const std::string& agent) const { return sender_.Serves(agent) || receiver_.Uses(agent); }
   // Reads of that peer are in flight.
   bool Reads(const std::string& agent) const;
-  uint64_t quarantined_bytes() const { return receiver_.quarantined() * options_.memory->slot_bytes(); }
+  SlotBytes slots() const;
 
  private:
   struct Pull {
@@ -105,11 +106,13 @@ class NixlStaged final : StagedSender::Effects, StagedReceiver::Effects {
     std::vector<uint8_t> done;  // CHUNK_DONE
     std::optional<NixlFlight> flight;
     BootNanos cut_since = 0;  // 0: its peer was there when it was last asked
+    BootNanos given_up = 0;   // 0: its job goes on
   };
 
   std::optional<StagedPair> PairOf(const Geometry& source, const Geometry& target, uint64_t slot_bytes,
                                    bool pack, std::string* why) const;
   nixl::Status StepRead(Read* read);
+  bool Stuck(const Read& read, BootNanos now) const;
   void Say(const std::string& agent, const StagedMessage::Any& message);
   std::vector<uint32_t> SlotTable(const StagedPair& pair, const Tokens& tokens) const;
 

@@ -27,6 +27,25 @@ inline WireTelemetry TelemetryOf(const NixlFlight& flight) {
   return {1, said->post_us, said->transfer_us, said->descriptors, said->total_bytes};
 }
 
+// How long a read that was given up may go on before its agent is retired, which ends it.
+struct StuckReadLimits {
+  BootNanos dead = 1'000 * kNanosPerMilli;  // its peer's process has ended
+  BootNanos cut = 10'000 * kNanosPerMilli;
+  BootNanos alive = 60'000 * kNanosPerMilli;
+
+  BootNanos Of(PeerLife::State state) const {
+    if (state == PeerLife::State::kDead) return dead;
+    return state == PeerLife::State::kCut ? cut : alive;
+  }
+};
+
+// Staging slots of an agent.
+struct SlotBytes {
+  uint64_t all = 0;          // of both directions
+  uint64_t quarantined = 0;  // under reads that were given up and have not ended
+  bool stuck = false;        // one of these goes on for too long
+};
+
 // The agent as transfers use it. Its thread.
 class NixlWire {
  public:

@@ -77,7 +77,7 @@ void NixlWorker::StartTransfers() {
   if (!options_.staging) return;
   staged_ = std::make_unique<NixlStaged>(
       NixlStaged::Options{options_.geometry, options_.blocks, options_.pool, memory_->slots(), options_.crew,
-                          options_.staging->stall, options_.wake, descriptor_},
+                          options_.staging->stall, options_.gate, options_.wake, descriptor_},
       remotes_.get());
 }
 

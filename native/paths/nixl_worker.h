@@ -34,7 +34,8 @@ class NixlWorker {
     bool direct = true;  // peers may read the pool
     std::optional<StagingOptions> staging;
     CopyCrew* crew = nullptr;
-    std::function<void()> wake;  // of the agent's thread
+    std::shared_ptr<BlockGate> gate;  // the owner's, with staging
+    std::function<void()> wake;       // of the agent's thread
   };
   struct Reached {
     PeerKey peer = 0;
@@ -70,6 +71,7 @@ class NixlWorker {
   void CountIn(std::atomic<uint64_t>* beats) { remotes_->CountIn(beats); }
   // Ever.
   uint64_t remotes_loaded() const { return remotes_->loaded(); }
+  SlotBytes slots() const { return staged_ ? staged_->slots() : SlotBytes{}; }
   // A peer said that it is about to read from here.
   BootNanos last_heard() const { return last_heard_; }
 

@@ -24,19 +24,49 @@ std::shared_ptr<StagingMemory> StagingMemory::Create(uint32_t slots, uint64_t sl
 
 StagingMemory::~StagingMemory() { munmap(data_, 2 * side_bytes()); }
 
+bool BlockGate::Enter() {
+  const std::lock_guard lock(mutex_);
+  if (!closed_) ++inside_;
+  return !closed_;
+}
+
+void BlockGate::Leave() {
+  const std::lock_guard lock(mutex_);
+  --inside_;
+}
+
+void BlockGate::Close() {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+}
+
+bool BlockGate::Quiet() const {
+  const std::lock_guard lock(mutex_);
+  return closed_ && inside_ == 0;
+}
+
 StagedCopies::StagedCopies(std::shared_ptr<HostPool> pool, std::shared_ptr<StagingMemory> memory,
-                           CopyCrew* crew, std::function<void()> wake)
-    : pool_(std::move(pool)), memory_(std::move(memory)), crew_(crew), inbox_(std::make_shared<Inbox>()) {
+                           CopyCrew* crew, std::shared_ptr<BlockGate> gate, std::function<void()> wake)
+    : pool_(std::move(pool)),
+      memory_(std::move(memory)),
+      crew_(crew),
+      gate_(std::move(gate)),
+      inbox_(std::make_shared<Inbox>()) {
   inbox_->wake = std::move(wake);
 }
 
 void StagedCopies::Start(Copy copy) {
+  const bool pack = copy.side == Side::kPack;
+  if (!pack && !gate_->Enter()) {
+    const std::lock_guard lock(inbox_->mutex);
+    inbox_->ends.push_back({copy.side, copy.slot, false, 0, 0});
+    return;
+  }
   auto transfer = std::make_unique<Transfer>();
   transfer->source_blocks = std::move(copy.source_blocks);
   transfer->target_blocks = std::move(copy.target_blocks);
   transfer->tokens = copy.tokens;
   auto task = std::make_shared<CopyTask>(std::move(copy.plan), std::move(transfer));
-  const bool pack = copy.side == Side::kPack;
   task->source = pack ? pool_->data() : memory_->receiver_slot(copy.slot);
   task->target = pack ? memory_->sender_slot(copy.slot) : pool_->data();
   task->source_owner = pack ? std::shared_ptr<const void>(pool_) : memory_;
@@ -45,9 +75,10 @@ void StagedCopies::Start(Copy copy) {
   const uint64_t block = std::max<uint64_t>(1, task->plan->Rows());
   task->units_per_slice = block * row <= kSliceBytes ? block * (kSliceBytes / (block * row))
                                                      : std::max<uint64_t>(1, kSliceBytes / row);
-  task->on_quiet = [inbox = inbox_, done = task.get(), side = copy.side, slot = copy.slot] {
+  task->on_quiet = [inbox = inbox_, gate = gate_, done = task.get(), side = copy.side, slot = copy.slot] {
     done->source_owner.reset();
     done->target_owner.reset();
+    if (side == Side::kUnpack) gate->Leave();
     const bool whole = done->units_done.load(std::memory_order_relaxed) == done->units;
     {
       const std::lock_guard lock(inbox->mutex);

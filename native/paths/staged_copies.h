@@ -40,6 +40,23 @@ class StagingMemory {
   std::byte* const data_;
 };
 
+// Between the copies into a pool's blocks and the owner of those: when an agent does not come back, the owner
+// closes the gate, and knows when nothing touches a block for that agent any more, nor ever will.
+class BlockGate {
+ public:
+  // False: closed, so nothing may be touched. Leave() follows otherwise.
+  bool Enter();
+  void Leave();
+  void Close();
+  // Closed, and all who had entered have left.
+  bool Quiet() const;
+
+ private:
+  mutable std::mutex mutex_;
+  uint32_t inside_ = 0;
+  bool closed_ = false;
+};
+
 // Packs and unpacks between a pool and its slots: host memory, on the copy threads of the process. Memory of
 // a GPU needs another of these and nothing else of the staged path.
 class StagedCopies {
@@ -63,9 +80,9 @@ class StagedCopies {
 
   // `wake`: any thread may call it, and does when there is an end to take.
   StagedCopies(std::shared_ptr<HostPool> pool, std::shared_ptr<StagingMemory> memory, CopyCrew* crew,
-               std::function<void()> wake);
+               std::shared_ptr<BlockGate> gate, std::function<void()> wake);
 
-  // End follows, once.
+  // End follows, once. An unpack for which the gate is closed ends without having begun.
   void Start(Copy copy);
   void Stop(Side side, uint32_t slot);
   std::vector<End> Take();
@@ -84,6 +101,7 @@ class StagedCopies {
   const std::shared_ptr<HostPool> pool_;
   const std::shared_ptr<StagingMemory> memory_;
   CopyCrew* const crew_;
+  const std::shared_ptr<BlockGate> gate_;
   const std::shared_ptr<Inbox> inbox_;
   std::unordered_map<uint64_t, std::shared_ptr<CopyTask>> running_;
 };

@@ -73,6 +73,7 @@ class StagedReceiver {
   const Job* Find(uint64_t job) const;
   // Slots whose reads have not ended although their jobs have.
   uint32_t quarantined() const;
+  bool IsQuarantined(uint32_t slot) const { return slots_[slot].state == ReceiverSlotState::kQuarantined; }
   uint32_t free_slots() const;
   uint64_t impossible() const { return impossible_; }
 

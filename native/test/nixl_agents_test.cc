@@ -53,6 +53,11 @@ class FakeAgent final : public NixlAgentPath {
   void Cancel(JobKey job) override { cancelled.push_back(job); }
   void Release(PeerKey peer) override { released.push_back(peer); }
   void EndBy(BootNanos) override { told_to_end = true; }
+  SlotBytes slots() const override { return held; }
+  bool Abandon() override {
+    abandoned = true;
+    return !copies;
+  }
   void Poll(std::vector<PathEvent>* events) override {
     if (stands || opening) return;
     for (const PeerKey peer : reaches) Say(events, Kind::kReached, peer, reach_status);
@@ -68,6 +73,10 @@ class FakeAgent final : public NixlAgentPath {
   bool holds = false;  // jobs go on until it is told to end
   bool told_to_end = false;
   uint64_t loaded = 0;
+  SlotBytes held;
+  PathKind kind = PathKind::kNixlDirect;
+  bool copies = false;  // out of slots run
+  bool abandoned = false;
   ReachStatus reach_status = ReachStatus::kOk;
   std::vector<PeerKey> reaches;
   std::vector<JobKey> posted;
@@ -75,9 +84,10 @@ class FakeAgent final : public NixlAgentPath {
   std::vector<PeerKey> released;
 
  private:
-  static void Say(std::vector<PathEvent>* events, Kind kind, uint64_t key, ReachStatus status) {
+  void Say(std::vector<PathEvent>* events, Kind what, uint64_t key, ReachStatus status) const {
     PathEvent event;
-    event.kind = kind;
+    event.kind = what;
+    event.path = kind;
     event.key = key;
     event.reached = status;
     event.complete = true;
@@ -179,6 +189,54 @@ TEST("an agent that stands still fails its jobs, keeps their blocks, and another
   fixture.Poll();
   CHECK(fixture.Took(Kind::kQuiet, 12)->complete);
   CHECK(!fixture.Took(Kind::kReached, 1));
+}
+
+TEST("an agent that stands still and reads into slots keeps those, and gives blocks back when no copy runs") {
+  Fixture fixture;
+  FakeAgent& agent = *fixture.made[0];
+  agent.kind = PathKind::kNixlStaged;
+  agent.held = {1'000, 0, false};
+  fixture.Reach(1);
+  agent.stands = true;
+  agent.copies = true;
+  CHECK(fixture.Post(10, 1, {3, 4}) == Path::Posted::kTaken);
+  fixture.Pass(2 * kSecond);
+  CHECK(agent.abandoned && fixture.made.size() == 2);
+  // A copy may still write them.
+  CHECK(!fixture.Took(Kind::kQuiet, 10) && fixture.report->Get().wedged[0].bytes == 2 * kBlockBytes);
+  agent.copies = false;
+  fixture.Pass(kSecond / 4);
+  const auto end = fixture.Took(Kind::kQuiet, 10);
+  CHECK(end && !end->complete);
+  const auto state = fixture.report->Get();
+  CHECK(state.wedged.size() == 1 && state.wedged[0].bytes == 0 && state.wedged[0].slot_bytes == 1'000);
+  CHECK(state.replaced == 1);
+  // It comes back, and says that its job is quiet: that is known.
+  agent.stands = false;
+  fixture.Pass(kSecond);
+  CHECK(!fixture.Took(Kind::kQuiet, 10) && fixture.report->Get().wedged.empty());
+}
+
+TEST("a slot under a read that never ends is told of, and retires its agent although no job waits for it") {
+  Fixture fixture;
+  fixture.Reach(1);
+  FakeAgent& agent = *fixture.made[0];
+  agent.held = {1'000, 250, false};
+  fixture.Poll();
+  CHECK(fixture.report->Get().quarantined_slot_bytes == 250);
+  fixture.Pass(100 * kSecond);
+  CHECK(fixture.made.size() == 1);
+  agent.held.stuck = true;
+  fixture.Pass(2 * kSecond);
+  CHECK(fixture.made.size() == 2);
+  const auto state = fixture.report->Get();
+  CHECK(state.retired == 1 && state.replaced == 0 && state.wedged.empty());
+  CHECK(state.quarantined_slot_bytes == 0);
+  CHECK(fixture.Post(11, 1) == Path::Posted::kTaken);
+  fixture.Pass(kSecond);
+  CHECK(fixture.Took(Kind::kQuiet, 11)->complete);
+  fixture.agents.reset();
+  CHECK(fixture.world.ended.size() == 2);
 }
 
 TEST("after two replacements there is no further one, and everybody is refused") {

@@ -42,4 +42,4 @@ export interface NativeBinding {
 export type VectorLevel = "avx512" | "avx2" | "neon" | "generic";
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of it and of the files that it imports. */
-export const mirrorVersion = 14;
+export const mirrorVersion = 15;

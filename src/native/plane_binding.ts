@@ -261,12 +261,17 @@ export interface NativeStats {
 
 /** The NIXL agents of one data plane (native/paths/nixl_agents.h). */
 export interface NativeNixlAgents {
-  /** They don't come back from a call of NIXL; `bytes` of blocks stay in quarantine, as such an agent may still write them. */
-  readonly wedged: readonly { readonly agent: string; readonly bytes: number }[];
+  /**
+   * They don't come back from a call of NIXL; `bytes` of blocks stay in quarantine, as such an agent may still write them, and with them all
+   * its staging slots.
+   */
+  readonly wedged: readonly { readonly agent: string; readonly bytes: number; readonly slotBytes: number }[];
   /** New ones in the place of such. */
   readonly replaced: number;
   /** Those that ended in good order, and what they held with them. */
   readonly retired: number;
   /** No further one is opened: nothing moves over NIXL any more. */
   readonly exhausted: boolean;
+  /** Of agents that are not wedged: staging slots under reads that were given up and have not ended. */
+  readonly quarantinedSlotBytes: number;
 }

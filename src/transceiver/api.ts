@@ -255,14 +255,19 @@ export interface TransceiverHealth {
 
 /** The NIXL agents of one transceiver, one after another. */
 export interface NixlAgentStats {
-  /** Those that don't come back from a call of NIXL; `bytes` of blocks stay in quarantine, as such an agent may still write them. */
-  readonly wedged: readonly { readonly agent: string; readonly bytes: number }[];
+  /**
+   * Those that don't come back from a call of NIXL; `bytes` of blocks stay in quarantine, as such an agent may still write them, and all its
+   * staging slots.
+   */
+  readonly wedged: readonly { readonly agent: string; readonly bytes: number; readonly slotBytes: number }[];
   /** New agents in the place of wedged ones. */
   readonly replaced: number;
   /** Agents that ended in good order: a read of theirs never did, or they had met too many peers. */
   readonly retired: number;
   /** The last that may be has wedged: nothing moves over NIXL any more in this process. */
   readonly exhausted: boolean;
+  /** Of agents that are not wedged: staging slots in quarantine, as reads that were given up still run. */
+  readonly quarantinedSlotBytes: number;
 }
 
 /** The public surface of `KvTransceiver`; src/transceiver/transceiver.ts implements it. */

@@ -247,6 +247,7 @@ function joinNixl(all: readonly NixlAgentStats[]): NixlAgentStats | null {
     replaced: sum(({ replaced }) => replaced),
     retired: sum(({ retired }) => retired),
     exhausted: all.some(({ exhausted }) => exhausted),
+    quarantinedSlotBytes: sum(({ quarantinedSlotBytes }) => quarantinedSlotBytes),
   };
 }
 

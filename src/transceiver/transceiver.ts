@@ -399,11 +399,17 @@ export class KvTransceiver implements Transceiver {
 const EXHAUSTED =
   "no NIXL agent is left: those that took the place of wedged ones are wedged too; restart this process";
 
-function nixlReasons({ wedged, exhausted }: NixlAgentStats): string[] {
-  const stuck = wedged.map(
-    ({ agent, bytes }) => `NIXL agent ${agent} does not come back: ${bytes} bytes of blocks stay in quarantine`,
+function nixlReasons({ wedged, exhausted, quarantinedSlotBytes }: NixlAgentStats): string[] {
+  const reasons = wedged.map(
+    ({ agent, bytes, slotBytes }) =>
+      `NIXL agent ${agent} does not come back: ${bytes} bytes of blocks and ${slotBytes} bytes of staging slots stay in quarantine`,
   );
-  return exhausted ? [...stuck, EXHAUSTED] : stuck;
+  if (quarantinedSlotBytes > 0) {
+    reasons.push(
+      `${quarantinedSlotBytes} bytes of staging slots are in quarantine: reads that were given up still run`,
+    );
+  }
+  return exhausted ? [...reasons, EXHAUSTED] : reasons;
 }
 
 /** Offers of requests with one prefix share blocks: each counts once. */

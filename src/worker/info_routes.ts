@@ -44,8 +44,8 @@ export function addInfoRoutes(front: FastifyInstance, options: InfoOptions): voi
 
   front.get("/health", async (_request, reply) => {
     const reasons = unhealthyReasons(options);
-    const { degraded } = parts.transceiver.paths;
-    if (reasons.length === 0) return { status: "ok", ...(degraded === null ? {} : { degraded }) };
+    const degraded = [parts.transceiver.paths.degraded ?? [], parts.transceiver.health().reasons].flat().join("; ");
+    if (reasons.length === 0) return { status: "ok", ...(degraded === "" ? {} : { degraded }) };
     reply.code(503).header("retry-after", "1");
     return { status: options.isDraining() ? "draining" : "unhealthy", reasons };
   });

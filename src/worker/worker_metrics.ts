@@ -143,6 +143,7 @@ export class WorkerMetrics {
       help: "Blocks since the start that arrived with another digest than their sender's; above 0 something is broken.",
       read: (gauge) => gauge.set(transceiver.stats().mismatches),
     });
+    this.#watchNixl(transceiver);
     this.#metrics.gauge<"direction" | "state">({
       name: "kvt_worker_transfers_open",
       help: "Transfers now: offers, of these leased to a receiver; receives, of these waiting for a turn.",
@@ -169,6 +170,37 @@ export class WorkerMetrics {
             gauge.set({ direction, outcome }, count);
           }
         }
+      },
+    });
+  }
+
+  #watchNixl(transceiver: Transceiver): void {
+    this.#metrics.gauge<"state">({
+      name: "kvt_worker_nixl_agents",
+      help:
+        "NIXL agents: wedged now (they don't come back); since the start, replaced for that, and retired in good order; exhausted 1: none is " +
+        "left, and the worker ends.",
+      labels: ["state"],
+      read: (gauge) => {
+        const { nixl } = transceiver.stats();
+        if (nixl === null) return;
+        gauge.set({ state: "wedged" }, nixl.wedged.length);
+        gauge.set({ state: "replaced" }, nixl.replaced);
+        gauge.set({ state: "retired" }, nixl.retired);
+        gauge.set({ state: "exhausted" }, nixl.exhausted ? 1 : 0);
+      },
+    });
+    this.#metrics.gauge<"memory" | "agents">({
+      name: "kvt_worker_nixl_quarantined_bytes",
+      help: "Memory that reads which were given up may still touch, of wedged agents (for good) and of the others.",
+      labels: ["memory", "agents"],
+      read: (gauge) => {
+        const { nixl } = transceiver.stats();
+        if (nixl === null) return;
+        const sum = (of: "bytes" | "slotBytes"): number => nixl.wedged.reduce((total, one) => total + one[of], 0);
+        gauge.set({ memory: "blocks", agents: "wedged" }, sum("bytes"));
+        gauge.set({ memory: "slots", agents: "wedged" }, sum("slotBytes"));
+        gauge.set({ memory: "slots", agents: "others" }, nixl.quarantinedSlotBytes);
       },
     });
   }

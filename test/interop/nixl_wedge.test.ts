@@ -27,13 +27,17 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-describe.skipIf(library === "")(`a post that does not come back${without}`, () => {
+describe.skipIf(library === "").each([
+  ["nixl_direct", BLOCK_BYTES],
+  // Its reads end in slots.
+  ["nixl_staged", 0],
+])(`a post of %s that does not come back${without}`, (path, keptBytes) => {
   const peers = new Peers();
   let sender: Peer;
   let next = 1;
   beforeAll(async () => {
-    const shim = shimNixl(library, join(folder, "shim"));
-    Object.assign(process.env, { KVT_NIXL_LIBRARY: shim, KVT_PATH: "nixl_direct", KVT_TEST_WEDGE: fifo });
+    const shim = shimNixl(library, join(folder, path));
+    Object.assign(process.env, { KVT_NIXL_LIBRARY: shim, KVT_PATH: path, KVT_TEST_WEDGE: fifo });
     sender = await peers.open();
   }, 60_000);
   afterAll(() => peers[Symbol.asyncDispose]());
@@ -47,7 +51,7 @@ describe.skipIf(library === "")(`a post that does not come back${without}`, () =
 
   async function moved(receiver: Peer): Promise<void> {
     const id = await begin(receiver, 96);
-    expect(await receiver.received(id)).toMatchObject({ wrong: 0, report: { tokens: 96, path: "nixl_direct" } });
+    expect(await receiver.received(id)).toMatchObject({ wrong: 0, report: { tokens: 96, path } });
   }
 
   /** The next read of the receiver never ends. @returns lets it end after all */
@@ -68,23 +72,28 @@ describe.skipIf(library === "")(`a post that does not come back${without}`, () =
 
   const health = (peer: Peer): Promise<TransceiverHealth> => peer.call("health");
 
-  it("costs its transfer and its blocks until it does; another agent takes the next, and health names the first", async () => {
+  it("costs its transfer, and its blocks or slots until it does; another agent takes the next, and health names the first", async () => {
     const receiver = await peers.open();
     await moved(receiver);
     expect(await health(receiver)).toEqual({ status: "ok", reasons: [] });
     const letGo = await wedge(receiver, 160);
     const { nixl, blocks } = await receiver.stats();
-    expect(nixl).toMatchObject({ wedged: [{ bytes: 5 * BLOCK_BYTES }], replaced: 1, exhausted: false });
+    expect(nixl).toMatchObject({ wedged: [{ bytes: 5 * keptBytes }], replaced: 1, exhausted: false });
     expect(blocks.quarantined * BLOCK_BYTES).toBe(nixl?.wedged[0]?.bytes);
+    const slotBytes = nixl?.wedged[0]?.slotBytes;
+    if (path === "nixl_staged") expect(slotBytes).toBeGreaterThan(0);
+    else expect(slotBytes).toBe(0);
     const degraded = await health(receiver);
     expect(degraded.status).toBe("degraded");
     expect(degraded.reasons[0]).toContain(`NIXL agent ${nixl?.wedged[0]?.agent} does not come back`);
-    expect(degraded.reasons[0]).toContain(`${5 * BLOCK_BYTES} bytes`);
+    expect(degraded.reasons[0]).toContain(
+      `${5 * keptBytes} bytes of blocks and ${slotBytes} bytes of staging slots stay in quarantine`,
+    );
     // The receiver's own pool is read by way of its new agent.
     const id = next++;
     const { state } = await receiver.send({ request: id, tokens: 64 });
     await sender.receive({ id, state, tokens: 64 });
-    expect(await sender.received(id)).toMatchObject({ wrong: 0, report: { path: "nixl_direct" } });
+    expect(await sender.received(id)).toMatchObject({ wrong: 0, report: { path } });
 
     letGo();
     await until("the agent has let its blocks go", async () => {
@@ -112,8 +121,8 @@ describe.skipIf(library === "")(`a post that does not come back${without}`, () =
     const { nixl, blocks } = await receiver.stats();
     expect(nixl).toMatchObject({ replaced: 2, exhausted: true });
     const bytes = nixl?.wedged.map((agent) => agent.bytes) ?? [];
-    expect(bytes).toEqual([1, 2, 3].map((count) => count * BLOCK_BYTES));
-    expect(blocks.quarantined).toBe(6);
+    expect(bytes).toEqual([1, 2, 3].map((count) => count * keptBytes));
+    expect(blocks.quarantined * BLOCK_BYTES).toBe(6 * keptBytes);
     const refused = await begin(receiver, 32);
     expect(await receiver.received(refused)).toHaveProperty("code");
     const closed = performance.now();

@@ -34,6 +34,7 @@ export type {
   TransferReport,
 } from "./transceiver/api.ts";
 export { type AttentionDpOptions, KvAttentionDp } from "./transceiver/attention_dp.ts";
+export { type BlockTablesOptions, KvBlockTables, type TableBlocks } from "./transceiver/block_tables.ts";
 export { type InstanceOptions, KvInstance } from "./transceiver/instance.ts";
 export { joinStates } from "./transceiver/opaque_state.ts";
 export { KvTransceiver } from "./transceiver/transceiver.ts";

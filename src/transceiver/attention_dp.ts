@@ -1,6 +1,7 @@
 import { KvError } from "../errors.ts";
 import type { TransceiverHealth } from "./api.ts";
 import { type InstanceOptions, KvInstance } from "./instance.ts";
+import { joinHealth } from "./joined_health.ts";
 
 export interface AttentionDpOptions extends Omit<InstanceOptions, "dpRank"> {
   /** Groups that `tpSize` ranks are divided into. Each has a pool of `pool.blocks` blocks. */
@@ -59,10 +60,7 @@ export class KvAttentionDp implements AsyncDisposable {
 
   /** As its worst group. */
   health(): TransceiverHealth {
-    const all = this.groups.map((group) => group.health());
-    const worst = (["unhealthy", "degraded"] as const).find((wanted) => all.some(({ status }) => status === wanted));
-    const reasons = all.flatMap((health, dpRank) => health.reasons.map((reason) => `DP rank ${dpRank}: ${reason}`));
-    return { status: worst ?? "ok", reasons };
+    return joinHealth(this.groups.map((group, dpRank) => [`DP rank ${dpRank}`, group.health()]));
   }
 
   async drain(): Promise<void> {

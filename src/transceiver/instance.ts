@@ -18,7 +18,8 @@ import type {
   TransceiverStats,
 } from "./api.ts";
 import { EndedSends } from "./ended_sends.ts";
-import { joinOutcomes, joinReceives, joinSends } from "./joined_transfers.ts";
+import { joinHealth } from "./joined_health.ts";
+import { beginAll, joinOutcomes, joinReceives, joinSends } from "./joined_transfers.ts";
 import { DEFAULT_SENDER_FUTURE_MS } from "./open_options.ts";
 import { KvTransceiver } from "./transceiver.ts";
 import type { TransceiverHooks } from "./transceiver_parts.ts";
@@ -27,8 +28,6 @@ export interface InstanceOptions extends Omit<OpenOptions, "parallel" | "pool">,
   /** Blocks of each rank's pool: a block id names a block in every one of them. */
   readonly pool: Extract<OpenOptions["pool"], { readonly memory: "host" }>;
 }
-
-const HEALTH_ORDER = ["ok", "degraded", "unhealthy"] as const;
 
 /**
  * All ranks of one instance in one process: a transceiver and a pool each, block ids in common. A transfer of the instance is one of every
@@ -110,7 +109,7 @@ export class KvInstance implements Transceiver {
   }
 
   send(options: SendOptions): SendTransfer {
-    const sending = joinSends(this.#start((rank) => rank.send(options)));
+    const sending = joinSends(beginAll(this.ranks.map((rank) => () => rank.send(options))));
     this.#openSends++;
     const ended = (outcome: Partial<EndedSend>): void => {
       this.#openSends--;
@@ -124,7 +123,7 @@ export class KvInstance implements Transceiver {
   }
 
   receive(options: ReceiveOptions): ReceiveTransfer {
-    return joinReceives(this.#start((rank) => rank.receive(options)));
+    return joinReceives(beginAll(this.ranks.map((rank) => () => rank.receive(options))));
   }
 
   get infoEndpoints(): readonly string[] {
@@ -202,14 +201,7 @@ export class KvInstance implements Transceiver {
 
   /** As its worst rank. */
   health(): TransceiverHealth {
-    const all = this.ranks.map((rank) => rank.health());
-    const worst = Math.max(...all.map(({ status }) => HEALTH_ORDER.indexOf(status)));
-    return {
-      status: HEALTH_ORDER[worst] ?? "unhealthy",
-      reasons: all.flatMap(({ reasons }, rank) =>
-        reasons.map((reason) => (all.length === 1 ? reason : `rank ${rank}: ${reason}`)),
-      ),
-    };
+    return joinHealth(this.ranks.map((rank, number) => [`rank ${number}`, rank.health()]));
   }
 
   async drain(): Promise<void> {
@@ -222,20 +214,6 @@ export class KvInstance implements Transceiver {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
-  }
-
-  /** All ranks begin, or none. */
-  #start<Part extends { cancel(reason?: string): CancelOutcome }>(
-    begin: (rank: KvTransceiver) => Part,
-  ): readonly [Part, ...Part[]] {
-    const started: Part[] = [];
-    try {
-      for (const rank of this.ranks) started.push(begin(rank));
-    } catch (error) {
-      for (const part of started) part.cancel("another rank could not begin");
-      throw error;
-    }
-    return started as unknown as readonly [Part, ...Part[]];
   }
 }
 

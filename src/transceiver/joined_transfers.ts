@@ -13,16 +13,30 @@ export function joinOutcomes(outcomes: readonly CancelOutcome[]): CancelOutcome 
   return outcomes.includes("already_complete") ? "already_complete" : "not_found";
 }
 
+/** All begin, or none. */
+export function beginAll<Part extends { cancel(reason?: string): CancelOutcome }>(
+  begins: readonly (() => Part)[],
+): Parts<Part> {
+  const started: Part[] = [];
+  try {
+    for (const begin of begins) started.push(begin());
+  } catch (error) {
+    for (const part of started) part.cancel("another part of this request could not begin");
+    throw error;
+  }
+  return started as unknown as Parts<Part>;
+}
+
 async function joinDone(parts: Parts<{ readonly done: Promise<TransferReport> }>): Promise<TransferReport> {
   const [first, ...rest] = await Promise.all(parts.map(({ done }) => done));
   return joinReports([first as TransferReport, ...rest]);
 }
 
 /**
- * The offers of all ranks of one instance for one request as one. It is complete when all are; one that fails cancels the others, and
- * `done` rejects with the first failure once all have ended, so that every rank's blocks are released by then.
+ * The offers for one request, of all ranks of one instance or of all block tables of one rank, as one. It is complete when all are; one that
+ * fails cancels the others, and `done` rejects with the first failure once all have ended, so that all blocks are released by then.
  */
-export function joinSends(parts: Parts<SendTransfer>): SendTransfer {
+export function joinSends(parts: Parts<SendTransfer>, join = joinStates): SendTransfer {
   const [first] = parts;
   if (parts.length === 1) return first;
   const cancel = (reason?: string): CancelOutcome => joinOutcomes(parts.map((part) => part.cancel(reason)));
@@ -31,7 +45,7 @@ export function joinSends(parts: Parts<SendTransfer>): SendTransfer {
     part.done.catch((error: KvError) => {
       failure ??= error;
       // Its receiver may have it all, and so may the others: only a last word was lost.
-      if (error.code !== "LEASE_EXPIRED") cancel(`another rank's offer of this request ended: ${error.message}`);
+      if (error.code !== "LEASE_EXPIRED") cancel(`another offer of this request ended: ${error.message}`);
     });
   }
   const done = Promise.allSettled(parts.map((part) => part.done)).then(() => {
@@ -41,7 +55,7 @@ export function joinSends(parts: Parts<SendTransfer>): SendTransfer {
   done.catch(() => {});
   return {
     requestId: first.requestId,
-    state: joinStates(parts.map(({ state }) => state)),
+    state: join(parts.map(({ state }) => state)),
     ready: (tokens, options) => {
       for (const part of parts) part.ready(tokens, options);
     },
@@ -54,7 +68,7 @@ export function joinSends(parts: Parts<SendTransfer>): SendTransfer {
 }
 
 /**
- * The pulls that one request needs, from several ranks or by several, as one. It is complete when all are; the first that fails is its
+ * The pulls that one request needs, from several ranks or by several, or for several block tables, as one. It is complete when all are; the first that fails is its
  * outcome, told at once, and cancels the others. Blocks are held by each part until none of its reads can touch them.
  */
 export function joinReceives(parts: Parts<ReceiveTransfer>): ReceiveTransfer {

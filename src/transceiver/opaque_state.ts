@@ -112,13 +112,30 @@ export function encodeState(state: OpaqueState): string {
   return writer.take(0).toString("base64");
 }
 
+/** Between the states of a request's block tables: no character of base64. */
+const TABLE_SEPARATOR = ".";
+
+/** One state of those of a request's block tables, in the order in which peers pair them. */
+export const joinTables = (states: readonly string[]): string => states.join(TABLE_SEPARATOR);
+
+/** One of a single table is its own. */
+export const tablesOf = (state: string): readonly string[] => state.split(TABLE_SEPARATOR);
+
 /**
  * One state of the states that the ranks of an instance gave for one request: what a worker of several ranks answers with.
  * @throws KvError BAD_STATE, INVALID_ARGUMENT when they are not of one request, or two are of one rank
  */
 export function joinStates(states: readonly string[]): string {
-  const [first, ...rest] = states.map(decodeState);
-  if (first === undefined) throw new KvError("INVALID_ARGUMENT", { what: "states", why: "there are none" });
+  const tables = states.map(tablesOf);
+  if (tables.length === 0) throw new KvError("INVALID_ARGUMENT", { what: "states", why: "there are none" });
+  if (tables.some(({ length }) => length !== tables[0]?.length)) {
+    throw new KvError("INVALID_ARGUMENT", { what: "states", why: "they have unequal numbers of block tables" });
+  }
+  return joinTables((tables[0] ?? []).map((_, table) => joinRanks(tables.map((all) => all[table] ?? ""))));
+}
+
+function joinRanks(states: readonly string[]): string {
+  const [first, ...rest] = states.map(decodeState) as [OpaqueState, ...OpaqueState[]];
   const ranks = [first, ...rest].flatMap((state) => state.ranks).sort((left, right) => left.rank - right.rank);
   const alike = (state: OpaqueState): boolean =>
     state.instance === first.instance && state.requestId === first.requestId && state.tokens === first.tokens;

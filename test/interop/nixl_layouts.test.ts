@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, beforeEach, describe, it } from "vitest";
 import { hasPython } from "../integration/transceiver/foreign_memory.mjs";
-import { adoptedLayout, adoptedPools, kinds, sharedPages, tables } from "../integration/transceiver/layout_kinds.ts";
+import { adoptedLayout, adoptedPools, hybrid, kinds, sharedPages } from "../integration/transceiver/layout_kinds.ts";
 import { type Peer, Peers } from "../integration/transceiver/peer_process.ts";
-import { moveAll, PlacedPeer, type Shape } from "../integration/transceiver/placed_peer.ts";
+import { type Keeps, moveAll, PlacedPeer, type Shape } from "../integration/transceiver/placed_peer.ts";
 import { nixlCases, setEnvironment } from "./nixl_wheel.ts";
 
 /** Each rank has a NIXL agent: these are few, and unequal in all that may be. */
@@ -28,7 +28,7 @@ describe.each(cases)("layouts over $name", ({ env, missing }) => {
     if (missing !== undefined) skip(missing);
   });
 
-  async function moveBothWays(here: PlacedPeer, there: PlacedPeer, keeps: number | null = null): Promise<void> {
+  async function moveBothWays(here: PlacedPeer, there: PlacedPeer, keeps: Keeps = null): Promise<void> {
     await moveAll(here, there, { keeps, path });
     await moveAll(there, here, { keeps, path });
     for (const side of [here, there]) {
@@ -58,18 +58,13 @@ describe.each(cases)("layouts over $name", ({ env, missing }) => {
   );
 
   it.skipIf(!hasPython)(
-    "pages of full layers and of those with a window share regions and have a table for each kind",
+    "pages that full layers and those with a window share have a block table for each kind",
     async () => {
-      const open = (peer: Peer) =>
-        Promise.all(
-          tables.map(({ name, layout, pages }) =>
-            PlacedPeer.adopted(peer, layout, sharedPages(name), socketDir, pages),
-          ),
-        );
-      const [here, there] = [await open(context), await open(generation)];
-      for (const [index, { keeps }] of tables.entries()) {
-        await moveBothWays(here[index] as PlacedPeer, there[index] as PlacedPeer, keeps);
-      }
+      await moveBothWays(
+        await PlacedPeer.adopted(context, hybrid.layout, sharedPages, socketDir),
+        await PlacedPeer.adopted(generation, hybrid.layout, sharedPages, socketDir),
+        hybrid.keeps,
+      );
     },
   );
 });

@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, it, test } from "vitest";
 import { Layout } from "../../../src/layout.ts";
 import { hasPython } from "./foreign_memory.mjs";
-import { adoptedLayout, adoptedPools, kinds, sharedPages, tables } from "./layout_kinds.ts";
+import { adoptedLayout, adoptedPools, hybrid, kinds, sharedPages } from "./layout_kinds.ts";
 import { Peers } from "./peer_process.ts";
 import { moveAll, PlacedPeer } from "./placed_peer.ts";
 
@@ -47,23 +47,15 @@ describe.skipIf(!hasPython)("an adopted pool of", () => {
   });
 });
 
-describe.skipIf(!hasPython)("pages of full layers and of those with a window, with a block table for each kind", () => {
-  it("arrive in the pages of another process that does the same, and in pools of one kind each", async () => {
-    const open = (peer: typeof context) =>
-      Promise.all(
-        tables.map(({ name, layout, pages }) => PlacedPeer.adopted(peer, layout, sharedPages(name), socketDir, pages)),
-      );
-    const [from, to] = await Promise.all([open(context), open(generation)]);
-    const own = await Promise.all(
-      tables.map(({ layout }) => PlacedPeer.spread(generation, layout, [2, 1, 16, "HND"], socketDir)),
+it.skipIf(!hasPython)(
+  "pages that full layers and those with a window share, with a block table for each kind, arrive in another process's",
+  async () => {
+    const [here, there] = await Promise.all(
+      [context, generation].map((peer) => PlacedPeer.adopted(peer, hybrid.layout, sharedPages, socketDir)),
     );
-    for (const [index, { keeps }] of tables.entries()) {
-      const [sender, ...receivers] = [from[index], to[index], own[index]] as [PlacedPeer, PlacedPeer, PlacedPeer];
-      for (const receiver of receivers) {
-        await moveAll(sender, receiver, { keeps });
-        await moveAll(receiver, sender, { keeps });
-      }
-    }
-    await closeAll([...from, ...to, ...own]);
-  });
-});
+    const both = [here, there] as [PlacedPeer, PlacedPeer];
+    await moveAll(both[0], both[1], hybrid);
+    await moveAll(both[1], both[0], hybrid);
+    await closeAll(both);
+  },
+);

@@ -180,25 +180,32 @@ export const adoptedPools: Readonly<Record<string, AdoptedPool>> = {
   },
 };
 
-const kindOf = (name: string, layers: readonly number[], window?: number) => ({
-  ...adoptedLayout,
-  groups: [{ name, kind: "kv", layers, ...(window === undefined ? {} : { window }) }],
-});
+/** Full layers and layers with a window, in turn. */
+export const hybrid = {
+  layout: {
+    ...adoptedLayout,
+    groups: [
+      { name: "full", kind: "kv", layers: [0, 2] },
+      { name: "local", kind: "kv", layers: [1, 3], window: 20 },
+    ],
+  },
+  keeps: { all: null, near: 20 },
+} as const;
 
 /**
- * How an engine has it that hands the same pages out to full layers and to those with a window, and keeps a table for each kind: the first layer of
- * either shares a tensor. `pages`: of a sequence; those that the window has left belong to others.
+ * As an engine has it that hands the same pages out to either kind, and keeps a table for each: the first layers of both share a tensor, and so
+ * do the last. Of a sequence's pages those that the window has left belong to others.
  */
-export const tables = [
-  { name: "full", layout: kindOf("full", [0, 2]), keeps: null, pages: [3, 30, 7, 12, 11, 5, 39, 20] },
-  { name: "local", layout: kindOf("local", [1, 3], 20), keeps: 20, pages: [33, 34, 35, 36, 37, 4, 8, 2] },
-] as const;
-
-export const sharedPages = (name: string): AdoptedPool => ({
+export const sharedPages: AdoptedPool = {
   memory: "pages",
   files: 2,
   bytes: LAYER_BYTES,
   regions: [0, 1].map((file) => ({ file, offset: 0, bytes: LAYER_BYTES })),
   blocks: BLOCKS,
-  placement: { [name]: { bases: inRegion([0, 1]), strides: layerStrides } },
-});
+  placement: {
+    full: { bases: inRegion([0, 1]), strides: layerStrides },
+    local: { bases: inRegion([0, 1]), strides: layerStrides },
+  },
+  tables: { near: ["local"], all: ["full"] },
+  ids: { all: [3, 30, 7, 12, 11, 5, 39, 20], near: [33, 34, 35, 36, 37, 4, 8, 2] },
+};

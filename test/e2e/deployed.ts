@@ -10,6 +10,7 @@ import { type RouterHooks, type RouterServer, startRouter } from "../../src/rout
 import { buildKvt, type KvtProcess, startKvt } from "../integration/cli/kvt_process.ts";
 import { type Fresh, smallPool, type Watched } from "../integration/worker/no_leak.ts";
 import { Workers } from "../integration/worker/worker_process.ts";
+import { openDoorway } from "./doorway.ts";
 
 export const modelPath: string = fileURLToPath(new URL("../../models/tiny.gguf", import.meta.url));
 
@@ -64,7 +65,11 @@ export interface DeployOptions {
   readonly hooks?: RouterHooks;
   /** For the workers. */
   readonly env?: Readonly<Record<string, string>>;
+  /** Network namespaces that the workers live in; then they share no socket directory. */
+  readonly places?: Readonly<Record<Role, { readonly entry: readonly string[]; readonly address: string }>>;
 }
+
+type Role = "context" | "generation";
 
 export async function deploy(options: DeployOptions): Promise<Deployed> {
   buildKvt();
@@ -78,15 +83,33 @@ export async function deploy(options: DeployOptions): Promise<Deployed> {
     `cache_transceiver_config:\n  backend: DEFAULT\n${buffer}kv_cache_config:\n  max_tokens: ${options.poolTokens ?? 8192}\n`,
   );
   const ports = await freePorts(options.context + options.generation);
+  const roleOf = (index: number): Role => (index < options.context ? "context" : "generation");
+  const doors = await Promise.all(
+    ports.map((port, index) => {
+      const place = options.places?.[roleOf(index)];
+      return place && openDoorway(place.entry, port, join(folder, `door-${index}`));
+    }),
+  );
   const workers = ports.map((port, index): DeployedWorker => {
-    const url = `http://localhost:${port}`;
-    const flags = options.flags?.[index < options.context ? "context" : "generation"] ?? [];
-    const process = startKvt(["serve", modelPath, "--port", String(port), "--config", config, ...flags], {
-      KVT_SOCKET_DIR: sockets,
-      KVT_CHECK: "1",
-      KVT_LOG_LEVEL: "info",
-      ...options.env,
-    });
+    const url = `http://localhost:${doors[index]?.port ?? port}`;
+    const place = options.places?.[roleOf(index)];
+    const own = join(folder, `own-${index}`);
+    const flags = [...(options.flags?.[roleOf(index)] ?? [])];
+    if (place !== undefined) {
+      mkdirSync(own, { mode: 0o700 });
+      writeFileSync(join(own, "kvt.yaml"), `control: {host: ${place.address}}\n`);
+      flags.push("--kvt_config", join(own, "kvt.yaml"));
+    }
+    const process = startKvt(
+      ["serve", modelPath, "--port", String(port), "--config", config, ...flags],
+      {
+        KVT_SOCKET_DIR: place === undefined ? sockets : own,
+        KVT_CHECK: "1",
+        KVT_LOG_LEVEL: "info",
+        ...options.env,
+      },
+      place?.entry,
+    );
     return {
       url,
       process,
@@ -106,7 +129,11 @@ export async function deploy(options: DeployOptions): Promise<Deployed> {
       process.child.kill("SIGCONT");
       process.child.kill("SIGKILL");
     }
-    await Promise.all([...workers.map(({ process }) => process.ended), beside[Symbol.asyncDispose]()]);
+    const parts = [beside, ...doors.flatMap((door) => door ?? [])];
+    await Promise.all([
+      ...workers.map(({ process }) => process.ended),
+      ...parts.map((part) => part[Symbol.asyncDispose]()),
+    ]);
     rmSync(folder, { recursive: true, force: true });
   };
   try {

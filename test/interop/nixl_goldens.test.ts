@@ -4,6 +4,7 @@ import { type Deployed, type DeployOptions, deploy } from "../e2e/deployed.ts";
 import { ask } from "../integration/worker/client.ts";
 import { goldens } from "../integration/worker/golden.ts";
 import { expectGolden } from "../integration/worker/golden_check.ts";
+import { DEVICE, Namespaces, type Place } from "./namespaces.ts";
 import { type NixlCase, nixlCases } from "./nixl_wheel.ts";
 
 interface Moved {
@@ -82,6 +83,38 @@ describe.each(styles)("golden answers over $name, $style", ({ style, ...one }) =
     expect(counted(`kvt_worker_nixl_parts_total{path="${path}",unit="descriptor"}`)).toBeGreaterThanOrEqual(posts);
     expect(counted(`kvt_worker_nixl_seconds_total{path="${path}",phase="transfer"}`)).toBeGreaterThan(0);
   });
+});
+
+const opened = await Namespaces.open();
+const namespaces = typeof opened === "string" ? undefined : opened;
+afterAll(() => namespaces?.[Symbol.asyncDispose]());
+const overNetwork = cases
+  .filter(({ name }) => /TCP|tcp/.test(name))
+  .map(
+    (one): NixlCase => ({
+      ...one,
+      // UCX would take the loopback devices of two namespaces for one.
+      env: { ...one.env, UCX_NET_DEVICES: DEVICE, FI_TCP_IFACE: DEVICE },
+      ...(typeof opened === "string" ? { missing: opened } : {}),
+    }),
+  );
+
+describe.each(overNetwork)("golden answers between two network namespaces over $name", (one) => {
+  const placeOf = (place: Place) => ({
+    entry: namespaces?.entry(place) ?? [],
+    address: namespaces?.address(place) ?? "",
+  });
+  const deployed = deployPair(one, { places: { context: placeOf("context"), generation: placeOf("generation") } });
+
+  it("are right token for token, and their KV came that way", async () => {
+    for (const golden of goldens) {
+      const id = randomUUID();
+      expectGolden(await ask(deployed().router.url, golden.kind, { ...golden.body }, { id }), golden);
+      const moved = await movedFor(deployed(), id);
+      expect(moved.length).toBeGreaterThan(0);
+      expect(moved.map(({ path }) => path)).toEqual(moved.map(() => one.env.KVT_PATH));
+    }
+  }, 240_000);
 });
 
 const staged = cases.filter(({ name }) => /^nixl_staged over (UCX's TCP|LIBFABRIC)/.test(name));

@@ -29,9 +29,17 @@ export interface KvtProcess {
   said(text: string | RegExp): Promise<void>;
 }
 
-/** Starts the real executable. The test ends it: `child.kill()`, or by waiting for `ended`. */
-export function startKvt(argv: readonly string[], env: Readonly<Record<string, string>> = {}): KvtProcess {
-  const child = spawn(process.execPath, [kvtScript, ...argv], {
+/**
+ * Starts the real executable. The test ends it: `child.kill()`, or by waiting for `ended`.
+ * @param entry a command line that starts it where it is to live, "nsenter ..." for one
+ */
+export function startKvt(
+  argv: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+  entry: readonly string[] = [],
+): KvtProcess {
+  const [program = "", ...args] = [...entry, process.execPath, kvtScript, ...argv];
+  const child = spawn(program, args, {
     cwd: root,
     env: { ...process.env, NO_COLOR: "1", ...env },
     stdio: ["ignore", "pipe", "pipe"],

@@ -13,7 +13,13 @@ import { onPath } from "./toolchain.mjs";
 const root = fileURLToPath(new URL("..", import.meta.url));
 const images = join(root, "native/cuda/images");
 const record = join(images, "built.json");
-const sources = ["native/cuda/gather_segment.h", "native/cuda/kernels/gather.cu"];
+/** native/cuda/images.cc names the same ones. */
+const kernels = ["digest", "gather"];
+const headers = ["digest_input.h", "gather_segment.h", "on_device.h", "xxh3.h"];
+const sources = [
+  ...headers.map((name) => `native/cuda/${name}`),
+  ...kernels.map((name) => `native/cuda/kernels/${name}.cu`),
+];
 
 /** One machine code for each generation of GPUs; native/cuda/images.cc names the same ones. */
 export const architectures = ["80", "86", "89", "90", "100", "120"];
@@ -29,14 +35,13 @@ const hashesOf = (folder, names) => Object.fromEntries(names.map((name) => [name
 const asOldPtx = (text) =>
   text.replace(/^\.version .*$/m, `.version ${PTX_VERSION}`).replace(/^\t\.pragma "used_bytes_mask .*\n/gm, "");
 
-async function build(folder) {
-  const kernel = "native/cuda/kernels/gather.cu";
+async function build(folder, name) {
+  const kernel = `native/cuda/kernels/${name}.cu`;
   for (const arch of architectures) {
-    await run("nvcc", [...flags, `-arch=sm_${arch}`, "-cubin", "-o", join(folder, `gather.sm_${arch}.cubin`), kernel], {
-      cwd: root,
-    });
+    const cubin = join(folder, `${name}.sm_${arch}.cubin`);
+    await run("nvcc", [...flags, `-arch=sm_${arch}`, "-cubin", "-o", cubin, kernel], { cwd: root });
   }
-  const ptx = join(folder, "gather.ptx");
+  const ptx = join(folder, `${name}.ptx`);
   await run("nvcc", [...flags, `-arch=compute_${PTX_TARGET}`, "-ptx", "-o", ptx, kernel], { cwd: root });
   writeFileSync(ptx, asOldPtx(readFileSync(ptx, "utf8")));
   const place = mkdtempSync(join(tmpdir(), "kvt-ptxas-"));
@@ -67,9 +72,9 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
     }
     if (!onPath("nvcc")) throw new Told("nvcc was not found; CUDA 13.0 is needed to build the kernels anew.");
     await step("kernels", async () => {
-      await build(images);
+      for (const name of kernels) await build(images, name);
       const { output } = await run("nvcc", ["--version"]);
-      const names = readdirSync(images).filter((name) => name.startsWith("gather."));
+      const names = readdirSync(images).filter((name) => kernels.some((kernel) => name.startsWith(`${kernel}.`)));
       const made = {
         nvcc: output.match(/V(\d+\.\d+\.\d+)/)?.[1] ?? "unknown",
         sources: hashesOf(root, sources),

@@ -73,7 +73,8 @@ struct Side {
   Side(std::shared_ptr<cuda::DevicePool> memory, const std::string& directory, uint64_t piece, uint8_t number,
        unsigned multiprocessors)
       : pool(std::move(memory)), own(DescriptorOf(directory, piece, number)) {
-    path = Need(CudaPeerPath::Open({own, pool, multiprocessors, wake}));
+    auto kernels = Need(cuda::Kernels::Load(pool->context()));
+    path = Need(CudaPeerPath::Open({own, pool, std::move(kernels), multiprocessors, wake}));
   }
   std::vector<uint8_t> Descriptor() const {
     return *EncodeCudaDescriptor({own, pool->context()->facts().uuid, pool->memory().bytes()});

@@ -75,7 +75,7 @@ export async function run(add, say) {
     add(name, "move_gb_per_s", total / ours / 1000, "GB/s");
     add(name, "ratio_copy_engine", copy / ours, "");
   }
-  for (const verify of ["off", "sampled"]) {
+  for (const verify of ["off", "sampled", "full"]) {
     const socketDir = mkdtempSync(join(tmpdir(), "kvt-bench-"));
     try {
       await runCalls(add, say, socketDir, [`cuda:${first.device}`, `cuda:${target.device}`], verify);

@@ -43,9 +43,6 @@ GatherQueue::GatherQueue(Options options) : options_(std::move(options)) {}
 
 Result<std::unique_ptr<GatherQueue>> GatherQueue::Open(Options options) {
   std::unique_ptr<GatherQueue> queue(new GatherQueue(std::move(options)));
-  auto kernels = Kernels::Load(queue->options_.context);
-  if (!kernels.ok()) return kernels.error();
-  queue->kernels_ = std::move(kernels.value());
   auto stream = Stream::Create(queue->options_.context);
   if (!stream.ok()) return stream.error();
   queue->stream_ = std::move(stream.value());
@@ -156,8 +153,8 @@ std::optional<Error> GatherQueue::Launch(const GatherJob& job, const std::vector
   void* parameters[] = {&source, &target, &segments_address, &count, &source_table, &target_table};
   CUresult result = cuda->cuEventRecord(slot->started, stream_->get());
   if (result != kSuccess) return cuda.Failed("cuEventRecord", result);
-  result = cuda->cuLaunchKernel(kernels_->gather(), blocks, 1, 1, kThreadsOfBlock, 1, 1, 0, stream_->get(),
-                                parameters, nullptr);
+  result = cuda->cuLaunchKernel(options_.kernels->gather(), blocks, 1, 1, kThreadsOfBlock, 1, 1, 0,
+                                stream_->get(), parameters, nullptr);
   if (result != kSuccess) return cuda.Failed("cuLaunchKernel of kvt_gather", result);
   result = cuda->cuEventRecord(slot->ended, stream_->get());
   if (result == kSuccess) return std::nullopt;

@@ -48,6 +48,7 @@ class GatherQueue {
  public:
   struct Options {
     std::shared_ptr<const Context> context;
+    std::shared_ptr<const Kernels> kernels;
     unsigned blocks_max = 0;  // multiprocessors that it may fill
   };
 
@@ -58,7 +59,7 @@ class GatherQueue {
   GatherQueue& operator=(const GatherQueue&) = delete;
 
   void Add(std::shared_ptr<GatherJob> job);
-  const std::string& form() const { return kernels_->form(); }
+  const std::string& form() const { return options_.kernels->form(); }
 
  private:
   // What one launch needs and the next may use again.
@@ -80,7 +81,6 @@ class GatherQueue {
   void End(GatherJob* job, const std::optional<Error>& failed);
 
   const Options options_;
-  std::shared_ptr<const Kernels> kernels_;
   std::unique_ptr<Stream> stream_;
   std::mutex mutex_;
   std::condition_variable added_;

@@ -2,16 +2,7 @@
 
 #include <cstdint>
 
-// What the gather kernel gets for a plan, and how it finds the two places of one vector. Compiled into the
-// kernel by nvcc and into the addon and its tests by any C++ compiler, so that the arithmetic is tested where
-// there is no GPU.
-#if defined(__CUDACC__)
-#define KVT_ON_DEVICE __device__ __forceinline__
-#define KVT_KEEP_LOOP _Pragma("unroll 1")
-#else
-#define KVT_ON_DEVICE inline
-#define KVT_KEEP_LOOP
-#endif
+#include "cuda/on_device.h"
 
 namespace kvt::cuda {
 

@@ -5,12 +5,13 @@
 
 namespace kvt::cuda {
 
-// One form of the kernels, as cuModuleLoadData takes it.
+// One form of the kernels, a module each, as cuModuleLoadData takes it.
 struct Image {
   std::string name;  // "cubin sm_90", "PTX"
   int major = 0;     // of the GPUs that run it; 0: PTX, which the driver compiles
   int minor = 0;
-  const void* data = nullptr;
+  const void* gather = nullptr;
+  const void* digest = nullptr;
 };
 
 // The best first for any GPU: machine code, newest first, then PTX.

@@ -1,5 +1,7 @@
 #include "cuda/kernels.h"
 
+#include <optional>
+
 #include "cuda/images.h"
 
 namespace kvt::cuda {
@@ -13,26 +15,51 @@ Result<std::shared_ptr<const Kernels>> Kernels::Load(std::shared_ptr<const Conte
   std::string refused;
   for (const Image& image : AllImages()) {
     if (!RunsOn(image, facts.major, facts.minor)) continue;
-    result = cuda->cuModuleLoadData(&kernels->module_, image.data);
+    result = kernels->LoadForm(image.gather, image.digest);
     if (result == kSuccess) {
       kernels->form_ = image.name;
       break;
     }
-    kernels->module_ = nullptr;
     refused += (refused.empty() ? "" : "; ") + cuda.Failed(image.name + ", cuModuleLoadData", result).why;
   }
-  if (kernels->module_ == nullptr) {
+  if (kernels->form_.empty()) {
     return Error{ErrorCode::kCudaFailed, "no form of the kernels runs on " + facts.name + ": " + refused};
   }
-  result = cuda->cuModuleGetFunction(&kernels->gather_, kernels->module_, "kvt_gather");
-  if (result != kSuccess) return cuda.Failed("cuModuleGetFunction of kvt_gather", result);
+  const auto find = [&](CUfunction* function, CUmodule module, const char* name) -> std::optional<Error> {
+    result = cuda->cuModuleGetFunction(function, module, name);
+    if (result == kSuccess) return std::nullopt;
+    return cuda.Failed(std::string("cuModuleGetFunction of ") + name, result);
+  };
+  if (auto failed = find(&kernels->gather_, kernels->gather_module_, "kvt_gather")) return *failed;
+  if (auto failed = find(&kernels->digest_sums_, kernels->digest_module_, "kvt_digest_sums")) return *failed;
+  if (auto failed = find(&kernels->digest_ends_, kernels->digest_module_, "kvt_digest_ends")) return *failed;
   return std::shared_ptr<const Kernels>(std::move(kernels));
 }
 
+CUresult Kernels::LoadForm(const void* gather, const void* digest) {
+  const Driver& cuda = context_->cuda();
+  CUresult result = cuda->cuModuleLoadData(&gather_module_, gather);
+  if (result != kSuccess) {
+    gather_module_ = nullptr;
+    return result;
+  }
+  result = cuda->cuModuleLoadData(&digest_module_, digest);
+  if (result == kSuccess) return result;
+  digest_module_ = nullptr;
+  Unload();
+  return result;
+}
+
+void Kernels::Unload() {
+  for (CUmodule* module : {&digest_module_, &gather_module_}) {
+    if (*module != nullptr) context_->cuda()->cuModuleUnload(*module);
+    *module = nullptr;
+  }
+}
+
 Kernels::~Kernels() {
-  if (module_ == nullptr) return;
   context_->MakeCurrent();
-  context_->cuda()->cuModuleUnload(module_);
+  Unload();
 }
 
 }  // namespace kvt::cuda

@@ -135,6 +135,7 @@ void DataPlane::Run() {
   notify_();
   Serve();
   path_.reset();
+  digests_->Close();
   phase_.store(Phase::kClosed, std::memory_order_release);
   notify_();
 }
@@ -155,8 +156,9 @@ Result<bool> DataPlane::Open() {
   }
   if (!own.directory.empty()) own.socket = SocketName(number);
   if (auto wrong = OpenPaths(own, number)) return *wrong;
-  Hasher hasher = gpu_pool_ ? HasherOf(gpu_pool_, options_.geometry) : HasherOf(pool_, options_.geometry);
-  digests_ = std::make_unique<Digests>(std::move(hasher), options_.geometry, options_.crew, sleeper_);
+  if (!digests_) {
+    digests_ = std::make_unique<Digests>(DigestsBy(options_.crew, pool_, options_.geometry), sleeper_);
+  }
   return true;
 }
 
@@ -220,8 +222,15 @@ std::optional<Error> DataPlane::OpenPaths(const PoolDescriptor& own, uint64_t nu
     auto descriptor =
         EncodeCudaDescriptor({own, gpu_pool_->context()->facts().uuid, gpu_pool_->memory().bytes()});
     if (!descriptor) return TooLong(own.geometry);
-    auto path = CudaPeerPath::Open({own, gpu_pool_, options_.gpu->multiprocessors, sleeper_});
+    auto kernels = cuda::Kernels::Load(gpu_pool_->context());
+    if (!kernels.ok()) return kernels.error();
+    auto path =
+        CudaPeerPath::Open({own, gpu_pool_, kernels.value(), options_.gpu->multiprocessors, sleeper_});
     if (!path.ok()) return path.error();
+    auto queue = cuda::DigestQueue::Open(
+        {gpu_pool_, kernels.value(), options_.geometry, options_.gpu->multiprocessors});
+    if (!queue.ok()) return queue.error();
+    digests_ = std::make_unique<Digests>(DigestsBy(std::move(queue.value())), sleeper_);
     entries.push_back({PathKind::kCudaPeer, std::move(path.value()), std::move(*descriptor)});
   }
   if (options_.shared_memory) {

@@ -37,7 +37,7 @@ void Warn(const std::string& what) {
 Result<std::unique_ptr<CudaPeerPath>> CudaPeerPath::Open(Options options) {
   std::unique_ptr<CudaPeerPath> path(new CudaPeerPath(std::move(options)));
   const Options& own = path->options_;
-  auto queue = cuda::GatherQueue::Open({own.pool->context(), own.multiprocessors});
+  auto queue = cuda::GatherQueue::Open({own.pool->context(), own.kernels, own.multiprocessors});
   if (!queue.ok()) return queue.error();
   path->queue_ = std::move(queue.value());
   const PoolFiles files{{own.pool->fd()}, own.own.bytes, false, own.pool};

@@ -24,11 +24,11 @@ class CudaPeerPath final : public Path {
   struct Options {
     PoolDescriptor own;  // how peers reach us; an empty directory means they can't
     std::shared_ptr<cuda::DevicePool> pool;
+    std::shared_ptr<const cuda::Kernels> kernels;
     unsigned multiprocessors = 0;         // that a transfer may fill (KVT_CUDA_SMS)
     std::shared_ptr<const Sleeper> wake;  // the owner's
   };
 
-  // Blocks while the kernels are loaded: some milliseconds, seconds where the driver compiles them.
   static Result<std::unique_ptr<CudaPeerPath>> Open(Options options);
   ~CudaPeerPath() override;
 

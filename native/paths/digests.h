@@ -4,12 +4,10 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
-#include <span>
 #include <unordered_map>
 #include <vector>
 
-#include "cuda/device_pool.h"
+#include "cuda/digest_queue.h"
 #include "layout/digest.h"
 #include "memory/host_pool.h"
 #include "memory/sleeper.h"
@@ -29,48 +27,60 @@ struct DigestEnd {
   BootNanos took = 0;  // from the first byte to the last
 };
 
-// Digests of one pool.
-struct Hasher {
-  // One digest; nothing when the memory can't be read any more. Any thread.
-  std::function<std::optional<Digest>(const Part& part, std::span<const uint32_t> table,
-                                      const Tokens& tokens)>
-      hash;
-  bool waits = false;  // for a GPU, however little there is to hash
+// One request on its way.
+struct DigestWork {
+  std::unique_ptr<const DigestRequest> request;
+  std::function<void()> on_quiet;  // any thread, once: nothing reads the pool for it any more
+
+  // Then:
+  bool complete = false;
+  std::vector<Digest> digests;
+  BootNanos took = 0;  // from the first byte to the last
 };
 
-Hasher HasherOf(std::shared_ptr<const HostPool> pool, const Geometry& geometry);
-// Of blocks that lie one after another on a GPU: they are copied to the host and hashed there.
-Hasher HasherOf(std::shared_ptr<const cuda::DevicePool> pool, const Geometry& geometry);
+// Starts to compute what is asked of one pool, and gives the way to end that early. Either way on_quiet is
+// called.
+using DigestMaker = std::function<std::function<void()>(const std::shared_ptr<DigestWork>& work)>;
 
-// Digests of the own pool, computed by the copy threads. Whoever releases the blocks meanwhile gets a digest
-// that means nothing, no more: a digest only reads. Start, Poll and CancelAll are for the owner thread.
+// By the copy threads.
+DigestMaker DigestsBy(CopyCrew* crew, std::shared_ptr<const HostPool> pool, const Geometry& geometry);
+DigestMaker DigestsBy(std::shared_ptr<cuda::DigestQueue> gpu);
+
+// Digests of the own pool. Whoever releases the blocks meanwhile gets a digest that means nothing, no more: a
+// digest only reads. Start, Poll and CancelAll are for the owner thread.
 class Digests {
  public:
-  Digests(Hasher hasher, const Geometry& geometry, CopyCrew* crew, std::shared_ptr<const Sleeper> wake);
+  Digests(DigestMaker maker, std::shared_ptr<const Sleeper> wake);
 
   void Start(uint64_t id, std::unique_ptr<DigestRequest> request);
   void CancelAll();
-  // Those that have ended and were not cancelled.
+  // Those that have ended, unless all were cancelled.
   void Poll(std::vector<DigestEnd>* ends);
-  bool quiet() const { return tasks_.empty(); }
+  bool quiet() const { return running_.empty(); }
+  // When it is quiet, for good: lets go of the pool and of what computes. What was computed may still be
+  // taken.
+  void Close() { maker_ = nullptr; }
 
-  // Any thread, once, after the end was told: one digest for each range, in order.
+  // Any thread, once, after the end was told: one digest for each range, in order; none when they could not
+  // be computed.
   std::vector<Digest> Take(uint64_t id);
 
  private:
-  struct Task;
-  // Shared, as a copy thread may still be waking the owner when that has already seen the end and closes.
+  struct Running {
+    std::shared_ptr<DigestWork> work;
+    std::function<void()> cancel;
+  };
+  // Shared, as a thread may still be waking the owner when that has already seen the end and closes.
   struct Inbox {
     std::mutex mutex;
     std::vector<uint64_t> ended;
   };
 
-  const Hasher hasher_;
-  const uint64_t token_bytes_;
-  CopyCrew* const crew_;
+  DigestMaker maker_;
   const std::shared_ptr<const Sleeper> wake_;
   const std::shared_ptr<Inbox> inbox_;
-  std::unordered_map<uint64_t, std::shared_ptr<Task>> tasks_;
+  bool cancelled_ = false;
+  std::unordered_map<uint64_t, Running> running_;
   std::mutex results_mutex_;
   std::unordered_map<uint64_t, std::vector<Digest>> results_;
 };

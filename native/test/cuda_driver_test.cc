@@ -109,10 +109,16 @@ TEST("machine code runs on GPUs of its generation from its revision on, and PTX 
   CHECK_EQ(best(12, 1), "cubin sm_120");
   CHECK_EQ(best(7, 5), "PTX");
   CHECK_EQ(best(11, 0), "PTX");
-  CHECK_EQ(std::string(static_cast<const char*>(kvt::cuda::AllImages().front().data), 1, 3), "ELF");
-  const std::string ptx = static_cast<const char*>(kvt::cuda::AllImages().back().data);
-  CHECK(ptx.find(".version 8.0") != std::string::npos);
-  CHECK(ptx.find("kvt_gather") != std::string::npos);
+  const auto& first = kvt::cuda::AllImages().front();
+  const auto& last = kvt::cuda::AllImages().back();
+  for (const void* cubin : {first.gather, first.digest}) {
+    CHECK_EQ(std::string(static_cast<const char*>(cubin), 1, 3), "ELF");
+  }
+  const auto holds = [](const void* ptx, const char* text) {
+    return std::string(static_cast<const char*>(ptx)).find(text) != std::string::npos;
+  };
+  CHECK(holds(last.gather, ".version 8.0") && holds(last.gather, "kvt_gather"));
+  CHECK(holds(last.digest, ".version 8.0") && holds(last.digest, "kvt_digest_sums"));
 }
 
 TEST("what is found on this host is told without a crash, GPU or not") {

@@ -1,6 +1,5 @@
 #include "paths/cuda_peer.h"
 
-#include <dlfcn.h>
 #include <poll.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -9,13 +8,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <random>
 
 #include "check.h"
+#include "cuda_rig.h"
 #include "geometries.h"
-#include "layout/digest.h"
 #include "layout/run_cursor.h"
-#include "paths/digests.h"
 
 using namespace kvt;
 
@@ -25,35 +22,12 @@ constexpr BootNanos kSecond = 1'000 * kNanosPerMilli;
 constexpr uint32_t kBlocks = 48;
 constexpr unsigned kMultiprocessors = 64;
 
-// A real GPU where there is one. The library is only looked for: a process that has initialised CUDA can't
-// fork.
-bool OnRealGpu() {
-  static const bool real = [] {
-    if (dlopen("libcuda.so.1", RTLD_LAZY) != nullptr) return true;
-    setenv("KVT_CUDA_LIBRARY", KVT_CUDA_FAKE, 1);
-    return false;
-  }();
-  return real;
-}
-
-std::vector<std::byte> Pattern(uint64_t bytes, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<std::byte> out(bytes);
-  for (std::byte& byte : out) byte = static_cast<std::byte>(random());
-  return out;
-}
-
 // A pool on the first GPU and its path, with an owner that waits.
 struct Node {
   Node(const std::string& directory, const Geometry& geometry, unsigned seed) {
     const uint64_t bytes = geometry.BlockBytes() * kBlocks;
-    auto created = cuda::DevicePool::Create(0, bytes);
-    if (!created.ok()) {
-      std::printf("%s\n", created.error().why.c_str());
-      std::abort();
-    }
-    pool = created.value();
-    content = Pattern(bytes, seed);
+    pool = test::Needed(cuda::DevicePool::Create(0, bytes));
+    content = test::Pattern(bytes, seed);
     CHECK(!pool->Write(0, content));
     own.boot_id = ReadBootId();
     own.epoch = seed;
@@ -65,12 +39,8 @@ struct Node {
     own.regions = {{0, 0, bytes}};
     own.directory = directory;
     own.socket = "kvt-pool-" + std::to_string(getpid()) + "-" + std::to_string(seed) + ".sock";
-    auto opened = CudaPeerPath::Open({own, pool, kMultiprocessors, wake});
-    if (!opened.ok()) {
-      std::printf("%s\n", opened.error().why.c_str());
-      std::abort();
-    }
-    path = std::move(opened.value());
+    auto kernels = test::Needed(cuda::Kernels::Load(pool->context()));
+    path = test::Needed(CudaPeerPath::Open({own, pool, std::move(kernels), kMultiprocessors, wake}));
   }
 
   std::vector<uint8_t> Descriptor() const {
@@ -192,14 +162,14 @@ const std::vector<uint32_t> kTarget{1, 2, 3, 44, 10, 11};
 }  // namespace
 
 TEST("blocks cross from another process's GPU pool, which may be killed once it is mapped") {
-  std::printf("  %s\n", OnRealGpu() ? "on a GPU" : "on a fake of CUDA");
+  std::printf("  %s\n", test::OnRealGpu() ? "on a GPU" : "on a fake of CUDA");
   const Directory directory;
   const Geometry geometry = test::Hnd(4, 2, 2, 32, 128);
   Exporter exporter(directory.path, geometry, 7);
   Node target(directory.path, geometry, 8);
   std::printf("  kernels: %s\n", target.path->form().c_str());
   CHECK(target.Reach(1, exporter.descriptor) == ReachStatus::kOk);
-  const auto source = Pattern(geometry.BlockBytes() * kBlocks, 7);
+  const auto source = test::Pattern(geometry.BlockBytes() * kBlocks, 7);
   const Tokens some{0, 96, 170};
   CHECK(target.Post(1, 1, kSource, kTarget, some) == Path::Posted::kTaken);
   PathEvent event = target.Next();
@@ -225,7 +195,7 @@ TEST("blocks cross from another process's GPU pool, which may be killed once it 
 TEST(
     "a pool of this process is read where it lies, in another order of heads and tokens and of other "
     "blocks") {
-  OnRealGpu();
+  test::OnRealGpu();
   const Directory directory;
   const Geometry from = test::Nhd(4, 2, 8, 16, 12);
   const Geometry to = test::Hnd(4, 2, 4, 32, 12, 0, 2);
@@ -240,24 +210,8 @@ TEST(
   CHECK(source.Read() == source.content);
 }
 
-TEST("digests of blocks on a GPU are those of the same bytes in memory of the host") {
-  OnRealGpu();
-  const Directory directory;
-  const Geometry geometry = test::Hnd(4, 2, 2, 32, 128);
-  const Node node(directory.path, geometry, 11);
-  const Hasher hasher = HasherOf(node.pool, geometry);
-  CHECK(hasher.waits);
-  // A table of the last four blocks of a sequence of six.
-  const std::vector<uint32_t> table{40, 3, 17, 0};
-  for (const TokenRange range : {TokenRange{64, 96}, {100, 110}, {70, 190}}) {
-    const Tokens tokens{range.from, range.to, 190};
-    const auto on_gpu = hasher.hash(test::All(), table, tokens);
-    CHECK(on_gpu && *on_gpu == DigestOf(node.content.data(), geometry, test::All(), table, tokens));
-  }
-}
-
 TEST("a peer of another kind, a garbled descriptor and blocks that don't exist are refused") {
-  OnRealGpu();
+  test::OnRealGpu();
   const Directory directory;
   const Geometry geometry = test::Hnd(4, 2, 2, 32, 128);
   Node source(directory.path, geometry, 12);
@@ -274,7 +228,7 @@ TEST("a peer of another kind, a garbled descriptor and blocks that don't exist a
 }
 
 TEST("a kernel that can't be launched ends its transfer, and no byte is called moved") {
-  if (OnRealGpu()) SKIP("a real GPU does not fail on demand");
+  if (test::OnRealGpu()) SKIP("a real GPU does not fail on demand");
   const Directory directory;
   const Geometry geometry = test::Hnd(4, 2, 2, 32, 128);
   Node source(directory.path, geometry, 14);

@@ -150,7 +150,7 @@ export interface NativeDataPlane {
    * [from, to) of tokens, each gives one digest; `part` is [first layer, layers, first head, heads] of the model, and 1 when groups of no head axis count, else 0. Off the JS thread. Completion DIGESTED, unless the plane closes first.
    */
   digest(digest: number, blocks: Uint32Array, ranges: Uint32Array, part: Uint32Array, sequenceTokens: number): void;
-  /** The digests of one DIGESTED, 8 bytes each in the order of the ranges; once. */
+  /** The digests of one DIGESTED, 8 bytes each in the order of the ranges; none when they could not be computed; once. */
   takeDigests(digest: number): Uint8Array;
   /** The job ends CANCELLED unless it has already ended; JOB_QUIET as above. */
   cancel(job: number): void;

@@ -112,7 +112,7 @@ export interface DataPlane extends Clock {
   read(request: ReadRequest, listener: ReadListener): PlaneRead;
   /**
    * 64-bit XXH3 of this pool's KV, 8 bytes for each range (docs/decisions/028-digests-of-moved-blocks.md). `done` is not called once the plane
-   * closes. Blocks that change hands meanwhile give digests that mean nothing.
+   * closes, and gets none when a GPU could not compute them. Blocks that change hands meanwhile give digests that mean nothing.
    */
   digest(request: DigestRequest, done: (digests: Uint8Array) => void): void;
   /** It runs for `durationMs`, and longer when renewed, from a moment after this call; then `over`, once. */

@@ -69,6 +69,11 @@ export class ReceiverVerification {
     return this.#comparison.isComplete;
   }
 
+  /** This side's digests could not be computed. */
+  get failed(): boolean {
+    return this.#comparison.ownFailed;
+  }
+
   /** @returns whether the frame holds any */
   take({ digestsFrom: first, digests: bytes }: FrameOf<"READY">): boolean {
     if (first === undefined || bytes === undefined) return false;

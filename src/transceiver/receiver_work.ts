@@ -16,6 +16,7 @@ import { ReceiverTally } from "./receiver_tally.ts";
 import { ReceiverTimers } from "./receiver_timers.ts";
 import { type BlockSizes, ReceiverVerification } from "./receiver_verification.ts";
 import { Settled } from "./settled.ts";
+import { NO_DIGESTS } from "./verification.ts";
 
 const ATTEMPTS = 3;
 
@@ -237,6 +238,11 @@ export class ReceiverWork implements Readonly<Record<ReceiverEffect, () => void>
 
   compareDigests(): void {
     const { peer, tokens } = this.#offer;
+    if (this.verification.failed) {
+      const failed = { transfer: this.attempt.transferId, path: this.tally.path, why: NO_DIGESTS };
+      this.#session.fail("digestsDifferAgain", new KvError("COPY_FAILED", failed));
+      return;
+    }
     const read = { peer, blocks: this.blocks.ids, attempt: this.attempt, tokens, sizes: this.#sizes };
     const mismatch = this.verification.compare(read);
     if (mismatch === undefined) return;

@@ -4,7 +4,7 @@ import type { BlockHold } from "../kv/pool.ts";
 import type { CancelOutcome, FirstTokens } from "./api.ts";
 import type { PlaneLease } from "./data_plane.ts";
 import { equalTokens } from "./proof.ts";
-import type { FrameOf } from "./protocol.ts";
+import type { AbortCode, FrameOf } from "./protocol.ts";
 import type { PartlyReady, PullAsked, SenderHouse, SessionOwner, SessionStart } from "./sender_house.ts";
 import { leasedStates, type SenderEffect, type SenderEvent, type SenderState, senderTable } from "./sender_table.ts";
 import { SenderWork } from "./sender_work.ts";
@@ -79,13 +79,22 @@ export class SenderSession {
   cancel(why: string): CancelOutcome {
     if (this.#state === "END") return "already_complete";
     const transfer = this.#work.reader?.transferId ?? `of request ${this.requestId}`;
-    // The first cause stays: a second cancel of an ending session explains nothing.
+    this.#end(new KvError("CANCELLED", { transfer, why }), "CANCELLED");
+    return this.state === "END" ? "cancelled" : "in_flight";
+  }
+
+  /** Its KV can't be had: whoever reads it hears why. */
+  fail(error: KvError): void {
+    if (this.#state !== "END") this.#end(error, "FAILED");
+  }
+
+  /** The first cause stays: a second end of an ending session explains nothing. */
+  #end(cause: KvError, code: AbortCode): void {
     if (this.#work.cause === null) {
-      this.#work.cause = new KvError("CANCELLED", { transfer, why });
-      this.#work.abortCode = "CANCELLED";
+      this.#work.cause = cause;
+      this.#work.abortCode = code;
     }
     this.dispatch("cancel");
-    return this.state === "END" ? "cancelled" : "in_flight";
   }
 
   pull(asked: PullAsked): void {

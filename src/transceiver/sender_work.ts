@@ -16,7 +16,7 @@ import {
 } from "./sender_house.ts";
 import type { SenderSession } from "./sender_session.ts";
 import type { Refusal, SenderEffect } from "./sender_table.ts";
-import { type Digests, OwedDigests, partsOf, rangesToVerify } from "./verification.ts";
+import { type Digests, NO_DIGESTS, OwedDigests, partsOf, rangesToVerify } from "./verification.ts";
 
 interface Reader extends Pick<PullAsked, "receiver" | "transferId" | "heard" | "byLayer"> {
   readonly owed: OwedDigests;
@@ -285,6 +285,11 @@ export class SenderWork implements Readonly<Record<SenderEffect, () => void>> {
     const digested = (bytes: Uint8Array): void => {
       // Nobody waits for those of another attempt, or of an ended one.
       if (this.reader !== reader || this.#session.state !== "GRANT") return;
+      if (bytes.length === 0) {
+        const failed = { transfer: this.#name(), path: reader?.path ?? "none", why: NO_DIGESTS };
+        this.#session.fail(new KvError("COPY_FAILED", failed));
+        return;
+      }
       this.digested = { first: due.first, bytes };
       this.#session.dispatch("digested");
       this.digested = null;

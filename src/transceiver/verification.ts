@@ -54,6 +54,10 @@ export const blockAt = (
 ): number | undefined =>
   table[Math.floor(token / tokensPerBlock) - Math.max(0, Math.ceil(tokens / tokensPerBlock) - table.length)];
 
+/** Why a transfer ends whose digests a GPU could not compute. */
+export const NO_DIGESTS =
+  "the digests of its blocks could not be computed; what CUDA said stands in this process's log";
+
 /** A stretch of a pull's digests: `first` is the place of the first one in the order of the ranges. */
 export interface Digests {
   readonly first: number;
@@ -124,6 +128,12 @@ export class DigestComparison {
     }
   }
 
+  /** The own ones could not be computed. */
+  get ownFailed(): boolean {
+    return this.#own !== null && this.#own.length < DIGEST_BYTES * this.#known.length;
+  }
+
+  /** @param digests of all ranges; none when they could not be computed */
   takeOwn(digests: Uint8Array): void {
     this.#own = digests;
   }

@@ -1,7 +1,7 @@
-// A libcuda of one GPU whose memory is that of the host and whose kernel runs on the processor, in the call
-// that launches it. It shows what is asked of CUDA and in which order, and that the right bytes arrive;
-// nothing about a real driver, its memory model or its speed. KVT_FAKE_CUDA_FAILS names a function that then
-// fails.
+// A libcuda of one GPU whose memory is that of the host and whose kernels run on the processor, in the
+// call that launches them. It shows what is asked of CUDA and in which order, and that the right bytes
+// arrive; nothing about a real driver, its memory model or its speed. KVT_FAKE_CUDA_FAILS names a function
+// that then fails.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -10,6 +10,7 @@
 #include <map>
 #include <mutex>
 
+#include "cuda/digest_input.h"
 #include "cuda/driver_functions.h"
 #include "cuda/gather_segment.h"
 
@@ -91,6 +92,69 @@ void Gather(unsigned blocks, void** parameters) {
     }
   }
 }
+
+// As kernels/digest.cu: what its lanes exchange is added up here.
+void RunDigestSums(unsigned, void** parameters) {
+  const auto* packed = reinterpret_cast<const uint8_t*>(Parameter<CUdeviceptr>(parameters, 0));
+  const auto* inputs = reinterpret_cast<const DigestInput*>(Parameter<CUdeviceptr>(parameters, 1));
+  const auto count = Parameter<uint32_t>(parameters, 2);
+  const auto total = Parameter<uint32_t>(parameters, 3);
+  auto* sums = reinterpret_cast<uint64_t*>(Parameter<CUdeviceptr>(parameters, 4));
+  for (uint32_t sum = 0; sum < total; ++sum) {
+    const DigestInput& input = inputs[DigestInputOf(inputs, count, sum)];
+    if (sum - input.first_sum >= input.sums) abort();
+    uint64_t* const row = sums + uint64_t{sum} * kXxh3Accumulators;
+    memset(row, 0, kXxh3Accumulators * sizeof(uint64_t));
+    for (uint32_t lane = 0; lane < kDigestLanes; ++lane) {
+      uint64_t keys[kDigestWordsOfLane];
+      for (uint32_t turn = 0; turn < kDigestWordsOfLane; ++turn) keys[turn] = DigestKey(lane, turn);
+      const uint32_t own = lane % kXxh3Accumulators;
+      const DigestSum added = DigestSumOf(DigestWordsOf(packed, input, sum - input.first_sum, lane), keys,
+                                          Xxh3SecretAt(kXxh3LastKeyByte + 8 * own));
+      row[own] += added.own;
+      row[own ^ 1] += added.neighbour;
+    }
+  }
+}
+
+void RunDigestEnds(unsigned, void** parameters) {
+  const auto* packed = reinterpret_cast<const uint8_t*>(Parameter<CUdeviceptr>(parameters, 0));
+  const auto* inputs = reinterpret_cast<const DigestInput*>(Parameter<CUdeviceptr>(parameters, 1));
+  const auto count = Parameter<uint32_t>(parameters, 2);
+  const auto* sums = reinterpret_cast<const uint64_t*>(Parameter<CUdeviceptr>(parameters, 3));
+  auto* digests = reinterpret_cast<uint64_t*>(Parameter<CUdeviceptr>(parameters, 4));
+  for (uint32_t index = 0; index < count; ++index) {
+    const DigestInput& input = inputs[index];
+    if (input.sums == 0) {
+      digests[index] = Xxh3Short(packed + input.offset, static_cast<uint32_t>(input.bytes));
+      continue;
+    }
+    uint64_t accumulators[kXxh3Accumulators];
+    for (uint32_t own = 0; own < kXxh3Accumulators; ++own) {
+      accumulators[own] = kXxh3First[own];
+      for (uint32_t block = 0; block < input.sums; ++block) {
+        accumulators[own] += sums[uint64_t{input.first_sum + block} * kXxh3Accumulators + own];
+        if (block + 1 == input.sums) break;
+        accumulators[own] = Xxh3Scramble(accumulators[own], kXxh3Secret[kXxh3ScrambleKey + own]);
+      }
+    }
+    digests[index] = Xxh3End(accumulators, input.bytes);
+  }
+}
+
+bool Fails(const char* name) {
+  const char* failing = getenv("KVT_FAKE_CUDA_FAILS");
+  return failing != nullptr && strcmp(failing, name) == 0;
+}
+
+// What a CUfunction points to.
+struct Kernel {
+  const char* name;
+  void (*run)(unsigned blocks, void** parameters);
+};
+
+Kernel Kernels[] = {
+    {"kvt_gather", &Gather}, {"kvt_digest_sums", &RunDigestSums}, {"kvt_digest_ends", &RunDigestEnds}};
 
 // The table, one body a function.
 struct Fake {
@@ -211,13 +275,19 @@ struct Fake {
   }
   static CUresult cuModuleUnload(CUmodule) { return kSuccess; }
   static CUresult cuModuleGetFunction(CUfunction* function, CUmodule, const char* name) {
-    *function = Some<CUfunction>();
-    return strcmp(name, "kvt_gather") == 0 ? kSuccess : kErrorInvalidValue;
+    for (Kernel& kernel : Kernels) {
+      if (strcmp(name, kernel.name) != 0) continue;
+      *function = reinterpret_cast<CUfunction>(&kernel);
+      return kSuccess;
+    }
+    return kErrorInvalidValue;
   }
-  static CUresult cuLaunchKernel(CUfunction, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned,
-                                 unsigned, unsigned, CUstream, void** parameters, void**) {
+  static CUresult cuLaunchKernel(CUfunction function, unsigned blocks, unsigned, unsigned, unsigned threads,
+                                 unsigned, unsigned, unsigned, CUstream, void** parameters, void**) {
     if (threads != kThreadsOfBlock) return kErrorInvalidValue;
-    Gather(blocks, parameters);
+    const auto* kernel = reinterpret_cast<const Kernel*>(function);
+    if (Fails(kernel->name)) return kErrorInvalidValue;
+    kernel->run(blocks, parameters);
     return kSuccess;
   }
 };
@@ -231,8 +301,7 @@ struct Guarded<place, CUresult (*)(Parameters...)> {
   static inline const char* name = nullptr;
   static inline CUresult (*body)(Parameters...) = nullptr;
   static CUresult Call(Parameters... parameters) {
-    const char* failing = getenv("KVT_FAKE_CUDA_FAILS");
-    if (failing != nullptr && strcmp(failing, name) == 0) return kErrorInvalidValue;
+    if (Fails(name)) return kErrorInvalidValue;
     return body(parameters...);
   }
 };

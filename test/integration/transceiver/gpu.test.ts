@@ -57,6 +57,40 @@ describe.skipIf(missing !== "")(`pools on a GPU${missing === "" ? "" : ` (${miss
     expect(await sender.sent(id)).toHaveProperty("report");
   });
 
+  it("each block's digest is computed on the GPU at both ends and found equal, also of parts of blocks", async () => {
+    const comparing = await peers.open({ pool: { memory, blocks: BLOCKS }, verify: "full" });
+    for (const [tokens, skipTokens] of [[POOL_TOKENS, 0] as const, [150, 45] as const]) {
+      const id = next++;
+      await comparing.fetch(sender, { id, tokens, skipTokens });
+      expect(await comparing.received(id)).toMatchObject({ wrong: 0, report: { path: "cuda_peer", attempts: 1 } });
+    }
+    expect((await comparing.stats()).mismatches).toBe(0);
+  });
+
+  it.skipIf(real.devices.length > 0)(
+    "a digest that CUDA fails to compute ends the transfer, at either side",
+    async () => {
+      const comparing = await peers.open({ pool: { memory, blocks: BLOCKS }, verify: "full" });
+      process.env.KVT_FAKE_CUDA_FAILS = "kvt_digest_ends";
+      const failing = await peers.open({ pool: { memory, blocks: BLOCKS }, verify: "full" });
+      delete process.env.KVT_FAKE_CUDA_FAILS;
+      const there = next++;
+      await comparing.fetch(failing, { id: there, tokens: 100 });
+      const why = /the digests of its blocks could not be computed/;
+      expect(await comparing.received(there)).toMatchObject({
+        code: "SENDER_ABORTED",
+        message: expect.stringMatching(why),
+      });
+      expect(await failing.sent(there)).toMatchObject({ code: "COPY_FAILED", message: expect.stringMatching(why) });
+      expect(failing.log).toMatch(/digests on .*cuLaunchKernel of kvt_digest_ends/);
+      const here = next++;
+      await failing.fetch(sender, { id: here, tokens: 100 });
+      expect(await failing.received(here)).toMatchObject({ code: "COPY_FAILED" });
+      // What it said to the sender: an end with a status.
+      expect(await sender.sent(here)).toMatchObject({ code: "RECEIVER_FAILED" });
+    },
+  );
+
   it("data is fetched while the prefill goes on", async () => {
     const id = next++;
     const { state } = await sender.send({ request: id, tokens: 200, ready: 64 });

@@ -24,6 +24,7 @@ export const NIXL_TESTS = [
   "nixl_peer_test",
   "nixl_path_test",
   "nixl_path_peer_test",
+  "nixl_remotes_test",
 ];
 /** Of these, what is about plug-in UCX whatever plug-in is chosen. */
 const UCX_TESTS = ["nixl_library_test"];

@@ -104,7 +104,10 @@ void NixlRemotes::Unuse(const std::string& agent) {
 }
 
 void NixlRemotes::Forget(const std::string& agent) {
-  if (!options_.leave.empty() && !remotes_[agent].broken) (void)Notify(agent, options_.leave);
+  // Only those that we have reached know us as a reader. Of one that has reached us nothing is known, and a
+  // word to a dead one may never return.
+  const Remote& remote = remotes_[agent];
+  if (!options_.leave.empty() && remote.life && !remote.broken) (void)Notify(agent, options_.leave);
   if (agent_ != nullptr) (void)agent_->Forget(agent);
   remotes_.erase(agent);
 }

@@ -12,7 +12,7 @@ import { type FrameOf, IDS_LIMIT, type ReceiverFrame } from "./protocol.ts";
 import { Renewals } from "./renewals.ts";
 import { type FrameSink, SenderFrames } from "./sender_frames.ts";
 
-/** Tries to connect, and the pause before each but the first. */
+/** Tries to connect that each user gets, and the pause before each but the first. */
 const DIAL_PAUSES_MS = [0, 50, 200];
 /** For the sender to read the last DONE. */
 const LINGER_MS = 1_000;
@@ -30,6 +30,10 @@ export class PeerLink implements ChannelListener {
   readonly #around: LinkSurroundings;
   readonly #epochs: FrameSink["epochs"];
   readonly #users = new Set<LinkUser>();
+  /** What a user that came while a dial ran has not seen of its tries: they may have been made while there was no network yet. */
+  readonly #missed = new Map<LinkUser, number>();
+  /** Of the dial that runs, that have failed. */
+  #tries = 0;
   readonly #byTransfer = new Map<TransferId, LinkUser>();
   #untold: Untold[] = [];
   #state: LinkState = "down";
@@ -94,10 +98,12 @@ export class PeerLink implements ChannelListener {
     if (this.#end !== null) this.#tellEnd(user);
     else if (this.#state === "up") user.linkUp();
     else if (this.#state === "down") void this.#dial();
+    else if (this.#state === "dialling") this.#missed.set(user, this.#tries);
   }
 
   leave(user: LinkUser): void {
     this.#users.delete(user);
+    this.#missed.delete(user);
     for (const [id, owner] of this.#byTransfer) if (owner === user) this.#byTransfer.delete(id);
     this.#rest();
   }
@@ -169,9 +175,10 @@ export class PeerLink implements ChannelListener {
 
   async #dial(): Promise<void> {
     this.#state = "dialling";
+    this.#missed.clear();
     let failure: DialFailure | null = null;
-    for (let tries = 0; tries < DIAL_PAUSES_MS.length; ) {
-      const pause = DIAL_PAUSES_MS[tries] ?? 0;
+    for (this.#tries = 0; this.#triesLeft; ) {
+      const pause = DIAL_PAUSES_MS[Math.min(this.#tries, DIAL_PAUSES_MS.length - 1)] ?? 0;
       if (pause > 0) await this.#pause(pause);
       if (!this.#wanted || this.#end !== null) break;
       const asking = this.#asking();
@@ -199,7 +206,8 @@ export class PeerLink implements ChannelListener {
         // Whoever is left has not been refused, and has all tries before it.
         if (refused === undefined || !this.#users.has(refused)) continue;
       }
-      tries++;
+      this.#tries++;
+      for (const user of this.#tired) user.linkFailed(failure.error);
     }
     if (this.#end !== null) return;
     this.#state = "down";
@@ -208,6 +216,17 @@ export class PeerLink implements ChannelListener {
       for (const user of [...this.#users]) user.linkFailed(failure.error);
     }
     this.#rest();
+  }
+
+  /** Users that have had all their tries, once others have some left. */
+  get #tired(): readonly LinkUser[] {
+    if (!this.#triesLeft) return [];
+    return [...this.#users].filter((user) => this.#tries - (this.#missed.get(user) ?? 0) >= DIAL_PAUSES_MS.length);
+  }
+
+  get #triesLeft(): boolean {
+    const last = Math.max(0, ...this.#missed.values());
+    return this.#tries - last < DIAL_PAUSES_MS.length;
   }
 
   get #wanted(): boolean {

@@ -30,8 +30,7 @@ export class Namespaces implements AsyncDisposable {
         opened.#run(place, ["ip", "link", "set", "lo", "up"]);
         opened.#run(place, ["ip", "link", "set", DEVICE, "up"]);
       }
-      // UCX takes no device whose carrier the kernel has not announced yet.
-      await until("the link is up at both ends", () => places.every((place) => opened.#isUp(place)), 10_000);
+      await opened.#untilUp();
       return opened;
     } catch (error) {
       await opened[Symbol.asyncDispose]();
@@ -48,8 +47,19 @@ export class Namespaces implements AsyncDisposable {
     return holder === undefined ? [] : ["nsenter", ...entering(holder, true)];
   }
 
-  setLink(place: Place, state: "up" | "down"): void {
-    this.#run(place, ["ip", "link", "set", DEVICE, state]);
+  pullOut(place: Place): void {
+    this.#run(place, ["ip", "link", "set", DEVICE, "down"]);
+  }
+
+  /** Resolves when it carries again. */
+  async plugIn(place: Place): Promise<void> {
+    this.#run(place, ["ip", "link", "set", DEVICE, "up"]);
+    await this.#untilUp();
+  }
+
+  /** UCX takes no device whose carrier the kernel has not announced yet, and until then nothing goes through. */
+  async #untilUp(): Promise<void> {
+    await until("the link is up at both ends", () => places.every((place) => this.#isUp(place)), 10_000);
   }
 
   #isUp(place: Place): boolean {

@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { until } from "../waits.ts";
 import { BLOCKS, type Peer, Peers } from "./peer_process.ts";
 import { Wire } from "./wire.ts";
@@ -96,4 +96,40 @@ describe("a pull that is cancelled before it has asked", () => {
     expect(await sender.sent(1)).toHaveProperty("report");
     await other.kill();
   });
+});
+
+describe("a pull that is cancelled when its sender has granted it", () => {
+  const peers = new Peers();
+  let sender: Peer;
+  let receiver: Peer;
+  beforeAll(async () => {
+    [sender, receiver] = await Promise.all([peers.open(), peers.open({ verify: "full" })]);
+  });
+  afterAll(() => peers[Symbol.asyncDispose]());
+  const free = async (peer: Peer): Promise<number> => (await peer.stats()).blocks.free;
+
+  it.each([
+    ["READ", 1],
+    ["VERIFY", 2],
+    ["RETRY", 3],
+  ] as const)(
+    "in %s: both sides' blocks are free when no read touches them, and the next one is right",
+    async (state, id) => {
+      await receiver.call("hold", { state });
+      await receiver.arm({ role: "receiver", to: state, say: true });
+      await receiver.fetch(sender, { id, tokens: TOKENS });
+      await receiver.reached(state);
+      expect(Math.max(await free(sender), await free(receiver))).toBeLessThan(BLOCKS);
+      expect(await receiver.call("cancelReceive", { id })).toBe(state === "VERIFY" ? "cancelled" : "in_flight");
+      expect(await sender.sent(id)).toMatchObject({ code: expect.stringMatching(/CANCELLED|RECEIVER_FAILED/) });
+      // No timer: the lease, and the limit of an offer, are 10 s and more.
+      await until("the sender's blocks are free", async () => (await free(sender)) === BLOCKS, 5_000);
+      await receiver.call("letGo");
+      expect((await receiver.received(id)).code).toBe("CANCELLED");
+      await until("the receiver's blocks are free", async () => (await free(receiver)) === BLOCKS, 5_000);
+      await receiver.fetch(sender, { id: id + 10, tokens: TOKENS });
+      expect(await receiver.received(id + 10)).toMatchObject({ wrong: 0, report: { tokens: TOKENS, attempts: 1 } });
+      expect(await sender.sent(id + 10)).toHaveProperty("report");
+    },
+  );
 });

@@ -33,13 +33,13 @@ afterEach(async () => {
 /** A pull whose read has been posted, and does not end until the test lets it. */
 async function holdRead(through: (state: string) => string = (state) => state): Promise<void> {
   const { state } = await sender.send({ request: 1, tokens: TOKENS });
-  await receiver.call("holdReads");
+  await receiver.call("hold", { state: "READ" });
   await receiver.arm({ role: "receiver", to: "POSTED", say: true });
   await receiver.receive({ id: 1, state: through(state), tokens: TOKENS });
   await receiver.reached("POSTED");
 }
 
-const letReadsEnd = (): Promise<void> => receiver.call("letReadsEnd");
+const letReadsEnd = (): Promise<void> => receiver.call("letGo");
 
 /** Resolves when the receiver has come to that state by that event. */
 async function inState(
@@ -226,7 +226,7 @@ describe("ORPHAN, and the sender had not computed all: its death is seen before 
   it.each(ends)(
     "a sender that is %s while that is still read: it ends when the read does, not before",
     async (_how, end) => {
-      await receiver.call("holdReads");
+      await receiver.call("hold", { state: "READ" });
       await receiver.arm({ role: "receiver", to: "POSTED", say: true });
       await receiver.receive({ id: 1, state, tokens: TOKENS });
       await receiver.reached("POSTED");

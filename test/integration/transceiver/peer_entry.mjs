@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { KvTransceiver, requestId } from "../../../dist/index.js";
 import { FaultHooks } from "./fault_hooks.mjs";
+import { HeldPlane } from "./held_plane.mjs";
 import { serveCommands } from "./ipc_commands.mjs";
 
 const UNTOUCHED = 0xee;
@@ -24,22 +25,7 @@ const hooks = new FaultHooks(({ state }, { pid = process.pid, act, say }) => {
   if (act !== undefined) process.kill(pid, act);
 });
 
-/** While reads are held, what the plane says of them waits here. */
-let heldWords = null;
-
-/** The plane, with reads that may be held: their ends are told when `letReadsEnd` says so, as if the copies had taken that long. */
-function holdable(plane) {
-  const told = (word) => (heldWords === null ? word() : heldWords.push(word));
-  const read = (request, listener) =>
-    plane.read(request, {
-      ended: (end) => told(() => listener.ended({ ...end, atMs: plane.nowMs() })),
-      quiet: () => told(() => listener.quiet()),
-    });
-  return new Proxy(plane, {
-    get: (_, name) =>
-      name === "read" ? read : typeof plane[name] === "function" ? plane[name].bind(plane) : plane[name],
-  });
-}
+const heldPlane = new HeldPlane();
 
 /** The pool's bytes: itself in memory of the host, a copy of some blocks of one on a GPU. */
 let copied;
@@ -111,18 +97,12 @@ const commands = {
   async open({ options, hooked = true }) {
     kv = await KvTransceiver.open(
       options,
-      hooked ? { observer: hooks.observer, plane: (plane) => hooks.plane(holdable(plane)) } : {},
+      hooked ? { observer: hooks.observer, plane: (plane) => hooks.plane(heldPlane.around(plane)) } : {},
     );
     return { endpoints: kv.endpoints, infoEndpoints: kv.infoEndpoints, epoch: kv.epoch, pid: process.pid };
   },
-  holdReads() {
-    heldWords = [];
-  },
-  letReadsEnd() {
-    const words = heldWords ?? [];
-    heldWords = null;
-    for (const word of words) word();
-  },
+  hold: ({ state }) => heldPlane.hold(state),
+  letGo: () => heldPlane.letGo(),
   arm(spec) {
     hooks.armed = spec;
   },

@@ -1,8 +1,9 @@
 import { afterAll, beforeAll, beforeEach, describe, it } from "vitest";
 import { hasPython } from "../integration/transceiver/foreign_memory.mjs";
+import type { Shape } from "../integration/transceiver/instance_shapes.ts";
 import { adoptedLayout, adoptedPools, hybrid, kinds, sharedPages } from "../integration/transceiver/layout_kinds.ts";
 import { type Peer, Peers } from "../integration/transceiver/peer_process.ts";
-import { type Keeps, moveAll, PlacedPeer, type Shape } from "../integration/transceiver/placed_peer.ts";
+import { type Keeps, moveAll, PlacedPeer } from "../integration/transceiver/placed_peer.ts";
 import { nixlCases, setEnvironment } from "./nixl_wheel.ts";
 
 /** Each rank has a NIXL agent: these are few, and unequal in all that may be. */

@@ -4,28 +4,12 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type BlockId, requestId } from "../../../src/ids.ts";
 import { liveBlocksFor } from "../../../src/kv/layout.ts";
-import type { BlockOrder } from "../../../src/kv/placement.ts";
 import type { BlockHold } from "../../../src/kv/pool.ts";
-import type { ParallelSizes } from "../../../src/kv/ranks.ts";
 import { KvInstance } from "../../../src/transceiver/instance.ts";
 import { layoutOf, rankPools } from "../../../src/worker/engine_pools.ts";
 import { ReferenceEngine } from "../../../src/worker/reference_engine.ts";
+import { type Shape, sizesOf } from "../transceiver/instance_shapes.ts";
 import { type RandomLlama, uniform, writeRandomLlama } from "./gguf_writer.ts";
-
-/** tp, pp (or the layers of each stage), tokens per block and order of an instance, and its number under attention DP. */
-type Shape = readonly [
-  tp: number,
-  pp: number | readonly number[],
-  tokensPerBlock: number,
-  order?: BlockOrder,
-  dpRank?: number,
-];
-
-const sizesOf = ([tpSize, pp, , , dpRank]: Shape): ParallelSizes => ({
-  tpSize,
-  ...(typeof pp === "number" ? { ppSize: pp } : { ppSize: pp.length, pipeline: pp }),
-  dpRank,
-});
 
 const models: Record<
   string,

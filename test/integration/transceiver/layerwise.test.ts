@@ -1,34 +1,14 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { requestId } from "../../../src/ids.ts";
-import { KvInstance } from "../../../src/transceiver/instance.ts";
+import type { KvInstance } from "../../../src/transceiver/instance.ts";
 import { until } from "../waits.ts";
+import { allocateFor, LAYERS, openShape, type Shape, socketDirOf } from "./instance_shapes.ts";
 import { findWrongKv, writeKv } from "./made_up_kv.mjs";
 
-const BLOCKS = 16;
-const LAYERS = 5;
 const TOKENS = 60;
-let socketDir: string;
-beforeAll(() => {
-  socketDir = mkdtempSync(join(tmpdir(), "kvt-layers-"));
-});
-afterAll(() => rmSync(socketDir, { recursive: true, force: true }));
-
-type Shape = readonly [tp: number, pp: number, tokensPerBlock: number];
-
-const open = ([tpSize, ppSize, tokensPerBlock]: Shape): Promise<KvInstance> =>
-  KvInstance.open({
-    layout: { layers: LAYERS, kvHeads: 4, headDim: 16, dtype: "f32", tokensPerBlock, attention: "gqa" },
-    tpSize,
-    ppSize,
-    pool: { memory: "host", blocks: BLOCKS },
-    socketDir,
-    verify: "full",
-  });
-
-const blocksOf = (instance: KvInstance) => instance.pool.allocate(Math.ceil(TOKENS / instance.layout.tokensPerBlock));
+const socketDir = socketDirOf("layers");
+const open = (shape: Shape): Promise<KvInstance> => openShape(shape, { socketDir, verify: "full" });
+const blocksOf = (instance: KvInstance) => allocateFor(instance, TOKENS);
 
 const pairs: readonly (readonly [Shape, Shape])[] = [
   [

@@ -1,7 +1,8 @@
 import type { z } from "zod";
 import type { Placement } from "../../../src/kv/placement.ts";
 import type { Layout } from "../../../src/layout.ts";
-import { type AdoptedPool, BLOCKS, type Shape } from "./placed_peer.ts";
+import type { Shape } from "./instance_shapes.ts";
+import { type AdoptedPool, BLOCKS } from "./placed_peer.ts";
 
 /** What a model may keep. */
 export interface LayoutKind {
@@ -20,7 +21,7 @@ const shapes: readonly Shape[] = [
   [3, [1, 5], 16, "HND"],
   [8, 1, 4, "NHD"],
 ];
-const ofOneSize = shapes.map(([tp, pp, , order]): Shape => [tp, pp, 8, order]);
+const ofOneSize = shapes.map(([tp, pp, , ...order]): Shape => [tp, pp, 8, ...order]);
 
 /** Together they have every kind of group, every dtype, windows, and every number of TP ranks on either side. */
 export const kinds: Readonly<Record<string, LayoutKind>> = {

@@ -1,14 +1,11 @@
 import { expect } from "vitest";
-import type { BlockOrder, Placement } from "../../../src/kv/placement.ts";
-import type { ParallelSizes } from "../../../src/kv/ranks.ts";
+import type { Placement } from "../../../src/kv/placement.ts";
+import { type Shape, sizesOf } from "./instance_shapes.ts";
 import type { Peer } from "./peer_process.ts";
 
 export const BLOCKS = 40;
 /** Such tokens as prefill has computed when a transfer that is streamed begins. */
 const FIRST_CHUNK = 21;
-
-/** tp, pp (or the layers of each stage), tokens per block and order inside a block. */
-export type Shape = readonly [tp: number, pp: number | readonly number[], tokensPerBlock: number, order: BlockOrder];
 
 /** A pool in memfds of another process. `memory` names them: who opens the same again has the same bytes. */
 export interface AdoptedPool {
@@ -26,11 +23,6 @@ export interface AdoptedPool {
 
 /** Tokens after which none that is older is needed, of each table where there are several; null: all are. */
 export type Keeps = number | null | Readonly<Record<string, number | null>>;
-
-const sizesOf = ([tpSize, pp]: Shape): ParallelSizes => ({
-  tpSize,
-  ...(typeof pp === "number" ? { ppSize: pp } : { ppSize: pp.length, pipeline: pp }),
-});
 
 interface Received {
   readonly path: string;

@@ -1,33 +1,13 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { requestId } from "../../../src/ids.ts";
-import { type InstanceOptions, KvInstance } from "../../../src/transceiver/instance.ts";
+import type { KvInstance } from "../../../src/transceiver/instance.ts";
 import { decodeState, encodeState } from "../../../src/transceiver/opaque_state.ts";
+import { allocateFor, BLOCKS, openShape, type Shape, socketDirOf } from "./instance_shapes.ts";
 import { findWrongKv, writeKv } from "./made_up_kv.mjs";
 
-const BLOCKS = 16;
-let socketDir: string;
-beforeAll(() => {
-  socketDir = mkdtempSync(join(tmpdir(), "kvt-ranks-"));
-});
-afterAll(() => rmSync(socketDir, { recursive: true, force: true }));
+const socketDir = socketDirOf("ranks");
 
-/** tp, pp and tokens per block of an instance. */
-type Shape = readonly [tp: number, pp: number, tokensPerBlock: number];
-
-async function open(
-  [tpSize, ppSize, tokensPerBlock]: Shape,
-  more: Partial<InstanceOptions> = {},
-  kvHeads = 4,
-): Promise<KvInstance> {
-  const layout = { layers: 5, kvHeads, headDim: 16, dtype: "f32", tokensPerBlock, attention: "gqa" } as const;
-  return KvInstance.open({ layout, tpSize, ppSize, pool: { memory: "host", blocks: BLOCKS }, socketDir, ...more });
-}
-
-const blocksOf = (instance: KvInstance, tokens: number) =>
-  instance.pool.allocate(Math.ceil(tokens / instance.layout.tokensPerBlock));
+const open = (shape: Shape, kvHeads = 4): Promise<KvInstance> => openShape(shape, { socketDir }, { kvHeads });
 
 function expectAllFree(...instances: KvInstance[]): void {
   for (const instance of instances) {
@@ -48,11 +28,11 @@ const requests: readonly (readonly [tokens: number, skipTokens: number])[] = [
 async function moveAll(context: KvInstance, generation: KvInstance): Promise<void> {
   const { layers, kvHeads, headDim } = generation.layout;
   for (const [number, [tokens, skipTokens]] of requests.entries()) {
-    const source = blocksOf(context, tokens);
+    const source = allocateFor(context, tokens);
     writeKv(context, number, source.ids, 0, tokens);
     const sending = context.send({ requestId: requestId(number + 1), tokens, blocks: source });
     source.release();
-    const target = blocksOf(generation, tokens);
+    const target = allocateFor(generation, tokens);
     writeKv(generation, number, target.ids, 0, skipTokens);
     const receiving = generation.receive({ state: sending.state, blocks: target, skipTokens });
     const [report] = await Promise.all([receiving.done, sending.done]);
@@ -89,10 +69,9 @@ describe.each(shapes.map((shape) => [shape] as const))("from tp, pp, tokens per 
 });
 
 it("heads that TP does not divide, and stages of any length, go to and come from any other instance", async () => {
-  const uneven = { pipeline: [3, 2] };
-  await using three = await open([3, 2, 8], uneven, 8);
-  await using eight = await open([8, 1, 16], {}, 8);
-  await using two = await open([2, 2, 4], { pipeline: [1, 4] }, 8);
+  await using three = await open([3, [3, 2], 8], 8);
+  await using eight = await open([8, 1, 16], 8);
+  await using two = await open([2, [1, 4], 4], 8);
   for (const [from, to] of [
     [three, eight],
     [eight, three],
@@ -104,13 +83,13 @@ it("heads that TP does not divide, and stages of any length, go to and come from
 });
 
 it("three ranks hold the heads of a model that has three, six read each of them twice", async () => {
-  await using context = await open([3, 1, 8], {}, 3);
+  await using context = await open([3, 1, 8], 3);
   for (const to of [
     [1, 1, 8],
     [6, 1, 8],
     [3, 2, 4],
   ] as const) {
-    await using generation = await open(to, {}, 3);
+    await using generation = await open(to, 3);
     await moveAll(context, generation);
     await moveAll(generation, context);
   }
@@ -119,10 +98,10 @@ it("three ranks hold the heads of a model that has three, six read each of them 
 it("data is fetched by all ranks while prefill goes on, and progress is what has arrived everywhere", async () => {
   await using context = await open([4, 2, 8]);
   await using generation = await open([2, 1, 16]);
-  const source = blocksOf(context, 64);
+  const source = allocateFor(context, 64);
   writeKv(context, 1, source.ids, 0, 20);
   const sending = context.send({ requestId: requestId(1), tokens: 64, blocks: source, ready: 20 });
-  using target = blocksOf(generation, 64);
+  using target = allocateFor(generation, 64);
   const receiving = generation.receive({ state: sending.state, blocks: target });
   const seen: number[] = [];
   for await (const tokens of receiving.progress) {
@@ -143,10 +122,10 @@ it("data is fetched by all ranks while prefill goes on, and progress is what has
 it("ranks that no reader needs let go at once, not by their offer timer", async () => {
   await using context = await open([8, 1, 8]);
   await using generation = await open([1, 1, 8]);
-  const source = blocksOf(context, 40);
+  const source = allocateFor(context, 40);
   const sending = context.send({ requestId: requestId(1), tokens: 40, blocks: source });
   source.release();
-  using target = blocksOf(generation, 40);
+  using target = allocateFor(generation, 40);
   await generation.receive({ state: sending.state, blocks: target }).done;
   // Without a word to them this would take the minute of the offer timer.
   await sending.done;
@@ -156,10 +135,10 @@ it("ranks that no reader needs let go at once, not by their offer timer", async 
 
 /** A transfer of 64 tokens of which the first 8 have arrived; the others are not computed. */
 async function firstTokensMoved(context: KvInstance, generation: KvInstance) {
-  const source = blocksOf(context, 64);
+  const source = allocateFor(context, 64);
   const sending = context.send({ requestId: requestId(1), tokens: 64, blocks: source, ready: 8 });
   source.release();
-  const target = blocksOf(generation, 64);
+  const target = allocateFor(generation, 64);
   const receiving = generation.receive({ state: sending.state, blocks: target });
   for await (const tokens of receiving.progress) if (tokens === 8) break;
   return { sending, receiving, target };
@@ -207,11 +186,11 @@ it.each([
   async (from, to) => {
     await using context = await open(from);
     await using generation = await open(to);
-    const target = blocksOf(generation, 60);
+    const target = allocateFor(generation, 60);
     const peer = { instance: context.instance, endpoints: context.infoEndpoints };
     const receiving = generation.receive({ peer, requestId: requestId(9), tokens: 60, blocks: target });
     await context.awaitPull(requestId(9));
-    const source = blocksOf(context, 60);
+    const source = allocateFor(context, 60);
     writeKv(context, 9, source.ids, 0, 60);
     const sending = context.send({ requestId: requestId(9), tokens: 60, blocks: source, ready: 20 });
     source.release();
@@ -230,7 +209,7 @@ it.each([
 it("a generation-first receive that is cancelled leaves nobody waiting on either side", async () => {
   await using context = await open([8, 1, 8]);
   await using generation = await open([1, 1, 8]);
-  const target = blocksOf(generation, 60);
+  const target = allocateFor(generation, 60);
   const peer = { instance: context.instance, endpoints: context.infoEndpoints };
   const receiving = generation.receive({ peer, requestId: requestId(9), tokens: 60, blocks: target });
   target.release();
@@ -244,11 +223,11 @@ it("a generation-first receive that is cancelled leaves nobody waiting on either
 it("a state that lacks a rank whose part is needed is refused before anything begins", async () => {
   await using context = await open([2, 1, 8]);
   await using generation = await open([1, 1, 8]);
-  const source = blocksOf(context, 8);
+  const source = allocateFor(context, 8);
   const sending = context.send({ requestId: requestId(1), tokens: 8, blocks: source });
   source.release();
   const state = decodeState(sending.state);
-  using target = blocksOf(generation, 8);
+  using target = allocateFor(generation, 8);
   const short = encodeState({ ...state, ranks: state.ranks.slice(0, 1) });
   expect(() => generation.receive({ state: short, blocks: target })).toThrow(/rank 1/);
   expect(generation.stats().receives.open).toBe(0);
@@ -258,7 +237,7 @@ it("a state that lacks a rank whose part is needed is refused before anything be
 
 it("an instance's state names every rank, and its holder ends the offers of all of them", async () => {
   await using context = await open([2, 2, 8]);
-  const source = blocksOf(context, 20);
+  const source = allocateFor(context, 20);
   const sending = context.send({ requestId: requestId(1), tokens: 20, blocks: source });
   source.release();
   const state = decodeState(sending.state);

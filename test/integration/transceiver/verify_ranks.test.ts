@@ -1,23 +1,13 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { requestId } from "../../../src/ids.ts";
 import type { DataPlane, ReadListener, ReadRequest } from "../../../src/transceiver/data_plane.ts";
-import { KvInstance } from "../../../src/transceiver/instance.ts";
+import type { KvInstance } from "../../../src/transceiver/instance.ts";
+import { allocateFor, BLOCKS, openShape, type Shape, socketDirOf } from "./instance_shapes.ts";
 import { findWrongKv, writeKv } from "./made_up_kv.mjs";
 
-const BLOCKS = 16;
 const TOKENS = 61;
 const SKIP = 5;
-/** tp, pp and tokens per block; a model of 4 KV heads and 5 layers. */
-type Shape = readonly [tp: number, pp: number, tokensPerBlock: number];
-
-let socketDir: string;
-beforeAll(() => {
-  socketDir = mkdtempSync(join(tmpdir(), "kvt-verify-ranks-"));
-});
-afterAll(() => rmSync(socketDir, { recursive: true, force: true }));
+const socketDir = socketDirOf("verify-ranks");
 
 /** Real planes. Of the reads that a test chooses, one byte that arrived is flipped before anything looks at it. */
 class FlippingPlanes {
@@ -55,20 +45,13 @@ class FlippingPlanes {
   }
 }
 
-const open = ([tpSize, ppSize, tokensPerBlock]: Shape, planes?: FlippingPlanes): Promise<KvInstance> => {
-  const layout = { layers: 5, kvHeads: 4, headDim: 16, dtype: "f32", tokensPerBlock, attention: "gqa" } as const;
-  const options = {
-    layout,
-    tpSize,
-    ppSize,
-    pool: { memory: "host", blocks: BLOCKS },
-    socketDir,
-    // One read at a time in a rank, so that a read is known by what it changes.
-    verify: "full",
-    maxConcurrentPulls: 1,
-  } as const;
-  return KvInstance.open(options, planes === undefined ? {} : { plane: planes.around });
-};
+/** One read at a time in a rank, so that a read is known by what it changes. */
+const open = (shape: Shape, planes?: FlippingPlanes): Promise<KvInstance> =>
+  openShape(
+    shape,
+    { socketDir, verify: "full", maxConcurrentPulls: 1 },
+    planes === undefined ? {} : { plane: planes.around },
+  );
 
 describe.each([
   [
@@ -111,11 +94,11 @@ describe.each([
     /** Moves a sequence; answers the error's code and message, and what is wrong with the KV that arrived. */
     async function move() {
       planes.reads = 0;
-      const source = context.pool.allocate(Math.ceil(TOKENS / from[2]));
+      const source = allocateFor(context, TOKENS);
       writeKv(context, ++number, source.ids, 0, TOKENS);
       const sending = context.send({ requestId: requestId(number), tokens: TOKENS, blocks: source });
       source.release();
-      using target = generation.pool.allocate(Math.ceil(TOKENS / to[2]));
+      using target = allocateFor(generation, TOKENS);
       // What is there already must not hide which bytes a read brings.
       for (const { memory } of generation.ranks) new Uint8Array(memory).fill(0xa5);
       const receiving = generation.receive({ state: sending.state, blocks: target, skipTokens: SKIP });

@@ -7,7 +7,7 @@
 namespace {
 
 // src/native/binding.ts mirrors the exports; the loader refuses an addon whose number differs.
-constexpr int kMirrorVersion = 15;
+constexpr int kMirrorVersion = 16;
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("mirrorVersion", kMirrorVersion);

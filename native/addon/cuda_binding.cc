@@ -18,6 +18,11 @@ Napi::Object ToObject(Napi::Env env, const cuda::DeviceReport& report) {
   object.Set("bus", facts.bus);
   object.Set("capability", std::to_string(facts.major) + "." + std::to_string(facts.minor));
   object.Set("multiprocessors", facts.multiprocessors);
+  Napi::Array reaches = Napi::Array::New(env, report.reaches.size());
+  for (size_t at = 0; at < report.reaches.size(); ++at) {
+    reaches.Set(static_cast<uint32_t>(at), Napi::Number::New(env, report.reaches[at]));
+  }
+  object.Set("reaches", reaches);
   object.Set("memoryBytes", static_cast<double>(facts.memory_bytes));
   object.Set("exportable", facts.exportable);
   object.Set("kernels", TextOrNull(env, report.kernels));

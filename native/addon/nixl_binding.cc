@@ -16,14 +16,14 @@ Napi::Array ToArray(Napi::Env env, const std::vector<std::string>& texts) {
   return array;
 }
 
-Napi::Value WhyNot(Napi::Env env, const std::string& why) {
+Napi::Value TextOrNull(Napi::Env env, const std::string& why) {
   return why.empty() ? env.Null() : Napi::Value(Napi::String::New(env, why));
 }
 
 Napi::Object ToObject(Napi::Env env, const nixl::PluginTrial& trial) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("plugin", trial.plugin);
-  object.Set("why", WhyNot(env, trial.why));
+  object.Set("why", TextOrNull(env, trial.why));
   object.Set("openMs", trial.open_ms);
   object.Set("registerMs", trial.register_ms);
   object.Set("readMs", trial.read_ms);
@@ -32,10 +32,28 @@ Napi::Object ToObject(Napi::Env env, const nixl::PluginTrial& trial) {
   return object;
 }
 
+Napi::Object ToObject(Napi::Env env, const nixl::FabricFinding& fabric) {
+  Napi::Object object = Napi::Object::New(env);
+  Napi::Array libraries = Napi::Array::New(env, fabric.libraries.size());
+  for (size_t at = 0; at < fabric.libraries.size(); ++at) {
+    const nixl::LibraryFinding& finding = fabric.libraries[at];
+    Napi::Object library = Napi::Object::New(env);
+    library.Set("name", finding.name);
+    library.Set("file", TextOrNull(env, finding.file));
+    library.Set("version", TextOrNull(env, finding.version));
+    library.Set("why", TextOrNull(env, finding.why));
+    libraries.Set(static_cast<uint32_t>(at), library);
+  }
+  object.Set("libraries", libraries);
+  object.Set("providers", ToArray(env, fabric.providers));
+  object.Set("why", TextOrNull(env, fabric.why));
+  return object;
+}
+
 Napi::Object ToObject(Napi::Env env, const nixl::ProbeReport& report) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("file", report.file);
-  object.Set("version", WhyNot(env, report.version));
+  object.Set("version", TextOrNull(env, report.version));
   object.Set("memoryViews", report.memory_views);
   object.Set("pluginDirectory", report.plugin_directory);
   object.Set("preloaded", ToArray(env, report.preloaded));
@@ -45,10 +63,11 @@ Napi::Object ToObject(Napi::Env env, const nixl::ProbeReport& report) {
     Napi::Object plugin = Napi::Object::New(env);
     plugin.Set("name", finding.name);
     plugin.Set("file", finding.file);
-    plugin.Set("why", WhyNot(env, finding.why));
+    plugin.Set("why", TextOrNull(env, finding.why));
     plugins.Set(static_cast<uint32_t>(at), plugin);
   }
   object.Set("plugins", plugins);
+  object.Set("fabric", report.fabric ? Napi::Value(ToObject(env, *report.fabric)) : env.Null());
   object.Set("ucp", ToArray(env, report.ucp));
   object.Set("trial", report.trial ? Napi::Value(ToObject(env, *report.trial)) : env.Null());
   return object;
@@ -63,6 +82,8 @@ Napi::Value ProbeNixl(const Napi::CallbackInfo& info) {
   const Napi::Value plugin = options.Get("plugin");
   if (!plugin.IsUndefined()) wanted.plugin = arguments.Text(plugin, "options.plugin");
   wanted.all_plugins = arguments.Boolean(options.Get("allPlugins"), "options.allPlugins");
+  const Napi::Value fabric = options.Get("fabric");
+  if (!fabric.IsUndefined()) wanted.fabric = arguments.Boolean(fabric, "options.fabric");
   if (!arguments.ok()) return env.Undefined();
   try {
     auto report = nixl::Probe(wanted);

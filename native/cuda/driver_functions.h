@@ -18,6 +18,7 @@
   X(cuDeviceGetPCIBusId, 4010, (char*, int, CUdevice))                                                   \
   X(cuDeviceTotalMem, 3020, (size_t*, CUdevice))                                                         \
   X(cuDeviceGetAttribute, 2000, (int*, CUdevice_attribute, CUdevice))                                    \
+  X(cuDeviceCanAccessPeer, 4000, (int*, CUdevice, CUdevice))                                             \
   X(cuDevicePrimaryCtxRetain, 7000, (CUcontext*, CUdevice))                                              \
   X(cuDevicePrimaryCtxRelease, 11000, (CUdevice))                                                        \
   X(cuCtxSetCurrent, 4000, (CUcontext))                                                                  \

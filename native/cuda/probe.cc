@@ -6,9 +6,23 @@
 namespace kvt::cuda {
 namespace {
 
-DeviceReport ProbeDevice(const DeviceFacts& facts) {
+std::vector<int> ReachedFrom(const Driver& cuda, int index) {
+  std::vector<int> reached;
+  CUdevice own = 0;
+  if (cuda->cuDeviceGet(&own, index) != kSuccess) return reached;
+  for (int other = 0; other < cuda.devices(); ++other) {
+    CUdevice far = 0;
+    int can = 0;
+    if (other == index || cuda->cuDeviceGet(&far, other) != kSuccess) continue;
+    if (cuda->cuDeviceCanAccessPeer(&can, own, far) == kSuccess && can != 0) reached.push_back(other);
+  }
+  return reached;
+}
+
+DeviceReport ProbeDevice(const Driver& cuda, const DeviceFacts& facts) {
   DeviceReport report;
   report.facts = facts;
+  report.reaches = ReachedFrom(cuda, facts.index);
   auto context = Context::Open(facts.index);
   if (!context.ok()) {
     report.why = context.error().why;
@@ -40,7 +54,7 @@ ProbeReport Probe() {
   for (int index = 0; index < cuda.devices(); ++index) {
     auto facts = FactsOf(cuda, index);
     if (facts.ok()) {
-      report.devices.push_back(ProbeDevice(facts.value()));
+      report.devices.push_back(ProbeDevice(cuda, facts.value()));
     } else {
       DeviceReport broken;
       broken.facts.index = index;

@@ -9,8 +9,9 @@ namespace kvt::cuda {
 
 struct DeviceReport {
   DeviceFacts facts;
-  std::string kernels;  // the form that runs, empty: none
-  std::string why;      // nothing runs there, or no pool can lie there
+  std::vector<int> reaches;  // other GPUs whose memory its kernels can read
+  std::string kernels;       // the form that runs, empty: none
+  std::string why;           // nothing runs there, or no pool can lie there
 };
 
 // What `kvt doctor` says of CUDA. Texts are empty where there is nothing to say.

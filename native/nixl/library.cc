@@ -207,6 +207,10 @@ std::string Library::PluginDirectory() const {
   return DirectoryOf(nixl.empty() ? file_ : RealPath(nixl.front())) + "/plugins";
 }
 
+std::string FindDependency(const Library& library, const std::string& name) {
+  return FindDependency(DirectoryOf(library.file()), name);
+}
+
 PluginFinding OpenPlugin(const Library& library, const std::string& name) {
   PluginFinding finding;
   finding.name = name;

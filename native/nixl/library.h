@@ -52,6 +52,9 @@ struct PluginFinding {
 // Opens a plug-in's file as NIXL would, which itself says no more than BACKEND when that fails. After it the
 // file stays loaded, and NIXL's own open finds it.
 PluginFinding OpenPlugin(const Library& library, const std::string& name);
+// A dependency that the loader does not find by itself: its file beside the library or in a `.libs` folder of
+// its wheel; empty when it is in none.
+std::string FindDependency(const Library& library, const std::string& name);
 // Every plug-in file in the plug-in directory, by name; telemetry exporters and the like are left out.
 std::vector<std::string> PluginNames(const Library& library);
 // Files of libucp in this process: more than one is a known cause of hangs.

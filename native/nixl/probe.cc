@@ -96,6 +96,9 @@ Result<ProbeReport> Probe(const ProbeOptions& options) {
   const bool listed = std::find(names.begin(), names.end(), options.plugin) != names.end();
   if (!options.plugin.empty() && !listed) names.insert(names.begin(), options.plugin);
   for (const std::string& name : names) report.plugins.push_back(OpenPlugin(*library, name));
+  for (const PluginFinding& plugin : report.plugins) {
+    if (options.fabric && plugin.name == "LIBFABRIC") report.fabric = FindFabric(*library, plugin.file);
+  }
   if (!options.plugin.empty()) report.trial = Try(library, options.plugin);
   report.ucp = LoadedUcp();
   return report;

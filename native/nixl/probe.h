@@ -6,6 +6,7 @@
 
 #include "memory/result.h"
 #include "nixl/library.h"
+#include "nixl/needs.h"
 
 namespace kvt::nixl {
 
@@ -13,6 +14,7 @@ struct ProbeOptions {
   std::string library;       // absolute path
   std::string plugin;        // tried with a transfer; empty: none is
   bool all_plugins = false;  // open every plug-in file, not only that one
+  bool fabric = false;       // look at what plug-in LIBFABRIC needs, and at libfabric's providers
 };
 
 // What one plug-in did between two agents of this process.
@@ -33,6 +35,7 @@ struct ProbeReport {
   std::string plugin_directory;
   std::vector<std::string> preloaded;
   std::vector<PluginFinding> plugins;
+  std::optional<FabricFinding> fabric;
   std::vector<std::string> ucp;  // files of libucp in the process
   std::optional<PluginTrial> trial;
 };

@@ -227,6 +227,24 @@ TEST(
   }));
 }
 
+TEST("what a plug-in asks for by name is read from its file, and nothing from a file that is none") {
+  const std::vector<std::string> own = NeededBy("/proc/self/exe");
+  CHECK(
+      std::any_of(own.begin(), own.end(), [](const std::string& name) { return name.starts_with("libc."); }));
+  const Folder folder;
+  std::ofstream(folder.path / "text") << "not a library";
+  CHECK(NeededBy((folder.path / "text").string()).empty());
+  CHECK(NeededBy((folder.path / "absent").string()).empty());
+  // Cut anywhere, it is read to where it ends and no further.
+  const std::string whole = ReadFile(Fake("nixl_fake_stub"));
+  for (size_t bytes = 0; bytes < whole.size(); bytes += 61) {
+    std::ofstream(folder.path / "cut", std::ios::binary)
+        .write(whole.data(), static_cast<std::streamsize>(bytes));
+    CHECK(NeededBy((folder.path / "cut").string()).size() <=
+          NeededBy(Fake("nixl_fake_stub").string()).size());
+  }
+}
+
 TEST("a probe loads the library, names its plug-ins with the reason of each that fails, and tries a READ") {
   if (nixl::test::LibraryFile().empty()) SKIP(nixl::test::kNoNixl);
   CHECK(InChild([] {

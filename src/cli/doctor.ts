@@ -44,10 +44,10 @@ export const doctor: Command = {
   name: "doctor",
   usage: "doctor [flags]",
   about:
-    "Tells how KV can move on this machine and why not otherwise: the addon, huge pages and limits, which NIXL is found and where it was " +
-    "looked for, which of its plug-ins can be loaded and what the others lack, what UCX takes, GPUs, and the paths. Exit code 1 when " +
-    "something is broken; a NIXL that is not installed is not. With two running workers it measures between them, in some seconds and in " +
-    "32 MiB of each; KVT_AUTH_TOKEN is sent when it is set.",
+    "Tells how KV can move on this machine and what to do about what is missing: the addon, huge pages and limits, which NIXL is found and " +
+    "where it was looked for, which of its plug-ins can be loaded and what the others lack, UCX's transports and libfabric's providers, GPUs " +
+    "and the kernels that run there, and the paths. Exit code 1 when something is broken; a NIXL or a GPU that is not there is not. It takes " +
+    "some seconds and 64 MiB. With two running workers it measures between them too, in 32 MiB of each; KVT_AUTH_TOKEN is sent when it is set.",
   examples: [
     "kvt doctor",
     "kvt doctor --json",

@@ -61,6 +61,9 @@ export async function examinePair(
   if (source.facts.version !== reader.facts.version) {
     problems.push(`the two workers are of versions ${source.facts.version} and ${reader.facts.version}: run one`);
   }
+  for (const { facts } of [source, reader]) {
+    if (facts.degraded !== null) problems.push(`${facts.url} is degraded: ${facts.degraded}`);
+  }
   const free = await probe(source, reader, null);
   const paths: PairPath[] = [];
   for (const name of new Set([...source.facts.transports, ...reader.facts.transports])) {

@@ -1,16 +1,7 @@
-import type { PairFacts } from "./peers.ts";
+import { dirname } from "node:path";
+import { factLine, giga, type Marks, measuredLines } from "./lines.ts";
+import { pairLines } from "./pair_text.ts";
 import type { DoctorReport } from "./report.ts";
-import type { WorkerFacts } from "./worker_client.ts";
-
-/** How lines are marked: good, bad, and what is only said. */
-export interface Marks {
-  good(text: string): string;
-  bad(text: string): string;
-  dim(text: string): string;
-  head(text: string): string;
-}
-
-const giga = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 
 /** The report for a reader: one section a room, one fact a line. */
 export function doctorText(report: DoctorReport, marks: Marks): string {
@@ -20,48 +11,68 @@ export function doctorText(report: DoctorReport, marks: Marks): string {
     cudaLines(report, marks),
     pathLines(report, marks),
     ...(report.pair === undefined ? [] : [pairLines(report.pair, marks)]),
+    report.problems.length === 0
+      ? [`${marks.good("✓")} nothing is broken`]
+      : [marks.head("problems"), ...report.problems.map((text) => `  ${marks.bad("✗")} ${text}`)],
   ];
-  if (report.problems.length > 0) {
-    sections.push([marks.head("problems"), ...report.problems.map((text) => `  ${marks.bad("✗")} ${text}`)]);
-  }
   return `${sections.map((lines) => lines.join("\n")).join("\n\n")}\n`;
 }
 
 function hostLines({ host }: DoctorReport, marks: Marks): string[] {
   const limit = host.memoryLimitBytes === null ? "" : `, limited to ${giga(host.memoryLimitBytes)}`;
   const { reserved, free, bytes, shmem } = host.hugePages;
-  const line = (what: string, text: string) => `  ${marks.dim(what.padEnd(18))}${text}`;
+  const line = (what: string, text: string) => factLine(marks, what, text);
   const addon =
     "why" in host.addon
       ? `${marks.bad("✗")} ${host.addon.why.split("\n")[0]}`
       : `${marks.good("✓")} ${host.addon.file} (${host.addon.vectorLevel})`;
   const { path, why } = host.socketDirectory;
+  const memlock = host.memlock === "unlimited" ? "without limit" : `up to ${giga(Number(host.memlock))}`;
+  const shm = host.devShmBytes === null ? "none" : `${giga(host.devShmBytes)} free`;
   return [
     marks.head("host"),
     line("machine", `Linux ${host.kernel}, ${host.arch}, Node.js ${host.node}, ${host.cpus} CPUs`),
-    line("memory", `${giga(host.memoryBytes)}${limit}; locked memory: ${host.memlock}`),
-    line("huge pages", `${free} of ${reserved} free, ${bytes / 2 ** 20} MiB each; shared memory: ${shmem}`),
+    line("memory", `${giga(host.memoryBytes)}${limit}; may be locked ${memlock}; /dev/shm: ${shm}`),
+    line(
+      "huge pages",
+      `${free} of ${reserved} free, ${bytes / 2 ** 20} MiB each; for shared memory without reserve: ${shmem}`,
+    ),
     line("addon", addon),
     line("socket directory", why === null ? `${marks.good("✓")} ${path}` : `${marks.bad("✗")} ${path}: ${why}`),
-    line("ptrace scope", `${host.ptraceScope}${host.ptraceScope === "0" ? "" : " (UCX's cma needs 0 or none)"}`),
+    line("ptrace scope", host.ptraceScope),
     line("namespaces", Object.values(host.namespaces).join(" ")),
-    line("networks", [...host.networks, ...host.rdma.map((name) => `${name} (RDMA)`)].join(", ")),
+    line("networks", networks(host.networks)),
+    ...host.advice.map((text) => `  ${marks.bad("!")} ${text}`),
   ];
+}
+
+function networks(devices: DoctorReport["host"]["networks"]): string {
+  if (devices.length === 0) return "none but loopback";
+  return devices
+    .map(({ name, kind, up, gbPerS }) => {
+      const facts = [...(kind === "rdma" ? ["RDMA"] : []), ...(up ? [] : ["down"])];
+      if (gbPerS !== null) facts.push(`${gbPerS.toFixed(1)} GB/s`);
+      return facts.length === 0 ? name : `${name} (${facts.join(", ")})`;
+    })
+    .join(", ");
 }
 
 function nixlLines({ nixl }: DoctorReport, marks: Marks): string[] {
   const lines = [marks.head("nixl")];
   const { library } = nixl;
   for (const { file, origin, why } of nixl.missed) {
-    const there = why !== "no such file";
-    if (there || library === null)
-      lines.push(`  ${there ? marks.bad("✗") : marks.dim("·")} ${file} (${origin}): ${why}`);
+    if (why !== NO_SUCH_FILE) lines.push(`  ${marks.bad("✗")} ${file} (${origin}): ${why}`);
   }
+  const said = nixl.warnings.map((text) => `  ${marks.bad("!")} ${text}`);
   if (library === null) {
-    lines.push("  none: KV moves between processes of this host only; `kvt nixl install` brings it");
-    return [...lines, ...nixl.warnings.map((text) => `  ${marks.bad("!")} ${text}`)];
+    const what = "not found: KV moves between processes of this host only; `kvt nixl install` brings it";
+    return [...lines, `  ${what}`, ...lookedIn(nixl.missed, marks), ...variableLines(nixl.variables, marks), ...said];
   }
-  lines.push(`  ${marks.good("✓")} ${library.version ?? "unknown version"}, ${library.file} (${library.origin})`);
+  lines.push(
+    `  ${marks.good("✓")} NIXL ${library.version ?? "of unknown version"}, ${library.file} (${library.origin})`,
+  );
+  if (nixl.degraded !== null)
+    lines.push(`  ${marks.bad("✗")} degraded: ${nixl.degraded.split(": ")[0]} (see problems)`);
   const { trial } = library;
   if (trial !== null && trial.why === null) {
     lines.push(
@@ -71,54 +82,85 @@ function nixlLines({ nixl }: DoctorReport, marks: Marks): string[] {
   } else if (trial !== null) {
     lines.push(`  ${marks.bad("✗")} plug-in ${trial.plugin}: ${trial.why}`);
   }
-  lines.push(`  plug-ins in ${library.pluginDirectory}:`);
+  lines.push(`  plug-ins in ${library.pluginDirectory}; UCX and LIBFABRIC move KV, the others are not used:`);
   for (const { name, why } of library.plugins) {
     lines.push(`    ${why === null ? marks.good("✓") : marks.dim("·")} ${name}${why === null ? "" : `: ${why}`}`);
   }
   const { version, transports } = nixl.ucx;
   if (version !== null) lines.push(`  UCX ${version}, transports between two agents here: ${transports.join(", ")}`);
-  for (const [name, value] of Object.entries(nixl.variables)) lines.push(`  ${marks.dim(`${name}=${value}`)}`);
-  return [...lines, ...nixl.warnings.map((text) => `  ${marks.bad("!")} ${text}`)];
+  return [...lines, ...fabricLines(nixl.fabric, marks), ...variableLines(nixl.variables, marks), ...said];
+}
+
+const NO_SUCH_FILE = "no such file";
+
+/** A line for each kind of place. */
+function lookedIn(missed: DoctorReport["nixl"]["missed"], marks: Marks): string[] {
+  const folders = new Map<string, Set<string>>();
+  for (const { file, origin, why } of missed) {
+    if (why === NO_SUCH_FILE) folders.set(origin, (folders.get(origin) ?? new Set()).add(dirname(file)));
+  }
+  return [...folders].map(([origin, places]) => `  ${marks.dim(`· ${origin}: nothing in ${[...places].join(", ")}`)}`);
+}
+
+const variableLines = (variables: DoctorReport["nixl"]["variables"], marks: Marks): string[] =>
+  Object.entries(variables).map(([name, value]) => `  ${marks.dim(`${name}=${value}`)}`);
+
+function fabricLines(fabric: DoctorReport["nixl"]["fabric"], marks: Marks): string[] {
+  if (fabric === null) return [];
+  const lines = ["  what plug-in LIBFABRIC needs of this machine:"];
+  for (const { name, file, version, why } of fabric.libraries) {
+    const there = `${name}${version === null ? "" : ` ${version}`}, ${file}`;
+    lines.push(`    ${why === null ? `${marks.good("✓")} ${there}` : `${marks.dim("·")} ${why}`}`);
+  }
+  const libfabric = fabric.libraries.find(({ name }) => name.startsWith("libfabric."));
+  if (libfabric?.why !== null) return lines;
+  if (fabric.providers.length === 0) {
+    return [
+      ...lines,
+      `    ${marks.bad("✗")} libfabric has no provider: ${fabric.why} (FI_PROVIDER hides all but those it names)`,
+    ];
+  }
+  const taken =
+    fabric.takes === null
+      ? `${marks.bad("✗")} none of them is one that NIXL takes (cxi, efa, tcp, sockets); FI_PROVIDER hides all but those it names`
+      : `NIXL takes ${fabric.takes}`;
+  return [...lines, `    providers of libfabric: ${fabric.providers.join(", ")}; ${taken}`];
 }
 
 function cudaLines({ cuda }: DoctorReport, marks: Marks): string[] {
-  if (cuda.driver === null) return [marks.head("cuda"), "  no NVIDIA driver"];
-  const devices = cuda.devices.map(({ model, bus }) => `  ${model} at ${bus}`);
-  return [marks.head("cuda"), `  driver ${cuda.driver}`, ...devices];
+  const { driver, library, version, why, devices, modules } = cuda;
+  const lines = [marks.head("cuda")];
+  if (driver !== null || library !== null) {
+    lines.push(`  driver ${driver ?? "unknown"}${library === null ? "" : `, CUDA ${version}, ${library}`}`);
+  }
+  if (why !== null) {
+    const mark = modules.length > 0 ? marks.bad("✗") : marks.dim("·");
+    lines.push(`  ${mark} no GPU: ${why}`);
+    lines.push(
+      "    KV pools lie in memory of the host; shared_memory and the NIXL paths move them, cuda_peer needs a GPU",
+    );
+  }
+  for (const gpu of devices) {
+    const { device, name, capability, multiprocessors, memoryBytes, uuid, bus, kernels, reaches } = gpu;
+    lines.push(
+      `  ${gpu.why === null ? marks.good("✓") : marks.bad("✗")} cuda:${device} ${name}, ${giga(memoryBytes)}, ${multiprocessors} multiprocessors, ` +
+        `compute capability ${capability}, ${uuid} at ${bus}`,
+    );
+    const others =
+      devices.length === 1
+        ? ""
+        : `; reads the memory of ${reaches.map((other) => `cuda:${other}`).join(", ") || "no other GPU"}`;
+    lines.push(`      kernels: ${kernels ?? "none"}${others}${gpu.why === null ? "" : `; ${gpu.why}`}`);
+  }
+  return lines;
 }
 
 function pathLines({ paths }: DoctorReport, marks: Marks): string[] {
   return [
     marks.head("paths"),
-    ...paths.map(({ name, usable, why }) => `  ${usable ? marks.good("✓") : marks.dim("·")} ${name.padEnd(14)}${why}`),
+    ...paths.flatMap(({ name, usable, why, measured }) => [
+      `  ${usable ? marks.good("✓") : marks.dim("·")} ${name.padEnd(14)}${why}`,
+      ...measuredLines(measured),
+    ]),
   ];
-}
-
-function pairLines({ source, reader, layout, places, paths }: PairFacts, marks: Marks): string[] {
-  const worker = ({ url, instance, role, model, version }: WorkerFacts) =>
-    `${url} (${instance}, ${role === null ? "both roles" : `${role.toLowerCase()} only`}, ${model}, version ${version})`;
-  const line = (what: string, text: string) => `  ${marks.dim(what.padEnd(18))}${text}`;
-  const notes = layout.notes.length === 0 ? "" : ` (not alike, which does no harm: ${layout.notes.join("; ")})`;
-  const lines = [
-    marks.head("pair"),
-    line("is read", worker(source)),
-    line("reads", worker(reader)),
-    line("layout", layout.fits ? `${marks.good("✓")} KV can move${notes}` : `${marks.bad("✗")} ${layout.differences}`),
-  ];
-  if (places !== null) {
-    const [there, here] = [places.source.namespaces, places.reader.namespaces];
-    const own = Object.keys(there).filter((name) => there[name] !== here[name]);
-    const text = own.length === 0 ? "all shared" : `not shared: ${own.join(", ")}`;
-    const machine = places.source.bootId === places.reader.bootId ? `one machine; namespaces ${text}` : "two machines";
-    lines.push(line("places", machine));
-  }
-  for (const { name, chosen, usable, why, measured } of paths) {
-    lines.push(`  ${usable ? marks.good("✓") : marks.dim("·")} ${name.padEnd(14)}${chosen ? "taken: " : ""}${why}`);
-    for (const { pieceBytes, latencyUs, moveUs, gbPerS } of measured ?? []) {
-      const size = pieceBytes < 1 << 20 ? `${pieceBytes / 1024} KiB` : `${pieceBytes / 2 ** 20} MiB`;
-      const alone = `${latencyUs.toFixed(0)} µs from call to end, ${moveUs.toFixed(0)} µs of it copying`;
-      lines.push(`      ${size.padStart(6)}  ${gbPerS.toFixed(2).padStart(6)} GB/s   one piece alone: ${alone}`);
-    }
-  }
-  return lines;
 }

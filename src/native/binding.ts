@@ -16,7 +16,7 @@ export interface NativeBinding {
   /**
    * Reserves the pool on a thread of its own and opens the data plane, which keeps Node alive until it has settled.
    * Throws a TypeError that names a bad argument. Rejects with an Error whose `code` is POOL_UNAVAILABLE, MEMORY_REFUSED (adopt),
-   * SOCKET_DIR_REFUSED, DESCRIPTOR_TOO_LONG, NIXL_UNUSABLE or NIXL_FAILED and whose message says why.
+   * SOCKET_DIR_REFUSED, DESCRIPTOR_TOO_LONG, NIXL_UNUSABLE, NIXL_FAILED or STAGING_UNAVAILABLE and whose message says why.
    */
   openDataPlane(
     options: NativeDataPlaneOptions,
@@ -26,7 +26,7 @@ export interface NativeBinding {
   loadModel(path: string, options: NativeModelOptions): Promise<NativeEngine>;
   /**
    * Loads a libnixl_capi.so, opens plug-ins and tries a READ between two agents. The only function here that blocks, for up to some
-   * seconds, and a broken library may crash it: it is for a child process (src/nixl/probe.ts). Throws an Error whose `code` is
+   * seconds, and a broken library may crash it: it is for a child process (src/native/child_call.ts). Throws an Error whose `code` is
    * NIXL_UNUSABLE and whose message names the file and what is wrong with it.
    */
   probeNixl(options: NativeNixlProbe): NativeNixlReport;
@@ -42,4 +42,4 @@ export interface NativeBinding {
 export type VectorLevel = "avx512" | "avx2" | "neon" | "generic";
 
 /** The `mirrorVersion` an addon must have; raised here and in native/addon/addon.cc (kMirrorVersion) with every change of it and of the files that it imports. */
-export const mirrorVersion = 15;
+export const mirrorVersion = 16;

@@ -16,6 +16,8 @@ export interface NativeCudaDevice {
   /** "9.0". */
   readonly capability: string;
   readonly multiprocessors: number;
+  /** Numbers of the other GPUs whose memory its kernels reach. */
+  readonly reaches: readonly number[];
   readonly memoryBytes: number;
   /** Its memory can be handed to other processes as file descriptors, which pools need. */
   readonly exportable: boolean;

@@ -5,6 +5,8 @@ export interface NativeNixlProbe {
   readonly plugin?: string;
   /** Every plug-in file is opened, not only that one. */
   readonly allPlugins: boolean;
+  /** Looks at what plug-in LIBFABRIC needs, and asks libfabric for its providers; absent: no. */
+  readonly fabric?: boolean;
 }
 
 export interface NativeNixlReport {
@@ -19,9 +21,25 @@ export interface NativeNixlReport {
   readonly preloaded: readonly string[];
   /** `why` null: the plug-in can be loaded; else the loader's own words. */
   readonly plugins: readonly { readonly name: string; readonly file: string; readonly why: string | null }[];
+  /** null: not looked at, or there is no plug-in LIBFABRIC. */
+  readonly fabric: NativeFabric | null;
   /** Files of libucp in the process; more than one is a known cause of hangs. */
   readonly ucp: readonly string[];
   readonly trial: NativeNixlTrial | null;
+}
+
+export interface NativeFabric {
+  /** Those that plug-in LIBFABRIC asks for by name and that NIXL does not bring; `why`: the loader's own words, null of one that is there. */
+  readonly libraries: readonly {
+    readonly name: string;
+    readonly file: string | null;
+    readonly version: string | null;
+    readonly why: string | null;
+  }[];
+  /** With reliable datagrams, as libfabric orders them. */
+  readonly providers: readonly string[];
+  /** Why there are none. */
+  readonly why: string | null;
 }
 
 export interface NativeNixlTrial {

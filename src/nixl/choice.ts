@@ -4,7 +4,7 @@ import type { NativeNixlReport } from "../native/nixl_binding.ts";
 import { nixlEnvironment } from "./environment.ts";
 import type { NixlEnv } from "./places.ts";
 import { dependencyFolders, mapPlugins } from "./plugin_tree.ts";
-import { type NixlSearch, nothingFound, searchNixl } from "./search.ts";
+import { type NixlSearch, nothingFound, searchMapped, searchNixl } from "./search.ts";
 
 export const forcedPaths = ["shared_memory", "cuda_peer", "nixl_direct", "nixl_staged"] as const;
 export type ForcedPath = (typeof forcedPaths)[number];
@@ -35,7 +35,7 @@ export interface PathChoice {
     readonly staged: boolean;
   } | null;
   readonly warnings: readonly string[];
-  /** "UCX instead of LIBFABRIC", or null. */
+  /** `UCX instead of LIBFABRIC: ` why, and what to do; null: what was asked for runs. Health, /server_info and kvt doctor say it. */
   readonly degraded: string | null;
 }
 
@@ -48,24 +48,33 @@ const searches = new Map<string, Promise<NixlSearch>>();
  */
 export async function choosePaths(wish: PathWish, search: typeof searchNixl = searchNixl): Promise<PathChoice> {
   const { backend, path, loopback, env } = wish;
-  const sharedMemory = path === null ? wish.sameHost : path === "shared_memory";
-  const demanded = !sharedMemory;
-  const wanted = demanded || (path === null && (backend !== "DEFAULT" || !loopback));
-  const none = { sharedMemory, nixl: null, warnings: [], degraded: null };
-  if (!wanted) return none;
+  const wanted = isDemanded(wish) || (path === null && (backend !== "DEFAULT" || !loopback));
+  if (!wanted) return { sharedMemory: true, nixl: null, warnings: [], degraded: null };
+  return pathsOf(wish, await findOnce(env, search));
+}
+
+/** Nothing but NIXL moves KV then. */
+const isDemanded = ({ path, sameHost }: PathWish): boolean => (path === null ? !sameHost : path !== "shared_memory");
+
+/** What becomes of a wish with what a search has found; the search is taken as wanted. @throws KvError as choosePaths */
+export function pathsOf(wish: PathWish, found: NixlSearch): PathChoice {
+  const { backend, path, env } = wish;
+  const demanded = isDemanded(wish);
+  const sharedMemory = !demanded;
   const warnings: string[] = [];
   const asked = pluginOf(wish, warnings);
-  const found = await findOnce(env, search);
   const without = (error: KvError): PathChoice => {
     const fallback = env.KVT_NIXL_FALLBACK;
     const strict = demanded || (backend === "NIXL" ? fallback !== "1" : fallback === "0");
     if (strict) throw error;
-    return { ...none, warnings: [...warnings, `${error.message}; ${SAME_HOST_ONLY}. ${error.remedy}`] };
+    const warning = `${error.message}; ${SAME_HOST_ONLY}. ${error.remedy}`;
+    return { sharedMemory, nixl: null, warnings: [...warnings, warning], degraded: null };
   };
   if (found.found === undefined) return without(nothingFound(found));
   const { report } = found.found;
-  const lacks = asked === "UCX" ? null : libfabricLacks(wish, found.found.report);
-  if (lacks !== null) warnings.push(`plug-in LIBFABRIC can't be used: ${lacks}; UCX is used instead`);
+  const lacks = asked === "UCX" ? null : libfabricLacks(wish, report);
+  const degraded = lacks === null ? null : `UCX instead of LIBFABRIC: ${lacks}`;
+  if (degraded !== null) warnings.push(`degraded: ${degraded}`);
   const plugin = lacks === null ? asked : "UCX";
   const broken = plugin === "UCX" ? ucxLacks(report, env) : null;
   if (broken !== null) return without(new KvError("NIXL_UNUSABLE", { why: broken }));
@@ -85,35 +94,25 @@ export async function choosePaths(wish: PathWish, search: typeof searchNixl = se
       staged: path !== "nixl_direct",
     },
     warnings: [...warnings, ...mapped.warnings],
-    degraded: lacks === null ? null : "UCX instead of LIBFABRIC",
+    degraded,
   };
 }
 
 function findOnce(env: NixlEnv, search: typeof searchNixl): Promise<NixlSearch> {
   const key = JSON.stringify(
     Object.entries(env)
-      .filter(([name]) => /NIXL|UCX_|FI_|LD_LIBRARY_PATH|VIRTUAL_ENV|CONDA|XDG_DATA/.test(name))
+      .filter(([name]) => /NIXL|UCX_|FI_|LD_LIBRARY_PATH|VIRTUAL_ENV|CONDA|XDG_DATA|HOME/.test(name))
       .sort(),
   );
   let found = searches.get(key);
   if (found === undefined) {
-    found = findMapped(env, search);
+    const fabric = env.TRTLLM_NIXL_KVCACHE_BACKEND?.toUpperCase() === "LIBFABRIC";
+    found = searchMapped({ env, plugin: "UCX", allPlugins: true, fabric }, search);
     searches.set(key, found);
     // What failed for another reason than a missing NIXL is asked again.
     found.catch(() => searches.delete(key));
   }
   return found;
-}
-
-/** With the plug-ins that will be loaded: those of NIXL_PLUGINS_DIR may not be those that the library brings. */
-async function findMapped(env: NixlEnv, search: typeof searchNixl): Promise<NixlSearch> {
-  const first = await search({ env, plugin: "UCX", allPlugins: true });
-  if (first.found === undefined || !env.NIXL_PLUGINS_DIR) return first;
-  const { directory } = mapPlugins(env, first.found.report.file);
-  if (directory === undefined) return first;
-  const mapped = { ...env, NIXL_PLUGIN_DIR: directory, KVT_NIXL_LIBRARY: first.found.place.file };
-  const second = await search({ env: mapped, plugin: "UCX", allPlugins: true });
-  return { ...second, missed: [...first.missed, ...second.missed] };
 }
 
 /** S16, S17, S76: what is asked for, UCX when that has no meaning. */
@@ -130,23 +129,40 @@ function pluginOf({ backend, env }: PathWish, warnings: string[]): "UCX" | "LIBF
   return "UCX";
 }
 
-/** LIBFABRIC is asked for: why it can't be had, or null. @throws KvError NIXL_FAILED where nothing else may be taken instead */
+/** LIBFABRIC is asked for: why it can't be had and what to do, or null. @throws KvError NIXL_FAILED where nothing else may be taken instead */
 function libfabricLacks({ path, env }: PathWish, report: NativeNixlReport): string | null {
   if (path === "nixl_direct") {
     const why =
       "path nixl_direct does not go with plug-in LIBFABRIC: a read of a dead peer never ends there, so its reads have to go to staging slots (nixl_staged)";
     throw new KvError("NIXL_FAILED", { why });
   }
+  const why = whyNoLibfabric(report, env);
+  if (why !== null && env.KVT_NIXL_FALLBACK === "0") throw new KvError("NIXL_FAILED", { why });
+  return why;
+}
+
+const BRING_FABRIC =
+  "`kvt nixl install --with-libfabric` brings libfabric and hwloc; or rebuild NIXL with -Dlibfabric_path=PATH, or put a plug-in of the same " +
+  "NIXL version into NIXL_PLUGINS_DIR";
+const BRING_CUDA =
+  "libcuda.so.1 comes with NVIDIA's driver; where there is no GPU take plug-in UCX, or a NIXL that was built without CUDA";
+
+/** Why plug-in LIBFABRIC can't be loaded, in the loader's own words, with the places it looked at and what to do; null when it can (S174). */
+export function whyNoLibfabric(report: NativeNixlReport, env: NixlEnv): string | null {
   const plugin = report.plugins.find(({ name }) => name === "LIBFABRIC");
   const lacks = plugin === undefined ? "NIXL has no libplugin_LIBFABRIC.so" : plugin.why;
   if (lacks === null) return null;
-  const remedy =
-    "`kvt nixl install --with-libfabric` brings libfabric and hwloc; or rebuild NIXL with -Dlibfabric_path, or put a plug-in of the same " +
-    "NIXL version into NIXL_PLUGINS_DIR";
-  const why = `it can't be loaded: ${lacks}; searched were ${searchedFor(report, env).join(", ")} (${remedy})`;
-  if (env.KVT_NIXL_FALLBACK === "0")
-    throw new KvError("NIXL_FAILED", { why: `plug-in LIBFABRIC can't be used: ${why}` });
-  return why;
+  // The loader stops at the first that is absent.
+  const absent = (report.fabric?.libraries ?? []).filter(({ why }) => why !== null);
+  const told = absent.some(({ name }) => lacks.includes(name));
+  const whys = [...(told ? [] : [lacks]), ...absent.map(({ why }) => why)];
+  const cuda = absent.filter(({ name }) => name.startsWith("libcuda."));
+  const remedies = [
+    ...(told && cuda.length === absent.length ? [] : [BRING_FABRIC]),
+    ...(cuda.length > 0 ? [BRING_CUDA] : []),
+  ];
+  const searched = searchedFor(report, env).join(", ");
+  return `plug-in LIBFABRIC can't be loaded: ${whys.join("; ")}; searched were ${searched}. ${remedies.join(". ")}`;
 }
 
 /** Why plug-in UCX of a library that can be loaded moves nothing here, or null. */

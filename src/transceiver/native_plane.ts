@@ -113,7 +113,7 @@ export class NativePlane implements DataPlane {
     this.#native = native;
   }
 
-  /** @throws KvError POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED, DESCRIPTOR_TOO_LONG, NIXL_UNUSABLE, NIXL_FAILED, CUDA_UNUSABLE, CUDA_FAILED */
+  /** @throws KvError POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED, DESCRIPTOR_TOO_LONG, NIXL_UNUSABLE, NIXL_FAILED, STAGING_UNAVAILABLE, CUDA_UNUSABLE, CUDA_FAILED */
   static async open(binding: NativeBinding, options: NativeDataPlaneOptions): Promise<NativePlane> {
     let plane: NativePlane | undefined;
     try {

@@ -16,7 +16,7 @@ export interface OpenedPaths {
   readonly plane: Pick<NativeDataPlaneOptions, "sharedMemory" | "nixl" | "gpu">;
   /** Of this side, the cheapest first. */
   readonly names: readonly string[];
-  /** "UCX instead of LIBFABRIC", or null. */
+  /** `UCX instead of LIBFABRIC: why, and what to do`, or null. */
   readonly degraded: string | null;
   readonly nixl: OwnNixl | undefined;
 }

@@ -99,37 +99,60 @@ export function isThisMachine(host: string): boolean {
   return Object.values(networkInterfaces()).some((addresses) => addresses?.some(({ address }) => address === host));
 }
 
+/** A way to other machines: a port of an RDMA device, or a network interface. */
+export interface NetworkDevice {
+  readonly name: string;
+  readonly kind: "rdma" | "network";
+  readonly up: boolean;
+  /** null: it tells none. */
+  readonly gbPerS: number | null;
+}
+
+/** RDMA ports first, without the loopback interface. */
+export function networkDevices(sys = "/sys/class"): readonly NetworkDevice[] {
+  return [...rdmaPorts(`${sys}/infiniband`), ...interfaces(`${sys}/net`)];
+}
+
 /** The fastest device that leads to other machines: an RDMA port that is up, else a network interface. */
 export function fastestNetwork(sys = "/sys/class"): LinkRate | null {
-  return rdmaRate(`${sys}/infiniband`) ?? interfaceRate(`${sys}/net`);
+  const devices = networkDevices(sys);
+  return fastest(devices, "rdma") ?? fastest(devices, "network");
 }
 
-function rdmaRate(folder: string): LinkRate | null {
-  const rates = namesIn(folder).flatMap((device) =>
-    namesIn(`${folder}/${device}/ports`).map((port) => {
+function rdmaPorts(folder: string): readonly NetworkDevice[] {
+  return namesIn(folder).flatMap((device) => {
+    const ports = namesIn(`${folder}/${device}/ports`);
+    return ports.map((port): NetworkDevice => {
       const of = `${folder}/${device}/ports/${port}`;
       const up = textOf(`${of}/state`).includes("ACTIVE");
+      const name = ports.length > 1 ? `${device}:${port}` : device;
       // "400 Gb/sec (4X NDR)"
-      return { device, gbPerS: up ? Number.parseFloat(textOf(`${of}/rate`)) / 8 : Number.NaN };
-    }),
-  );
-  const best = fastest(rates);
-  return best === null ? null : { gbPerS: best.gbPerS, what: `what ${best.device} (RDMA) moves`, kind: "rdma" };
+      return { name, kind: "rdma", up, gbPerS: rateOf(Number.parseFloat(textOf(`${of}/rate`)) / 8) };
+    });
+  });
 }
 
-function interfaceRate(folder: string): LinkRate | null {
-  const rates = namesIn(folder)
-    .filter((device) => device !== "lo" && textOf(`${folder}/${device}/operstate`) === "up")
-    // Mb/s; -1 of one that has none.
-    .map((device) => ({ device, gbPerS: Number(textOf(`${folder}/${device}/speed`) || Number.NaN) / 8000 }));
-  const best = fastest(rates);
-  return best === null ? null : { gbPerS: best.gbPerS, what: `what ${best.device} moves`, kind: "network" };
-}
+const interfaces = (folder: string): readonly NetworkDevice[] =>
+  namesIn(folder)
+    .filter((name) => name !== "lo")
+    .map((name) => ({
+      name,
+      kind: "network",
+      up: textOf(`${folder}/${name}/operstate`) === "up",
+      // Mb/s; -1 of one that has none.
+      gbPerS: rateOf(Number(textOf(`${folder}/${name}/speed`) || Number.NaN) / 8000),
+    }));
 
-const fastest = <Rated extends { readonly gbPerS: number }>(rates: readonly Rated[]): Rated | null =>
-  rates
-    .filter(({ gbPerS }) => gbPerS > 0)
-    .reduce<Rated | null>((best, rate) => (best === null || rate.gbPerS > best.gbPerS ? rate : best), null);
+const rateOf = (gbPerS: number): number | null => (gbPerS > 0 ? gbPerS : null);
+
+function fastest(devices: readonly NetworkDevice[], kind: NetworkDevice["kind"]): LinkRate | null {
+  let best: LinkRate | null = null;
+  for (const { name, gbPerS, ...device } of devices) {
+    if (device.kind !== kind || !device.up || gbPerS === null || gbPerS <= (best?.gbPerS ?? 0)) continue;
+    best = { gbPerS, what: `what ${name}${kind === "rdma" ? " (RDMA)" : ""} moves`, kind };
+  }
+  return best;
+}
 
 function namesIn(folder: string): readonly string[] {
   try {

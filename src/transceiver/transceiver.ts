@@ -102,7 +102,7 @@ export class KvTransceiver implements Transceiver {
   /**
    * Reserves the pool, opens the data plane and listens.
    * @throws KvError INVALID_ARGUMENT, NOT_PROVIDED, POOL_UNAVAILABLE, MEMORY_REFUSED, SOCKET_DIR_REFUSED, DESCRIPTOR_TOO_LONG,
-   * BIND_FAILED, NATIVE_NOT_FOUND, NATIVE_BROKEN, NIXL_NOT_FOUND, NIXL_UNUSABLE, NIXL_FAILED, CUDA_UNUSABLE, CUDA_FAILED
+   * BIND_FAILED, NATIVE_NOT_FOUND, NATIVE_BROKEN, NIXL_NOT_FOUND, NIXL_UNUSABLE, NIXL_FAILED, STAGING_UNAVAILABLE, CUDA_UNUSABLE, CUDA_FAILED
    */
   static async open(options: OpenOptions, hooks: TransceiverHooks = {}): Promise<KvTransceiver> {
     const resolved = resolveOptions(options);

@@ -3,8 +3,9 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { main } from "../../src/cli/main.ts";
+import { choosePaths } from "../../src/nixl/choice.ts";
 import { capturedTerminal } from "../unit/cli/captured_terminal.ts";
-import { bringNixl } from "./nixl_wheel.ts";
+import { bringNixl, libfabricEnvironment } from "./nixl_wheel.ts";
 
 const data = mkdtempSync(join(tmpdir(), "kvt-nixl-home-"));
 afterAll(() => rmSync(data, { recursive: true }));
@@ -62,14 +63,47 @@ describe("kvt nixl install and kvt doctor", () => {
   });
 
   it.skipIf(library === "")(
-    `exit with 1 when the chosen plug-in does not work, with the loader's words${without}`,
+    `exit with 1 when UCX runs in the place of the chosen plug-in, with the words of a worker's health${without}`,
     async () => {
       const chosen = { KVT_NIXL_LIBRARY: library, TRTLLM_NIXL_KVCACHE_BACKEND: "LIBFABRIC" };
       const { code, out } = await kvt(["doctor"], chosen);
       expect(code).toBe(1);
-      expect(out).toMatch(/✗ plug-in LIBFABRIC does not work: .*libfabric\.so\.1: cannot open shared object file/);
+      expect(out).toMatch(
+        /✗ degraded: UCX instead of LIBFABRIC: plug-in LIBFABRIC can't be loaded: .*libfabric\.so\.1: cannot open shared object file.*searched were \/.*kvt nixl install --with-libfabric/,
+      );
+      // What a worker would run all the same.
+      expect(out).toMatch(/✓ plug-in UCX works/);
+      const { nixl } = JSON.parse((await kvt(["doctor", "--json"], chosen)).out);
+      expect(nixl.degraded).toMatch(/^UCX instead of LIBFABRIC: /);
+      const { degraded, warnings } = await choosePaths({
+        ...{ backend: "NIXL", path: null, sameHost: true, loopback: true },
+        env: { ...env, ...chosen },
+      });
+      expect([degraded, warnings]).toEqual([nixl.degraded, [`degraded: ${nixl.degraded}`]]);
     },
   );
+
+  it("tell which libfabric there is, its providers and which one NIXL takes, and try LIBFABRIC where it is chosen", async ({
+    skip,
+  }) => {
+    const fabric = libfabricEnvironment("1.4.1");
+    if (fabric.missing !== undefined) skip(fabric.missing);
+    const { code, out } = await kvt(["doctor", "--json"], fabric.env);
+    const { nixl, problems } = JSON.parse(out);
+    expect([code, problems, nixl.degraded]).toEqual([0, [], null]);
+    expect(nixl.library.trial).toMatchObject({ plugin: "LIBFABRIC", why: null });
+    expect(nixl.fabric).toMatchObject({ takes: "tcp", why: null });
+    expect(nixl.fabric.providers).toContain("tcp");
+    const named = (name: string) => nixl.fabric.libraries.find((library: { name: string }) => library.name === name);
+    expect(named("libfabric.so.1")).toMatchObject({ why: null, version: expect.stringMatching(/^\d+\.\d+$/) });
+    expect(named("libhwloc.so.15").file).toContain("libhwloc.so.15");
+    const text = (await kvt(["doctor"], fabric.env)).out;
+    expect(text).toMatch(/providers of libfabric: tcp.*; NIXL takes tcp/);
+    const none = await kvt(["doctor"], { ...fabric.env, FI_PROVIDER: "efa" });
+    expect(none.code).toBe(1);
+    expect(none.out).toMatch(/libfabric has no provider: fi_getinfo: No data available \(FI_PROVIDER hides/);
+    expect(none.out).toMatch(/plug-in LIBFABRIC does not work: /);
+  }, 60_000);
 
   it("exit with 1 and name the library of KVT_NIXL_LIBRARY that is not there", async () => {
     const { code, out } = await kvt(["doctor"], { KVT_NIXL_LIBRARY: "/absent/libnixl_capi.so" });

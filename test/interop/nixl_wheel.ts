@@ -19,7 +19,7 @@ export function bringNixl(version: string): { readonly library: string } | { rea
 }
 
 /** The variables with which plug-in LIBFABRIC works over tcp on a machine without a GPU, or one sentence about why it can't. */
-function libfabricEnvironment(version: string): {
+export function libfabricEnvironment(version: string): {
   readonly env: Readonly<Record<string, string>>;
   readonly missing?: string;
 } {

@@ -176,6 +176,7 @@ struct Fake {
     *value = which == kComputeCapabilityMajor ? 9 : which == kComputeCapabilityMinor ? 0 : 1;
     return kSuccess;
   }
+  static CUresult cuDeviceCanAccessPeer(int* can, CUdevice, CUdevice) { return *can = 1, kSuccess; }
   static CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
     return *context = Some<CUcontext>(), kSuccess;
   }

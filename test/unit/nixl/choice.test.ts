@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import type { NativeNixlReport } from "../../../src/native/nixl_binding.ts";
-import { choosePaths, forgetSearches, type PathWish } from "../../../src/nixl/choice.ts";
+import { choosePaths, forgetSearches, type PathWish, whyNoLibfabric } from "../../../src/nixl/choice.ts";
 import type { NixlSearch, NixlSearchOptions } from "../../../src/nixl/search.ts";
 
 const LIBRARY = "/nixl/libnixl_capi.so";
@@ -15,6 +15,7 @@ const report = (libfabric: string | null): NativeNixlReport => ({
     { name: "UCX", file: "/nixl/plugins/libplugin_UCX.so", why: null },
     { name: "LIBFABRIC", file: "/nixl/plugins/libplugin_LIBFABRIC.so", why: libfabric },
   ],
+  fabric: null,
   ucp: [],
   trial: null,
 });
@@ -111,9 +112,10 @@ describe("the choice of paths", () => {
   it("takes UCX for LIBFABRIC with what the loader says and the remedy, is degraded then, and backend UCX never asks", async () => {
     const env = { TRTLLM_NIXL_KVCACHE_BACKEND: "LIBFABRIC", LD_LIBRARY_PATH: "/fabric/lib:/cuda/lib" };
     const { nixl, warnings, degraded } = await choosePaths(wish({ env }), found());
-    expect([nixl?.plugin, degraded]).toEqual(["UCX", "UCX instead of LIBFABRIC"]);
-    expect(warnings[0]).toMatch(
-      /can't be loaded: libfabric\.so\.1: cannot open.*; searched were \/nixl\/plugins, \/nixl, \/fabric\/lib, \/cuda\/lib, the loader's own directories.*kvt nixl install --with-libfabric.*NIXL_PLUGINS_DIR/,
+    expect(nixl?.plugin).toBe("UCX");
+    expect(warnings).toEqual([`degraded: ${degraded}`]);
+    expect(degraded).toMatch(
+      /^UCX instead of LIBFABRIC: plug-in LIBFABRIC can't be loaded: libfabric\.so\.1: cannot open.*; searched were \/nixl\/plugins, \/nixl, \/fabric\/lib, \/cuda\/lib, the loader's own directories.*kvt nixl install --with-libfabric.*NIXL_PLUGINS_DIR/,
     );
     const forced = await choosePaths(wish({ env, backend: "UCX" }), found());
     expect([forced.degraded, forced.warnings]).toEqual([null, []]);
@@ -122,6 +124,44 @@ describe("the choice of paths", () => {
       code: "NIXL_FAILED",
       message: expect.stringContaining("libfabric.so.1"),
     });
+  });
+
+  it.each([
+    [
+      ["libfabric.so.1", "libhwloc.so.15"],
+      /libfabric\.so\.1: absent; libhwloc\.so\.15: absent; searched were \/nixl\/plugins, \/nixl, \/fabric, the loader's/,
+      /--with-libfabric/,
+    ],
+    [
+      ["libfabric.so.1", "libcuda.so.1"],
+      /libfabric\.so\.1: absent; libcuda\.so\.1: absent/,
+      /--with-libfabric.*NVIDIA's driver/,
+    ],
+    [
+      ["libcuda.so.1"],
+      /loaded: libcuda\.so\.1: absent; searched/,
+      /\(ldconfig -p\)\. libcuda\.so\.1 comes with NVIDIA's driver/,
+    ],
+  ])("names all that LIBFABRIC lacks, %j, where it was looked for, and what helps", (names, lacks, remedy) => {
+    const libraries = [...names, "libnuma.so.1"].map((name) => {
+      const there = name === "libnuma.so.1";
+      return { name, file: there ? `/usr/lib/${name}` : null, version: null, why: there ? null : `${name}: absent` };
+    });
+    const lacking = { ...report(`${names[0]}: absent`), fabric: { libraries, providers: [], why: null } };
+    const why = whyNoLibfabric(lacking, { LD_LIBRARY_PATH: "/fabric" });
+    expect(why).toMatch(lacks);
+    expect(why).toMatch(remedy);
+  });
+
+  it("tells a libfabric that is too old in the loader's words, and where a plug-in file is wanted", () => {
+    const old = "libfabric.so.1: version `FABRIC_1.10' not found (required by libplugin_LIBFABRIC.so)";
+    const libraries = [{ name: "libfabric.so.1", file: "/usr/lib/libfabric.so.1", version: "2.5", why: null }];
+    const why = whyNoLibfabric({ ...report(old), fabric: { libraries, providers: ["tcp"], why: null } }, {});
+    expect(why).toContain(`can't be loaded: ${old}; searched were `);
+    expect(whyNoLibfabric({ ...report(null), plugins: [] }, {})).toMatch(
+      /no libplugin_LIBFABRIC\.so; searched were \/nixl\/plugins/,
+    );
+    expect(whyNoLibfabric(report(null), {})).toBeNull();
   });
 
   it("opens the one way of reading that is forced, and both otherwise", async () => {

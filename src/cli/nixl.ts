@@ -15,6 +15,9 @@ const flags = {
   },
 } as const satisfies FlagTable;
 
+/** What ends an install in good order: nothing of it stays. */
+const ENDING = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
 const mega = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
 
 /** On a terminal one line that changes, else a line for each step. */
@@ -49,23 +52,28 @@ async function run(argv: readonly string[], terminal: Terminal): Promise<number>
     throw usage("nixl", `${what}; with --with-libfabric take --version ${NIXL_VERSION_WITH_LIBFABRIC}`);
   }
   const shown = progress(terminal);
+  const interrupted = new AbortController();
+  const interrupt = () => interrupted.abort();
+  for (const name of ENDING) process.once(name, interrupt);
   try {
     const { home, report, libfabric } = await installNixl({
       version,
       withLibfabric,
       env: terminal.env,
       onProgress: shown.show,
+      signal: interrupted.signal,
     });
     shown.end();
     const { trial } = report;
     const took = trial === null ? "" : ` (plug-in UCX opened in ${trial.openMs.toFixed(0)} ms)`;
-    terminal.stdout.write(`NIXL ${report.version ?? version} is in ${home} and works${took}\n`);
-    if (withLibfabric && libfabric !== null) {
-      terminal.stdout.write(`plug-in LIBFABRIC can't be loaded yet: ${libfabric}\n`);
-    }
+    terminal.stdout.write(
+      `NIXL ${report.version ?? version} is in ${home} and works${took}; it is taken from now on\n`,
+    );
+    if (withLibfabric && libfabric !== null) terminal.stdout.write(`but ${libfabric}\n`);
     return ExitCode.ok;
   } finally {
     shown.end();
+    for (const name of ENDING) process.removeListener(name, interrupt);
   }
 }
 

@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { homedir } from "node:os";
+import { userInfo } from "node:os";
 import { isAbsolute, join, resolve } from "node:path";
 import { promisify } from "node:util";
 
@@ -32,10 +32,10 @@ const ASK_LIMIT_MS = 10_000;
 /** First driver whose libcuda speaks CUDA 13. */
 const CUDA_13_DRIVER = 580;
 
-/** Where `kvt nixl install` puts what it brings: below XDG_DATA_HOME, else ~/.local/share. */
+/** Where `kvt nixl install` puts what it brings: below XDG_DATA_HOME, else ~/.local/share. Neither a relative nor an empty one counts. */
 export function nixlDataDirectory(env: NixlEnv): string {
-  const { XDG_DATA_HOME: data } = env;
-  const base = data?.startsWith("/") ? data : join(homedir(), ".local/share");
+  const { XDG_DATA_HOME: data, HOME: home } = env;
+  const base = data?.startsWith("/") ? data : join(home?.startsWith("/") ? home : userInfo().homedir, ".local/share");
   return join(base, "kv-transceiver/nixl");
 }
 
@@ -76,12 +76,14 @@ function namedPlaces(named: string): readonly NixlPlace[] {
   return libraryNames.map((name) => ({ origin, file: join(path, name) }));
 }
 
-const byVersion = (one: string, other: string): number => other.localeCompare(one, "en", { numeric: true });
-
-/** Folders of installed versions, the newest first. */
+/** Folders of installed versions: the one that was installed last is the one that is wanted. */
 export function installedHomes(directory: string): readonly string[] {
-  const versions = listed(directory).filter((name) => /^\d/.test(name));
-  return versions.sort(byVersion).map((name) => join(directory, name));
+  const homes = listed(directory).filter((name) => /^\d/.test(name));
+  return homes
+    .map((name) => join(directory, name))
+    .map((home) => ({ home, at: statSync(home, { throwIfNoEntry: false })?.mtimeMs ?? 0 }))
+    .sort((one, other) => other.at - one.at || other.home.localeCompare(one.home, "en", { numeric: true }))
+    .map(({ home }) => home);
 }
 
 /** `.nixl_cu13.mesonpy.libs` and the like in a site-packages folder; which CUDA comes first is the driver's matter. */

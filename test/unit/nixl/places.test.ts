@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, utimesSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
@@ -22,8 +22,11 @@ const host = (more: Partial<NixlHost> = {}): NixlHost => ({
 });
 
 describe("the places of NIXL", () => {
-  it("come in the order: installed by us (newest first), virtual environment, Python, NIXL_PREFIX, NVIDIA's, the loader's", async () => {
-    for (const version of ["1.4.1", "1.10.0", "1.5.1"]) made("data", version, ".nixl_cu13.mesonpy.libs");
+  it("come in the order: installed by us (the last one first), virtual environment, Python, NIXL_PREFIX, NVIDIA's, the loader's", async () => {
+    for (const [at, version] of ["1.4.1", "1.10.0", "1.5.1"].entries()) {
+      made("data", version, ".nixl_cu13.mesonpy.libs");
+      utimesSync(join(folder, "data", version), 1_000 + at, 1_000 + at);
+    }
     made("venv/lib/python3.12/site-packages/.nixl_cu12.mesonpy.libs");
     made("site/.nixl.mesonpy.libs");
     const env = { VIRTUAL_ENV: join(folder, "venv"), NIXL_PREFIX: "/prefix", LD_LIBRARY_PATH: "relative:/loader" };
@@ -36,8 +39,8 @@ describe("the places of NIXL", () => {
     );
     const firstOf = places.filter(({ file }) => file.endsWith("libnixl_capi.so") || file.startsWith("/usr"));
     expect(firstOf.map(({ file }) => file.replace(folder, ""))).toEqual([
-      "/data/1.10.0/.nixl_cu13.mesonpy.libs/libnixl_capi.so",
       "/data/1.5.1/.nixl_cu13.mesonpy.libs/libnixl_capi.so",
+      "/data/1.10.0/.nixl_cu13.mesonpy.libs/libnixl_capi.so",
       "/data/1.4.1/.nixl_cu13.mesonpy.libs/libnixl_capi.so",
       "/venv/lib/python3.12/site-packages/.nixl_cu12.mesonpy.libs/libnixl_capi.so",
       "/site/.nixl.mesonpy.libs/libnixl_capi.so",

@@ -19,6 +19,8 @@ const char* NameOf(ErrorCode code) {
       return "NIXL_UNUSABLE";
     case ErrorCode::kNixlFailed:
       return "NIXL_FAILED";
+    case ErrorCode::kStagingUnavailable:
+      return "STAGING_UNAVAILABLE";
     case ErrorCode::kCudaUnusable:
       return "CUDA_UNUSABLE";
     case ErrorCode::kCudaFailed:

@@ -1,6 +1,7 @@
 #include "layout/staged_geometry.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace kvt {
 namespace {
@@ -70,7 +71,9 @@ std::optional<Geometry> StagedGeometry(const SourceGeometry& source, const Targe
 uint64_t StagingSlotBytes(const Geometry& geometry, uint64_t tokens) {
   const Geometry block = Placed(geometry, geometry, geometry.tokens_per_block);
   const uint64_t blocks = (tokens + geometry.tokens_per_block - 1) / geometry.tokens_per_block;
-  return block.block_bytes * std::max<uint64_t>(1, blocks);
+  uint64_t bytes = 0;
+  const bool over = __builtin_mul_overflow(block.block_bytes, std::max<uint64_t>(1, blocks), &bytes);
+  return over ? std::numeric_limits<uint64_t>::max() : bytes;
 }
 
 }  // namespace kvt

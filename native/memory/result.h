@@ -17,6 +17,7 @@ enum class ErrorCode {
   kDescriptorTooLong,
   kNixlUnusable,
   kNixlFailed,
+  kStagingUnavailable,
   kCudaUnusable,
   kCudaFailed,
 };

@@ -38,6 +38,7 @@ class NixlMemory {
 
  private:
   std::optional<Error> Add(nixl::Agent* agent, uint64_t address, uint64_t bytes);
+  std::optional<Error> AddSlots(nixl::Agent* agent, uint64_t address);
 
   std::shared_ptr<HostPool> pool_;
   std::shared_ptr<StagingMemory> slots_;

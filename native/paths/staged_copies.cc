@@ -3,7 +3,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <string>
 #include <utility>
+
+#include "memory/memory_limit.h"
 
 namespace kvt {
 namespace {
@@ -15,10 +18,19 @@ constexpr uint64_t kHereBytesMax = uint64_t{64} << 10;
 
 }  // namespace
 
-std::shared_ptr<StagingMemory> StagingMemory::Create(uint32_t slots, uint64_t slot_bytes) {
-  void* data =
-      mmap(nullptr, 2 * slots * slot_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) return nullptr;
+Result<std::shared_ptr<StagingMemory>> StagingMemory::Create(uint32_t slots, uint64_t slot_bytes) {
+  const std::string what =
+      std::to_string(2 * uint64_t{slots}) + " slots of " + std::to_string(slot_bytes) + " bytes";
+  const auto unavailable = [&what](const std::string& why) {
+    return Error{ErrorCode::kStagingUnavailable, what + ": " + why};
+  };
+  const MemoryRoom room = FindMemoryRoom();
+  uint64_t bytes = 0;
+  if (__builtin_mul_overflow(2 * uint64_t{slots}, slot_bytes, &bytes) || bytes > room.bytes) {
+    return unavailable(room.limit + " leaves " + std::to_string(room.bytes));
+  }
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) return unavailable(ErrnoText("they can't be mapped"));
   return std::shared_ptr<StagingMemory>(new StagingMemory(slots, slot_bytes, static_cast<std::byte*>(data)));
 }
 

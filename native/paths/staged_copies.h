@@ -9,6 +9,7 @@
 
 #include "layout/plan.h"
 #include "memory/host_pool.h"
+#include "memory/result.h"
 #include "paths/copy_crew.h"
 #include "paths/path.h"
 
@@ -18,8 +19,9 @@ namespace kvt {
 // path opens.
 class StagingMemory {
  public:
-  // Null when the system gives no memory.
-  static std::shared_ptr<StagingMemory> Create(uint32_t slots, uint64_t slot_bytes);
+  // Of so many slots for what is sent, and as many for what is received. STAGING_UNAVAILABLE when the system
+  // has no room for them.
+  static Result<std::shared_ptr<StagingMemory>> Create(uint32_t slots, uint64_t slot_bytes);
   ~StagingMemory();
   StagingMemory(const StagingMemory&) = delete;
   StagingMemory& operator=(const StagingMemory&) = delete;

@@ -41,6 +41,14 @@ export const nativeErrors = {
     remedy:
       "check that python3 has pip and reaches PyPI; `kvt nixl install --help` names the versions that are known to work",
   },
+  STAGING_UNAVAILABLE: {
+    scope: "process",
+    status: 500,
+    message: "the staging slots of path nixl_staged can't be had: {why}",
+    remedy:
+      "lower max_tokens_in_buffer or transfer.staging_slots, or raise the memory limit (memory.max); where RDMA registers them, the limit of " +
+      "locked memory too (ulimit -l unlimited, LimitMEMLOCK=infinity)",
+  },
   // --- CUDA -------------------------------------------------------------------------------------------------------------
   CUDA_UNUSABLE: {
     scope: "process",

@@ -21,7 +21,8 @@ export const pathNameOf: Readonly<Record<number, string>> = {
 
 /** Why a peer was not reached, as the end of a sentence. */
 export const reachFailureOf: Readonly<Record<number, string>> = {
-  [reachStatus.OTHER_HOST]: "it is on another host",
+  [reachStatus.OTHER_HOST]:
+    "it is on another host, where only NIXL leads, and at least one of the two sides has no NIXL that works",
   [reachStatus.NO_SOCKET]: "its socket for the exchange of memory is gone or not reachable from here",
   [reachStatus.REFUSED]: "its data plane refused the exchange of memory",
   [reachStatus.NOT_SEALED]: "its pool is not sealed against writing",
@@ -65,6 +66,8 @@ export function openError(error: unknown, options: NativeDataPlaneOptions): unkn
       return new KvError("NIXL_UNUSABLE", { why }, { cause: error });
     case "NIXL_FAILED":
       return new KvError("NIXL_FAILED", { why }, { cause: error });
+    case "STAGING_UNAVAILABLE":
+      return new KvError("STAGING_UNAVAILABLE", { why }, { cause: error });
     case "CUDA_UNUSABLE":
       return new KvError("CUDA_UNUSABLE", { why }, { cause: error });
     case "CUDA_FAILED":

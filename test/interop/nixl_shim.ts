@@ -19,6 +19,15 @@ static void wait_at(const char* file) {
   if (fd >= 0) close(fd);
 }
 
+/* Memory of this size can't be registered, as where it may not be locked. */
+int nixl_capi_reg_dlist_add_desc(void* list, unsigned long address, unsigned long bytes, unsigned long device, const void* meta, unsigned long meta_bytes) {
+  static int (*real)(void*, unsigned long, unsigned long, unsigned long, const void*, unsigned long);
+  const char* refused = getenv("KVT_TEST_REFUSE_BYTES");
+  if (real == NULL) real = (int (*)(void*, unsigned long, unsigned long, unsigned long, const void*, unsigned long))dlsym(RTLD_NEXT, "nixl_capi_reg_dlist_add_desc");
+  if (refused != NULL && bytes == strtoul(refused, NULL, 10)) return -2;
+  return real(list, address, bytes, device, meta, meta_bytes);
+}
+
 int nixl_capi_post_xfer_req(void* agent, void* request, void* options) {
   static int (*real)(void*, void*, void*);
   if (real == NULL) real = (int (*)(void*, void*, void*))dlsym(RTLD_NEXT, "nixl_capi_post_xfer_req");
@@ -28,7 +37,7 @@ int nixl_capi_post_xfer_req(void* agent, void* request, void* options) {
 `;
 
 /**
- * The real NIXL behind a library in which a post stops for as long as a test wants: once for each FIFO that lies where KVT_TEST_WEDGE says. The
+ * The real NIXL behind a library that refuses to register so many bytes as KVT_TEST_REFUSE_BYTES says, and in which a post stops for as long as a test wants: once for each FIFO that lies where KVT_TEST_WEDGE says. The
  * post renames it, with its process id behind, and comes back when that is opened for writing.
  */
 export function shimNixl(library: string, folder: string): string {

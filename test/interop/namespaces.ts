@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { until } from "../integration/waits.ts";
 
@@ -45,6 +46,13 @@ export class Namespaces implements AsyncDisposable {
   entry(place: Place): readonly string[] {
     const holder = this.#holders.get(place);
     return holder === undefined ? [] : ["nsenter", ...entering(holder, true)];
+  }
+
+  /** From now on programs that are started there see the kernel of another machine, by the id of its boot. */
+  beOtherHost(place: Place): void {
+    const bootId = "/proc/sys/kernel/random/boot_id";
+    const script = `f=$(mktemp) && echo ${randomUUID()} > $f && mount --bind $f ${bootId} && rm $f`;
+    this.#run(place, ["sh", "-c", script]);
   }
 
   pullOut(place: Place): void {

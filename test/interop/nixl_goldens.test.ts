@@ -19,7 +19,8 @@ interface Moved {
 function deployPair({ env, missing }: NixlCase, options: Partial<DeployOptions>): () => Deployed {
   let deployed: Deployed | undefined;
   beforeAll(async () => {
-    if (missing === undefined) deployed = await deploy({ context: 1, generation: 1, env, ...options });
+    const talking = { ...env, KVT_LOG_LEVEL: "debug" };
+    if (missing === undefined) deployed = await deploy({ context: 1, generation: 1, env: talking, ...options });
   }, 240_000);
   afterAll(async () => {
     await deployed?.[Symbol.asyncDispose]();
@@ -63,9 +64,21 @@ describe.each(styles)("golden answers over $name, $style", ({ style, ...one }) =
     }
   }, 240_000);
 
-  it("are counted by path, with NIXL's own telemetry", async () => {
+  it("are logged, one line a transfer at level debug, and counted by path, with NIXL's own telemetry", async () => {
     const { KVT_PATH: path } = one.env;
     const [generation] = deployed().generation;
+    const reply = await fetch(`${generation?.url}/kv/transfers`);
+    const { records } = (await reply.json()) as { records: (Moved & { request_id: string })[] };
+    const known = records.filter(({ event, direction }) => event === "transfer" && direction === "receive");
+    const logged = (generation?.log() ?? "")
+      .split("\n")
+      .filter((line) => line.includes('"msg":"transfer"'))
+      .map((line) => JSON.parse(line) as (typeof known)[number])
+      .filter(({ direction }) => direction === "receive");
+    expect(known.length).toBeGreaterThan(0);
+    expect(logged.map(({ request_id }) => request_id)).toEqual(known.map(({ request_id }) => request_id));
+    for (const [at, { bytes, nixl }] of known.entries()) expect(logged[at]).toMatchObject({ bytes, nixl });
+    expect(logged.filter(({ nixl }) => nixl !== undefined).map((moved) => moved.path)).toContain(path);
     const text = await (await fetch(`${generation?.url}/metrics`)).text();
     const counted = (series: string): number =>
       Number(

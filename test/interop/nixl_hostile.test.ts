@@ -105,7 +105,9 @@ describe.skipIf(library === "")(`descriptors that nobody wrote${without}`, () =>
   let receiver: Peer;
   beforeAll(async () => {
     restore = setEnvironment({ KVT_NIXL_LIBRARY: library, KVT_PATH: "nixl_staged" });
-    [sender, receiver] = await Promise.all([peers.open(), peers.open()]);
+    // The one offer outlives them all.
+    const config = { kv_transfer_timeout_ms: 3_600_000 };
+    [sender, receiver] = await Promise.all([peers.open({ config }), peers.open({ config })]);
   }, 60_000);
   afterAll(async () => {
     restore();

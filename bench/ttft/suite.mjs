@@ -41,7 +41,7 @@ export async function run(add, say) {
     };
     for (const tokens of [1000, 1900]) {
       const times = await measure(add, say, routers, tokens);
-      await addParts(add, `prompt-${tokens}`, times, { context, generation, both });
+      await addParts(add, `prompt-${tokens}`, times, [context, both]);
     }
   } finally {
     for (const child of children) child.kill("SIGKILL");
@@ -62,15 +62,17 @@ async function measure(add, say, routers, tokens) {
     new Pool(`http://127.0.0.1:${port}`, { connections: 1 }),
   ]);
   const times = Object.fromEntries(pools.map(([way]) => [way, []]));
+  const seconds = Object.fromEntries(pools.map(([way]) => [way, []]));
   const byRequest = new Map();
   for (let round = -WARM_UP; round < ROUNDS; round++) {
     // Whoever comes first after a pause has it harder, so the order turns.
     for (let i = 0; i < pools.length; i++) {
       const [way, pool] = pools[(round + WARM_UP + i) % pools.length];
       const id = `${way}-${tokens}-${round}`;
-      const ms = await firstToken(pool, tokens, round + WARM_UP, id);
+      const { ms, secondMs } = await firstTokens(pool, tokens, round + WARM_UP, id);
       if (round < 0) continue;
       times[way].push(ms);
+      seconds[way].push(secondMs);
       byRequest.set(id, ms);
     }
   }
@@ -80,15 +82,17 @@ async function measure(add, say, routers, tokens) {
     const spread = [0, 0.25, 0.5, 0.75, 1].map((share) => quantile(all, share).toFixed(1));
     say(`${name} ${way}: ${spread.join(" ")} ms (least, quartiles, most)`);
     add(name, `ttft_ms ${way}`, median(all), "ms");
+    add(name, `second_token_ms ${way}`, median(seconds[way]), "ms");
   }
   for (const way of ["context-first", "generation-first"]) {
     add(name, `ttft_ratio ${way}`, median(times[way]) / median(times.aggregated), "");
+    add(name, `second_token_ratio ${way}`, median(seconds[way]) / median(seconds.aggregated), "");
   }
   return byRequest;
 }
 
-/** Milliseconds from the request to the first event of its stream. */
-async function firstToken(pool, tokens, salt, id) {
+/** Milliseconds from the request to the first event of its stream, which holds token 0, and to the second one, with token 1. */
+async function firstTokens(pool, tokens, salt, id) {
   const prompt = Array.from({ length: tokens }, (_, at) => 300 + ((at * 7 + salt * 13) % 200));
   const body = JSON.stringify({ prompt, stream: true, max_tokens: 2, temperature: 0, ignore_eos: true });
   const began = performance.now();
@@ -99,11 +103,13 @@ async function firstToken(pool, tokens, salt, id) {
     body,
   });
   let ms;
+  let secondMs;
   let text = "";
   for await (const piece of answer.body) {
-    ms ??= performance.now() - began;
     text += piece;
+    ms ??= performance.now() - began;
+    if (text.split("data: ").length > 2) secondMs ??= performance.now() - began;
   }
   if (answer.statusCode !== 200 || !text.includes("[DONE]")) throw new Error(`${answer.statusCode} ${text}`);
-  return ms;
+  return { ms, secondMs };
 }

@@ -62,9 +62,14 @@ export class CallServer {
       settings.requestTimeoutMs,
     );
     const trace: CallTrace = { arrivedMs: clock.nowMs(), contextTries: 0, generationTries: 0 };
-    answer.whenBegun(() => {
-      clearTimeout(timer);
-      trace.firstByteMs = clock.nowMs();
+    answer.watch({
+      firstByte: () => {
+        trace.firstByteMs = clock.nowMs();
+      },
+      begun: () => {
+        clearTimeout(timer);
+        trace.begunMs = clock.nowMs();
+      },
     });
     const limit = joinSignals([answer.gone, deadline.signal, closing]);
     void this.#run(kind, request, answer, limit.signal, trace).finally(() => {

@@ -12,8 +12,10 @@ export class ClientAnswer implements StreamTarget {
   readonly #stallMs: number;
   readonly #gone = new AbortController();
   #status = 0;
+  #started = false;
   #pieces = 0;
   #endsEvent = true;
+  #onFirstByte: (() => void) | undefined;
   #onBegin: (() => void) | undefined;
 
   /** @param stallMs how long a client may read nothing while a stream waits for it, before it counts as gone */
@@ -32,9 +34,9 @@ export class ClientAnswer implements StreamTarget {
     return this.#gone.signal;
   }
 
-  /** Whether bytes of the answer were written: from then on nothing can be tried again. */
+  /** Whether bytes of a worker's last hop were written: from then on nothing can be tried again. */
   get started(): boolean {
-    return this.#status !== 0;
+    return this.#started;
   }
 
   /** Status that was written; 0 before. */
@@ -47,14 +49,23 @@ export class ClientAnswer implements StreamTarget {
     return this.#pieces;
   }
 
-  /** Runs `action` when the first byte of a stream is written. */
-  whenBegun(action: () => void): void {
-    this.#onBegin = action;
+  /** Runs `firstByte` when the client gets the first byte of a stream, `begun` when a worker's stream begins: not before. */
+  watch({ firstByte, begun }: { readonly firstByte: () => void; readonly begun: () => void }): void {
+    this.#onFirstByte = firstByte;
+    this.#onBegin = begun;
+  }
+
+  /** An event of the stream before any worker's: whatever serves the rest can still be tried again. */
+  preface(event: string): void {
+    this.#streamHead({});
+    this.#pieces += 1;
+    this.#response.write(event);
   }
 
   begin(headers: AnswerHeaders): void {
+    this.#started = true;
     const type = headers["content-type"];
-    this.#head(200, { ...sseHeaders, ...(typeof type === "string" ? { "content-type": type } : {}) });
+    this.#streamHead(typeof type === "string" ? { "content-type": type } : {});
     this.#onBegin?.();
   }
 
@@ -80,6 +91,7 @@ export class ClientAnswer implements StreamTarget {
 
   /** A complete answer. */
   send(status: number, headers: Readonly<Record<string, string>>, body: string | Buffer): void {
+    this.#started = true;
     this.#head(status, { ...headers, "content-length": String(Buffer.byteLength(body)) });
     this.#response.end(body);
   }
@@ -99,12 +111,18 @@ export class ClientAnswer implements StreamTarget {
   /** The client's sight of a failure: an answer, or after the first byte one event and the end (S126). */
   fail(answer: ErrorAnswer): void {
     const body = JSON.stringify(answer.body);
-    if (!this.started) {
+    if (this.#status === 0) {
       this.send(answer.status, { ...answer.headers, "content-type": "application/json; charset=utf-8" }, body);
       return;
     }
     // A piece may have ended inside an event: close it, so that the error stands in one of its own.
     this.#response.end(`${this.#endsEvent ? "" : "\n\n"}data: ${body}\n\n`);
+  }
+
+  #streamHead(headers: Readonly<Record<string, string>>): void {
+    if (this.#status !== 0) return;
+    this.#head(200, { ...sseHeaders, ...headers });
+    this.#onFirstByte?.();
   }
 
   #head(status: number, headers: Readonly<Record<string, string>>): void {

@@ -14,6 +14,8 @@ export interface Handoff {
   /** Undefined when the worker did not tell: then decode tokenises again. */
   readonly promptTokenIds: readonly number[] | undefined;
   readonly usage: unknown;
+  /** The whole reply. */
+  readonly reply: JsonObject;
   /** When a worker of ours lets go of it at the latest, on the router's clock. */
   readonly expiresMs: number | undefined;
   readonly offerMs: number | undefined;
@@ -71,6 +73,7 @@ export function readContextReply(
       opaqueState: state,
       promptTokenIds: flatIds(reply.prompt_token_ids),
       usage: raw.usage,
+      reply: raw,
       expiresMs: offerMs === undefined ? undefined : sent.nowMs + offerMs * OFFER_PART,
       offerMs,
     },

@@ -1,4 +1,5 @@
 import {
+  type AnswerHead,
   type ChatLogprobs,
   type CompletionLogprobs,
   chatChunk,
@@ -57,6 +58,8 @@ export function finishWithFirstToken(call: RoutedCall, reply: JsonObject): void 
   call.answer.sendEvents(firstTokenEvents(call, reply));
 }
 
+type StreamedCall = Pick<RoutedCall, "kind" | "request" | "id">;
+
 interface ReplyChoice {
   readonly text?: unknown;
   readonly message?: { readonly content?: unknown };
@@ -66,39 +69,53 @@ interface ReplyChoice {
 }
 
 /** One chunk with the text, one with the end, the usage if it was asked for, `[DONE]` (trtllm-protocol.md section 2.2 step 5). */
-export function firstTokenEvents(call: Pick<RoutedCall, "kind" | "request" | "id">, reply: JsonObject): string[] {
-  const choice = ((reply.choices as readonly ReplyChoice[] | undefined) ?? [])[0] ?? {};
-  const head = {
-    id: String(reply.id ?? call.id),
-    created: Number(reply.created ?? 0),
-    model: String(reply.model ?? call.request.model ?? ""),
-  };
-  const includeUsage = call.request.stream_options?.include_usage === true;
+export function firstTokenEvents(call: StreamedCall, reply: JsonObject): string[] {
+  const choice = choiceOf(reply);
+  const head = headOf(call, reply);
+  const includeUsage = wantsUsage(call);
   const ending = {
     finishReason: choice.finish_reason as FinishReason,
     stopReason: (choice.stop_reason ?? null) as string | number | null,
   };
-  const chunks =
+  const end =
     call.kind === "chat"
-      ? [
-          chatChunk(
-            head,
-            { text: String(choice.message?.content ?? ""), ...logprobsOf<ChatLogprobs>(choice) },
-            { includeUsage, first: true },
-          ),
-          chatChunk(head, { text: "", ending }, { includeUsage, first: false }),
-        ]
-      : [
-          completionChunk(
-            head,
-            { text: String(choice.text ?? ""), ...logprobsOf<CompletionLogprobs>(choice) },
-            includeUsage,
-          ),
-          completionChunk(head, { text: "", ending }, includeUsage),
-        ];
+      ? chatChunk(head, { text: "", ending }, { includeUsage, first: false })
+      : completionChunk(head, { text: "", ending }, includeUsage);
   const usage = includeUsage && reply.usage ? [usageChunk(call.kind, head, reply.usage as Usage)] : [];
-  return [...[...chunks, ...usage].map(sseEvent), SSE_DONE];
+  return [...[firstChunk(call, reply), end, ...usage].map(sseEvent), SSE_DONE];
 }
+
+/**
+ * The chunk of a stream's first token, made of a context worker's reply.
+ * @param worker what the worker that goes on says of itself in its chunks
+ */
+export function firstChunk(
+  call: StreamedCall,
+  reply: JsonObject,
+  worker: { readonly created?: number; readonly model?: string | undefined } = {},
+) {
+  const choice = choiceOf(reply);
+  const { id, created, model } = headOf(call, reply);
+  const head = { id, created: worker.created ?? created, model: worker.model ?? model };
+  const includeUsage = wantsUsage(call);
+  if (call.kind === "chat") {
+    const delta = { text: String(choice.message?.content ?? ""), ...logprobsOf<ChatLogprobs>(choice) };
+    return chatChunk(head, delta, { includeUsage, first: true });
+  }
+  const delta = { text: String(choice.text ?? ""), ...logprobsOf<CompletionLogprobs>(choice) };
+  return completionChunk(head, delta, includeUsage);
+}
+
+const choiceOf = (reply: JsonObject): ReplyChoice =>
+  ((reply.choices as readonly ReplyChoice[] | undefined) ?? [])[0] ?? {};
+
+const headOf = (call: StreamedCall, reply: JsonObject): AnswerHead => ({
+  id: String(reply.id ?? call.id),
+  created: Number(reply.created ?? 0),
+  model: String(reply.model ?? call.request.model ?? ""),
+});
+
+const wantsUsage = ({ request }: StreamedCall): boolean => request.stream_options?.include_usage === true;
 
 const logprobsOf = <Logprobs>(choice: ReplyChoice): { logprobs?: Logprobs } =>
   choice.logprobs ? { logprobs: choice.logprobs as Logprobs } : {};

@@ -125,6 +125,13 @@ export function failureOfAnswer(hop: Hop, worker: UpstreamWorker, answer: Answer
   });
 }
 
+/** The failure that a stream is which does not begin with what the client has of it already. */
+export function otherBeginning(worker: UpstreamWorker, began: string): HopFailure {
+  const why = `its stream does not begin with the token that the context worker sampled: ${began}`;
+  const error = new KvError("WORKER_NONSENSE", { worker: worker.url, why });
+  return new HopFailure({ hop: "generation", worker, verdict: "retry", error });
+}
+
 const EXCERPT_CHARS = 500;
 
 /** The failure that a 200 without a usable answer is; it carries the worker's text, which mostly tells the cause (#13119). */

@@ -48,7 +48,8 @@ export class PerfMetrics {
       generationServer: generationWorker,
       ctxRequestId,
       arrivalMs: trace.arrivedMs,
-      firstTokenMs: trace.firstByteMs ?? endMs,
+      // The tool stacks the segments in the order of the hops.
+      firstTokenMs: trace.begunMs ?? endMs,
     });
     if (this.#answered.length > this.#options.max) this.#answered.shift();
   }

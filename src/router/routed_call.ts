@@ -32,7 +32,10 @@ export interface RoutedCall {
 export interface CallTrace {
   readonly arrivedMs: number;
   dispatchedMs?: number;
+  /** The client got the first byte of its stream. */
   firstByteMs?: number;
+  /** The last hop's stream began: later than that when token 0 went ahead of it. */
+  begunMs?: number;
   contextWorker?: string;
   generationWorker?: string;
   /** Under which the records of both workers are joined. */

@@ -15,6 +15,10 @@ export const ServerInfo = z.looseObject({
   transports: z.array(z.string()).nullish(),
   /** How long a context worker of ours holds the KV of an answered request for somebody to fetch it, ms. */
   offer_ms: z.number().positive().nullish(),
+  /** Ours only: what the first event of a stream holds (early_token.ts). */
+  first_event: z.string().nullish(),
+  /** Ours only: requests that it works for at a time. */
+  max_batch_size: z.int().nullish(),
   /** Ours only: how this worker keeps KV, checked where pairs are judged (pairs.ts). */
   kv_layout: z.looseObject({}).nullish(),
   /** What a generation worker must know to fetch from this one before there is a reply (trtllm-protocol.md section 2.3). */

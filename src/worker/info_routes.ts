@@ -145,6 +145,8 @@ function serverInfo({ settings, parts }: InfoOptions) {
     max_seq_len: parts.maxSeqLen,
     max_num_tokens: settings.maxNumTokens,
     max_batch_size: settings.maxBatchSize,
+    // A router that has shown token 0 by itself may leave that event out.
+    first_event: "first_token",
     transports: transceiver === null ? [] : parts.transceiver.paths.names,
     degraded: parts.transceiver.paths.degraded,
     transceiver_runtime: transceiver?.transceiverRuntime ?? null,

@@ -1,8 +1,9 @@
 import { KvError } from "../../errors.ts";
 import { type JsonObject, stringifyBody } from "../../openai/index.ts";
 import { type ContextOutcome, type Handoff, readContextReply } from "../context_reply.ts";
+import { EarlyToken } from "../early_token.ts";
 import { finishWithFirstToken, finishWithLastAnswer, readLastAnswer } from "../finish_answer.ts";
-import { GAVE_WAY_MAX, HopFailure } from "../hop_failure.ts";
+import { GAVE_WAY_MAX, HopFailure, nonsense } from "../hop_failure.ts";
 import { type RoutedCall, refuseSeveralAnswers } from "../routed_call.ts";
 import type { UpstreamParts, UpstreamProtocol } from "../upstream.ts";
 import type { UpstreamWorker } from "../upstream_worker.ts";
@@ -13,6 +14,7 @@ interface Progress {
   readonly contextTried: Set<UpstreamWorker>;
   readonly generationTried: Set<UpstreamWorker>;
   handoff: Handoff | undefined;
+  readonly early: EarlyToken;
 }
 
 /**
@@ -34,6 +36,7 @@ export class ContextFirst implements UpstreamProtocol {
       contextTried: new Set(),
       generationTried: new Set(),
       handoff: undefined,
+      early: new EarlyToken(call),
     };
     try {
       for (let failures = 0, waits = 0; ; ) {
@@ -70,6 +73,7 @@ export class ContextFirst implements UpstreamProtocol {
         }
         progress.handoff = outcome.handoff;
         call.trace.ctxRequestId = outcome.handoff.ctxRequestId;
+        progress.early.show(worker, outcome.handoff, Date.now());
       }
       await this.#generate(progress, progress.handoff, worker, isRetry);
     });
@@ -83,10 +87,12 @@ export class ContextFirst implements UpstreamProtocol {
       partner,
       peers: () => [partner],
     };
-    return this.#parts.retries.run("context", call, wish, (worker, isRetry) => this.#prefill(call, worker, isRetry));
+    return this.#parts.retries.run("context", call, wish, (worker, isRetry) =>
+      this.#prefill(progress, worker, isRetry),
+    );
   }
 
-  async #prefill(call: RoutedCall, worker: UpstreamWorker, isRetry: boolean): Promise<ContextOutcome> {
+  async #prefill({ call, early }: Progress, worker: UpstreamWorker, isRetry: boolean): Promise<ContextOutcome> {
     const { hops, ids, clock, abandon } = this.#parts;
     await abandon.aborted(worker, call.id);
     const disaggRequestId = ids !== null && this.#allKnowIds(worker) ? ids.next() : undefined;
@@ -95,7 +101,11 @@ export class ContextFirst implements UpstreamProtocol {
     try {
       const outcome = await hops.run("context", call, worker, {
         body: contextBody(call.body, disaggRequestId),
-        read: (answer) => readContextReply(worker, answer, { disaggRequestId, nowMs: clock.nowMs() }),
+        read: (answer) => {
+          const read = readContextReply(worker, answer, { disaggRequestId, nowMs: clock.nowMs() });
+          if (read.kind === "handoff" || !early.isShown) return read;
+          throw nonsense("context", worker, answer, "its first token is the last, the one that the client has is not");
+        },
         isRetry,
         onSend: () => {
           wasSent = true;
@@ -113,17 +123,19 @@ export class ContextFirst implements UpstreamProtocol {
   }
 
   async #generate(progress: Progress, handoff: Handoff, worker: UpstreamWorker, isRetry: boolean): Promise<void> {
-    const { call } = progress;
+    const { call, early } = progress;
     const { hops, clock, abandon } = this.#parts;
     await abandon.aborted(worker, call.id);
+    const stop = new AbortController();
     const body = await hops.run("generation", call, worker, {
-      body: generationBody(call, handoff, worker),
+      body: generationBody(call, { ...handoff, params: early.pinned(handoff.params) }, worker),
       read: (answer) => readLastAnswer("generation", worker, answer),
       isRetry,
+      stop: stop.signal,
       onSend: () => {
         if (isExpired(handoff, clock.nowMs())) throw expiredFailure(handoff, worker);
       },
-      ...(call.request.stream === true ? { target: call.answer } : {}),
+      ...(call.request.stream === true ? { target: early.target(worker, (failure) => stop.abort(failure)) } : {}),
     });
     finishWithLastAnswer(call, body);
   }

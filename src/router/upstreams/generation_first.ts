@@ -1,5 +1,6 @@
 import { type JsonObject, stringifyBody } from "../../openai/index.ts";
 import { type ContextOutcome, readContextReply } from "../context_reply.ts";
+import { EarlyToken } from "../early_token.ts";
 import { finishWithLastAnswer, readLastAnswer } from "../finish_answer.ts";
 import { GAVE_WAY_MAX, HopFailure } from "../hop_failure.ts";
 import type { RequestIds } from "../request_ids.ts";
@@ -13,6 +14,7 @@ interface Progress {
   readonly call: RoutedCall;
   readonly contextTried: Set<UpstreamWorker>;
   readonly generationTried: Set<UpstreamWorker>;
+  readonly early: EarlyToken;
 }
 
 /** The two workers of one try. */
@@ -39,7 +41,8 @@ export class GenerationFirst implements UpstreamProtocol {
 
   async serve(call: RoutedCall): Promise<void> {
     refuseSeveralAnswers(call.request);
-    const progress: Progress = { call, contextTried: new Set(), generationTried: new Set() };
+    const early = new EarlyToken(call);
+    const progress: Progress = { call, contextTried: new Set(), generationTried: new Set(), early };
     for (let failures = 0, waits = 0; ; ) {
       try {
         await this.#serveSomewhere(progress, failures + waits > 0);
@@ -53,7 +56,7 @@ export class GenerationFirst implements UpstreamProtocol {
   }
 
   /** The generation worker is reserved first, as in the other flow (S136). */
-  #serveSomewhere({ call, contextTried, generationTried }: Progress, isAgain: boolean): Promise<void> {
+  #serveSomewhere({ call, contextTried, generationTried, early }: Progress, isAgain: boolean): Promise<void> {
     const { retries, ids, fleet } = this.#parts;
     const model = call.request.model ?? undefined;
     const peers = () => fleet.able("context", model);
@@ -64,7 +67,8 @@ export class GenerationFirst implements UpstreamProtocol {
         { model, tried: contextTried, partner: generation, peers: () => [generation] },
         async (context, isAnother) => {
           try {
-            await this.#try(call, { context, generation, id: ids.next(), isRetry: isAgain || isOther || isAnother });
+            const isRetry = isAgain || isOther || isAnother;
+            await this.#try(call, { context, generation, id: ids.next(), isRetry }, early);
           } catch (error) {
             // It could not fetch: another context worker is the better try, as this one may be the cause.
             if (error instanceof HopFailure && error.verdict === "prefill_again" && !error.gaveWay)
@@ -76,18 +80,24 @@ export class GenerationFirst implements UpstreamProtocol {
     );
   }
 
-  async #try(call: RoutedCall, pair: Pair): Promise<void> {
+  async #try(call: RoutedCall, pair: Pair, early: EarlyToken): Promise<void> {
     const { abandon } = this.#parts;
     call.trace.ctxRequestId = pair.id;
     await Promise.all([abandon.aborted(pair.context, call.id), abandon.aborted(pair.generation, call.id)]);
     const stop = new AbortController();
     // Prefill takes longest, and begins at once where blocks are plentiful, else when the generation worker has asked for it.
     const prefill = this.#prefill(call, pair, stop.signal);
-    const decode = this.#decode(call, pair, stop.signal);
+    const sentMs = Date.now();
+    const decode = this.#decode(call, pair, stop, early);
     // Whoever fails first ends the other; a stream that runs has its KV and needs the context worker no more.
-    prefill.catch((error: unknown) => {
-      if (!call.answer.started) stop.abort(error);
-    });
+    prefill.then(
+      (outcome) => {
+        if (outcome.kind === "handoff") early.show(pair.generation, outcome.handoff, sentMs);
+      },
+      (error: unknown) => {
+        if (!call.answer.started) stop.abort(error);
+      },
+    );
     decode.catch((error: unknown) => stop.abort(error));
     const [decoded] = await Promise.allSettled([decode]);
     if (decoded.status === "fulfilled") {
@@ -122,13 +132,18 @@ export class GenerationFirst implements UpstreamProtocol {
     }
   }
 
-  async #decode(call: RoutedCall, { context, generation, id, isRetry }: Pair, stop: AbortSignal): Promise<void> {
+  async #decode(
+    call: RoutedCall,
+    { context, generation, id, isRetry }: Pair,
+    stop: AbortController,
+    early: EarlyToken,
+  ): Promise<void> {
     const body = await this.#parts.hops.run("generation", call, generation, {
       body: decodeBody(call.body, id, context.preparation?.info.disaggregated_params ?? {}),
       read: (answer) => readLastAnswer("generation", generation, answer),
       isRetry,
-      stop,
-      ...(call.request.stream === true ? { target: call.answer } : {}),
+      stop: stop.signal,
+      ...(call.request.stream === true ? { target: early.target(generation, (failure) => stop.abort(failure)) } : {}),
     });
     finishWithLastAnswer(call, body);
   }

@@ -1,5 +1,5 @@
-import { parse as parseLossless } from "lossless-json";
 import { KvError } from "../errors.ts";
+import { parseExact } from "./exact_integers.ts";
 import { hasMoreStructures, topLevelValueSpan } from "./json_scan.ts";
 
 /** A JSON object as it came over HTTP; integers above 2^53 under EXACT_KEYS are bigint. */
@@ -8,11 +8,8 @@ export type JsonObject = Record<string, unknown>;
 /** Top-level keys that carry 64-bit integers; `ctx_request_id` stands there in POST /kv/release. */
 const EXACT_KEYS = ["disaggregated_params", "seed", "ctx_request_id"];
 
-/** Largest value that the slow lossless parser reads; opaque states are 2 KiB and a little a rank (design.md section 6). */
-const LOSSLESS_BYTES_MAX = 1 << 20;
-/** Digits of 2^64 - 1: longer integers are no ids, and turning them into bigint costs quadratic time. */
-const ID_DIGITS_MAX = 20;
-
+/** Largest value that is read a second time for its integers; opaque states are 2 KiB and a little a rank (design.md section 6). */
+const EXACT_BYTES_MAX = 1 << 20;
 /** Objects, lists and fields in a body. 64 MB of `[` would be gigabytes once parsed; 4,096 messages of 64 parts are below a million. */
 const STRUCTURES_MAX = 1 << 20;
 /** Texts too short to hold too many structures are not scanned for them. */
@@ -22,7 +19,7 @@ const utf8 = new TextDecoder("utf-8", { fatal: true });
 
 /**
  * Reads a request or reply body. The bulk goes through JSON.parse; only where one of EXACT_KEYS, or
- * `disaggregated_params` in `choices[]` of a reply, holds an integer that a JS number can't carry is that one value read again, losslessly.
+ * `disaggregated_params` in `choices[]` of a reply, holds an integer that a JS number can't carry is that one value read again, exactly.
  * @throws KvError BAD_JSON
  */
 export function parseBody(bytes: Uint8Array | string): JsonObject {
@@ -37,10 +34,10 @@ export function parseBody(bytes: Uint8Array | string): JsonObject {
     throw new KvError("BAD_JSON", { why: shortReason(error) }, { cause: error });
   }
   if (!isObject(value)) throw new KvError("BAD_JSON", { why: `it is ${nameOf(value)}, not an object` });
-  for (const key of EXACT_KEYS) if (holdsUnsafeInteger(value[key])) value[key] = readLossless(text, key);
+  for (const key of EXACT_KEYS) if (holdsUnsafeInteger(value[key])) value[key] = readExact(text, key);
   const choices: unknown = value.choices;
   if (Array.isArray(choices) && choices.some((choice) => isObject(choice) && hasUnsafeParams(choice))) {
-    const exact = readLossless(text, "choices") as unknown[];
+    const exact = readExact(text, "choices") as unknown[];
     for (const [index, choice] of choices.entries()) {
       if (isObject(choice) && hasUnsafeParams(choice)) {
         choice.disaggregated_params = (exact[index] as JsonObject).disaggregated_params;
@@ -66,7 +63,7 @@ export function stringifyBody(value: JsonObject): string {
 /** A list of objects in which any integer may be a bigint, as GET /perf_metrics answers it. */
 export const stringifyList = (list: readonly JsonObject[]): string => exactJson(list);
 
-/** Largest list that is read losslessly: 10^4 records of 2 KiB. */
+/** Largest list that is read exactly: 10^4 records of 2 KiB. */
 const LIST_BYTES_MAX = 32 << 20;
 
 /**
@@ -80,7 +77,7 @@ export function parseList(bytes: Uint8Array): JsonObject[] {
     value = JSON.parse(text);
     if (holdsUnsafeInteger(value)) {
       if (text.length > LIST_BYTES_MAX) throw new Error("too large");
-      value = parseLossless(text, null, { parseNumber, onDuplicateKey: ({ newValue }) => newValue });
+      value = parseExact(text);
     }
   } catch (error) {
     throw new KvError("BAD_JSON", { why: shortReason(error) }, { cause: error });
@@ -100,7 +97,6 @@ function stringifyEntry(key: string, entry: unknown): string {
   }
 }
 
-/** Not lossless-json's writer: that takes any object with a key `isLosslessNumber` for a number, and this one comes from outside. */
 function exactJson(value: unknown): string {
   if (typeof value === "bigint") return value.toString();
   if (Array.isArray(value)) return `[${value.map(exactJson).join(",")}]`;
@@ -149,27 +145,18 @@ function holdsUnsafeInteger(root: unknown): boolean {
   return false;
 }
 
-function readLossless(text: string, key: string): unknown {
+function readExact(text: string, key: string): unknown {
   const span = topLevelValueSpan(text, key);
   if (span === undefined) {
     throw new KvError("INTERNAL", { where: "openai/body", why: `the raw text of ${key} was not found` });
   }
-  if (span.end - span.start > LOSSLESS_BYTES_MAX) {
-    throw new KvError("INVALID_REQUEST", { param: key, why: `it is larger than ${LOSSLESS_BYTES_MAX} bytes` });
+  if (span.end - span.start > EXACT_BYTES_MAX) {
+    throw new KvError("INVALID_REQUEST", { param: key, why: `it is larger than ${EXACT_BYTES_MAX} bytes` });
   }
   try {
-    return parseLossless(text.slice(span.start, span.end), null, {
-      parseNumber,
-      onDuplicateKey: ({ newValue }) => newValue,
-    });
+    return parseExact(text.slice(span.start, span.end));
   } catch (error) {
-    // JSON.parse has accepted the text: what is left is the recursion of the lossless parser.
+    // JSON.parse has accepted the text: what is left is recursion.
     throw new KvError("INVALID_REQUEST", { param: key, why: "it is nested too deeply" }, { cause: error });
   }
-}
-
-function parseNumber(digits: string): number | bigint {
-  const value = Number(digits);
-  const isIdLike = /^-?\d+$/.test(digits) && digits.length <= ID_DIGITS_MAX;
-  return isIdLike && !Number.isSafeInteger(value) ? BigInt(digits) : value;
 }

@@ -16,7 +16,7 @@ const partsOf = (times) => ({
 });
 
 /**
- * Rows `part_ms WAY: PART`, medians.
+ * Rows `part_ms WAY: PART`, and `beside_prefill_ms WAY`, all but prefill: that compares ways where other work makes prefills unequal. Medians.
  * @param times ms by `x-request-id`, `WAY-tokens-round`, as the client saw them
  * @param ports of the workers that compute prompts
  */
@@ -24,15 +24,19 @@ export async function addParts(add, name, times, ports) {
   const records = await Promise.all(ports.map(read));
   for (const way of ["aggregated", "context-first", "generation-first"]) {
     const parts = new Map();
+    const beside = [];
     for (const [id, ms] of times) {
       const record = records.map((known) => known.get(id)).find((found) => found !== undefined);
       if (!id.startsWith(way) || record === undefined) continue;
       const own = Object.entries(partsOf(record)).map(([part, s]) => [part, s * 1000]);
       const known = own.reduce((sum, [, part]) => sum + part, 0);
+      const { prefill } = Object.fromEntries(own);
+      beside.push(ms - prefill);
       for (const [part, value] of [...own, ["hops and wake-ups", ms - known]]) {
         parts.set(part, [...(parts.get(part) ?? []), value]);
       }
     }
+    add(name, `beside_prefill_ms ${way}`, median(beside), "ms");
     for (const [part, values] of parts) add(name, `part_ms ${way}: ${part}`, median(values), "ms");
   }
 }

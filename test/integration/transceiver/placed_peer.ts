@@ -105,12 +105,14 @@ export async function moveAll(
       const number = ++sequences;
       const { state } = await context.send({ number, tokens, ready, keeps });
       await generation.receive({ number, state, tokens, skip, keeps });
+      const ended = generation.received(number);
       if (ready < tokens) {
-        if (ready > skip) await generation.peer.arrived(number, ready);
+        // Or it has failed.
+        if (ready > skip) await Promise.race([generation.peer.arrived(number, ready), ended]);
         await context.peer.call("ready", { number, tokens });
       }
       const what = `${context.name} to ${generation.name}, ${tokens} tokens, ${ready} at first, ${skip} here already`;
-      const moved = await generation.received(number);
+      const moved = await ended;
       expect(moved, what).toMatchObject({ wrong: null, path });
       await context.sent(number);
     }

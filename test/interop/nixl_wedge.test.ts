@@ -35,6 +35,8 @@ describe.skipIf(library === "").each([
   const peers = new Peers();
   let sender: Peer;
   let next = 1;
+  /** From each wedge to the end of the next request. */
+  const servedMs: number[] = [];
   beforeAll(async () => {
     const shim = shimNixl(library, join(folder, path));
     Object.assign(process.env, { KVT_NIXL_LIBRARY: shim, KVT_PATH: path, KVT_TEST_WEDGE: fifo });
@@ -63,7 +65,8 @@ describe.skipIf(library === "").each([
     const started = performance.now();
     expect(await receiver.received(id)).toMatchObject({ code: "COPY_FAILED" });
     await moved(receiver);
-    expect(performance.now() - started).toBeLessThan(2_000);
+    servedMs.push(performance.now() - started);
+    expect(servedMs.at(-1)).toBeLessThan(4_000);
     return () => {
       openSync(taken, "w");
       rmSync(taken);
@@ -111,6 +114,8 @@ describe.skipIf(library === "").each([
     await moved(receiver);
     await wedge(receiver, 32);
     await wedge(receiver, 64);
+    // A busy machine makes each longer, an agent that is found too late all of them.
+    expect(Math.min(...servedMs)).toBeLessThan(2_000);
     expect(await health(receiver)).toMatchObject({ status: "degraded" });
     execFileSync("mkfifo", [fifo]);
     const id = await begin(receiver, 96);

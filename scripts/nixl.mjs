@@ -20,6 +20,7 @@ const LIBFABRIC_VERSIONS = ["1.4.1"];
 export const NIXL_TESTS = [
   "nixl_library_test",
   "nixl_agent_test",
+  "nixl_grid_test",
   "nixl_hostile_test",
   "nixl_peer_test",
   "nixl_path_test",

@@ -17,7 +17,8 @@ NixlChunkCutter::NixlChunkCutter(std::shared_ptr<const Plan> plan, std::unique_p
 
 bool NixlChunkCutter::Next(NixlChunk* chunk) {
   *chunk = {};
-  while (Load(chunk)) {
+  while (Load()) {
+    chunk->runs += std::exchange(runs_, 0);
     const uint64_t own = own_pool_ + run_.target_offset + run_at_ * run_.target_stride + piece_at_;
     const uint64_t far = far_pool_ + run_.source_offset + run_at_ * run_.source_stride + piece_at_;
     const uint64_t left = run_.bytes - piece_at_;
@@ -33,11 +34,11 @@ bool NixlChunkCutter::Next(NixlChunk* chunk) {
 }
 
 // False when nothing is left to copy.
-bool NixlChunkCutter::Load(NixlChunk* chunk) {
+bool NixlChunkCutter::Load() {
   while (run_at_ == run_.count) {
     if (!cursor_.Next(&run_)) return false;
     run_at_ = 0;
-    ++chunk->runs;
+    ++runs_;
   }
   return true;
 }

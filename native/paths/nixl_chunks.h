@@ -38,9 +38,10 @@ class NixlChunkCutter {
   uint64_t Bytes() const { return plan_->Bytes(transfer_->tokens); }
   // False at the end.
   bool Next(NixlChunk* chunk);
+  bool AtEnd() { return !Load(); }
 
  private:
-  bool Load(NixlChunk* chunk);
+  bool Load();
   bool Append(NixlChunk* chunk, uint64_t own, uint64_t far, uint64_t bytes) const;
 
   const std::shared_ptr<const Plan> plan_;
@@ -50,6 +51,7 @@ class NixlChunkCutter {
   const NixlChunkLimits limits_;
   RunCursor cursor_;  // last: it looks into the above
   Run run_;
+  uint64_t runs_ = 0;      // loaded, and in no chunk yet
   uint64_t run_at_ = 0;    // of its pieces, the next one
   uint64_t piece_at_ = 0;  // of its bytes, the next one
 };

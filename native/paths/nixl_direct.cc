@@ -52,10 +52,20 @@ void NixlDirect::DropFlights() {
 }
 
 bool NixlDirect::StepJob(Job* job) {
+  const bool moved = TakeEnded(job);
+  const bool wants = !job->stopped && job->flights.size() < kFlightsPerJob;
+  if (!wants || !MayPost(job)) return moved;
+  PostNext(job);
+  // On shared memory the post has copied.
+  (void)TakeEnded(job);
+  return true;
+}
+
+bool NixlDirect::TakeEnded(Job* job) {
   bool moved = false;
   for (size_t at = 0; at < job->flights.size();) {
     NixlFlight& flight = job->flights[at];
-    const nixl::Status status = flight.request->Check();
+    const nixl::Status status = flight.Check();
     if (status == nixl::Status::kInProgress) {
       ++at;
       continue;
@@ -71,10 +81,7 @@ bool NixlDirect::StepJob(Job* job) {
     }
     job->flights.erase(job->flights.begin() + static_cast<std::ptrdiff_t>(at));
   }
-  const bool wants = !job->stopped && job->flights.size() < kFlightsPerJob;
-  if (!wants || !MayPost(job)) return moved;
-  PostNext(job);
-  return true;
+  return moved;
 }
 
 // A post to a dead peer may never return, so the kernel is asked before each. Over a new connection the job
@@ -107,6 +114,7 @@ void NixlDirect::PostNext(Job* job) {
   auto flight = wire_->Fly(job->peer->agent, chunk.own, chunk.far, std::nullopt);
   if (flight) {
     job->flights.push_back(std::move(*flight));
+    job->stopped = job->cutter.AtEnd();
   } else {
     job->failed = true;
     job->stopped = true;

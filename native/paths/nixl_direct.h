@@ -48,6 +48,7 @@ class NixlDirect {
   };
 
   bool StepJob(Job* job);
+  bool TakeEnded(Job* job);
   void PostNext(Job* job);
   // Whether the peer is there; a job whose peer stays away is failed.
   bool MayPost(Job* job);

@@ -152,7 +152,7 @@ bool NixlStaged::Step(std::vector<PathEvent>* events, std::vector<LeaseKey>* sta
 
 // A connection that was cut may be made anew: the read waits for it.
 nixl::Status NixlStaged::StepRead(Read* read) {
-  if (read->flight) return read->flight->request->Check();
+  if (read->flight) return read->flight->Check();
   const PeerLife::State state = wire_->Life(read->agent);
   if (state == PeerLife::State::kDead) return nixl::Status::kBackend;
   if (state == PeerLife::State::kCut) {

@@ -14,10 +14,13 @@ namespace kvt {
 
 // A posted READ.
 struct NixlFlight {
-  std::unique_ptr<nixl::PreparedList> own;
-  std::unique_ptr<nixl::PreparedList> far;
+  std::shared_ptr<const nixl::PreparedList> own;
+  std::shared_ptr<const nixl::PreparedList> far;
   std::unique_ptr<nixl::Request> request;  // goes before its lists
   uint64_t bytes = 0;
+  bool landed = false;  // by its post
+
+  nixl::Status Check() const { return landed ? nixl::Status::kSuccess : request->Check(); }
 };
 
 // Of a post that has succeeded, as NIXL itself measured it.

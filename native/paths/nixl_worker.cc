@@ -113,6 +113,7 @@ ReachStatus NixlWorker::BeginReach(RunningReach* reach, const std::vector<uint8_
   remotes_->SetLife(name, std::move(life));
   remotes_->Use(name);
   remotes_->Told(name) = BootNow();
+  if (!slots) SetGrid(*descriptor, *reach->found);
   peers_[reach->peer] = name;
   // The other side wakes up for it.
   (void)remotes_->Notify(name, slots ? EncodeStaged(StagedMessage::Introduce{descriptor_}) : kWarmUp);
@@ -122,6 +123,13 @@ ReachStatus NixlWorker::BeginReach(RunningReach* reach, const std::vector<uint8_
   if (!flight) return ReachStatus::kNixlFailed;
   reach->flight = std::move(*flight);
   return ReachStatus::kOk;
+}
+
+void NixlWorker::SetGrid(const NixlDescriptor& descriptor, const NixlPeer& peer) {
+  const nixl::Piece own{reinterpret_cast<uintptr_t>(options_.pool->data()), options_.pool->bytes(), 0};
+  const nixl::Piece far{descriptor.address, descriptor.bytes, 0};
+  const auto grid = NixlGrid::Of(*peer.plans.all, descriptor.geometry, options_.geometry, own, far);
+  if (grid) remotes_->SetGrid(peer.agent, *grid);
 }
 
 ReachStatus NixlWorker::Pair(const NixlDescriptor& descriptor, NixlPeer* peer) const {
@@ -268,7 +276,7 @@ bool NixlWorker::StepReach(RunningReach* reach, std::vector<Reached>* reached) {
   if (!reach->found) {
     status = reach->status;
   } else {
-    nixl::Status read = reach->flight.request->Check();
+    nixl::Status read = reach->flight.Check();
     if (read == nixl::Status::kSuccess && !reach->introduced) read = nixl::Status::kInProgress;
     const bool late = read == nixl::Status::kInProgress && BootNow() >= reach->deadline;
     if (read == nixl::Status::kInProgress && !late && !reach->released) return false;

@@ -92,6 +92,7 @@ class NixlWorker {
   void StartTransfers();
   ReachStatus BeginReach(RunningReach* reach, const std::vector<uint8_t>& descriptor,
                          std::shared_ptr<const PeerLife> life);
+  void SetGrid(const NixlDescriptor& descriptor, const NixlPeer& peer);
   // Which way the peer is read; not OK when there is none.
   ReachStatus Pair(const NixlDescriptor& descriptor, NixlPeer* peer) const;
   bool HearAll();

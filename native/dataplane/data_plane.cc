@@ -1,6 +1,7 @@
 #include "dataplane/data_plane.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/random.h>
 #include <sys/timerfd.h>
 
@@ -182,7 +183,8 @@ Result<std::unique_ptr<NixlAgents>> DataPlane::OpenNixl(uint64_t number) {
                              sleeper_,
                              options_.nixl->direct,
                              options_.nixl->staging,
-                             options_.crew};
+                             options_.crew,
+                             options_.hot};
   };
   auto first = NixlPath::Open(options(1));
   if (!first.ok()) return first.error();
@@ -283,7 +285,7 @@ void DataPlane::Serve() {
     if (dispatcher.closing() && quiet && (delivered || stopping)) return;
     Arm(std::min(dispatcher.Next(), path_->Next()));
     if (worked && hot > 0) hot_until = std::max(hot_until, BootNow() + hot);
-    if (commands_.empty() && !Poll(hot_until)) Sleep();
+    if (commands_.empty() && !Poll(std::max(hot_until, path_->Soon()))) Sleep();
   }
 }
 
@@ -350,6 +352,11 @@ void DataPlane::Arm(BootNanos until) {
 bool DataPlane::Poll(BootNanos until) const {
   while (!sleeper_->told()) {
     if (BootNow() >= until) return false;
+    if (options_.hot == 0) {
+      // Whoever is waited for may need this core.
+      sched_yield();
+      continue;
+    }
     for (int turn = 0; turn < 16; ++turn) Pause();
   }
   return true;

@@ -99,6 +99,7 @@ class NixlAgents final : public Path {
   void EndBy(BootNanos deadline) override;
   std::vector<uint8_t> Descriptor() const override { return descriptor_; }
   BootNanos Next() const override;
+  BootNanos Soon() const override { return current_ == nullptr ? 0 : current_->path->Soon(); }
 
  private:
   enum class State { kServing, kRetiring, kWedged };

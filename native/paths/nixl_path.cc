@@ -1,6 +1,7 @@
 #include "paths/nixl_path.h"
 
 #include <poll.h>
+#include <sched.h>
 
 #include <utility>
 
@@ -15,6 +16,9 @@ constexpr BootNanos kHot = 50 * kMicro;
 constexpr BootNanos kWarm = 5'000 * kMicro;
 constexpr BootNanos kShortNap = 50 * kMicro;
 constexpr BootNanos kLongNap = 1'000 * kMicro;
+// A round without work takes 2 µs. NIXL does not say whether bytes have moved, but then its calls took
+// longer.
+constexpr BootNanos kWorked = 20 * kMicro;
 // A peer that reads over tcp needs this side's work. It says so when it reaches us, and then leases are out.
 constexpr BootNanos kHeardFor = 1'000'000 * kMicro;
 constexpr BootNanos kServingNap = 100 * kMicro;
@@ -22,6 +26,9 @@ constexpr BootNanos kServingNap = 100 * kMicro;
 constexpr BootNanos kIdleNap = 10'000 * kMicro;
 
 constexpr double kFixedMicros = 20;
+// What ends soon is polled for, so long.
+constexpr double kSoonMicrosMax = 40;
+constexpr BootNanos kSoon = 60 * kMicro;
 constexpr double kStagedFixedMicros = 150;
 constexpr double kStagedBytesPerMicro = 2'000;
 constexpr double kPieceMicros = 4;
@@ -59,7 +66,7 @@ std::vector<uint8_t> NixlPath::Descriptor() const {
 
 NixlPath::~NixlPath() {
   stop_.store(true, std::memory_order_release);
-  orders_waiting_->Signal();
+  sleeper_->Wake();
   if (thread_.joinable()) thread_.join();
 }
 
@@ -68,7 +75,7 @@ void NixlPath::Give(Order order) {
     const std::lock_guard lock(mutex_);
     orders_.push_back(std::move(order));
   }
-  orders_waiting_->Signal();
+  sleeper_->Wake();
 }
 
 void NixlPath::Know(PeerKey peer, std::shared_ptr<const PeerLife> life) { lives_[peer] = std::move(life); }
@@ -104,6 +111,9 @@ Path::Posted NixlPath::Post(std::unique_ptr<Transfer> transfer) {
   const std::string wrong = found->second->plans.For(transfer->replicated)
                                 ->Check(transfer->tokens, tables, found->second->blocks, options_.blocks);
   if (!wrong.empty()) return Posted::kBadRange;
+  const Plan& plan = *found->second->plans.For(transfer->replicated);
+  const auto micros = CostMicros(transfer->peer, plan.Bytes(transfer->tokens), plan.PieceBytes());
+  if (micros && *micros <= kSoonMicrosMax) soon_ = Later(BootNow(), kSoon);
   Order order;
   order.kind = Order::Kind::kPost;
   order.peer = found->second;
@@ -145,12 +155,12 @@ void NixlPath::EndLease(LeaseKey lease) {
 }
 
 void NixlPath::Serve(bool leases_out) {
-  if (leases_out_.exchange(leases_out) != leases_out && leases_out) orders_waiting_->Signal();
+  if (leases_out_.exchange(leases_out) != leases_out && leases_out) sleeper_->Wake();
 }
 
 void NixlPath::EndBy(BootNanos deadline) {
   end_by_.store(deadline, std::memory_order_relaxed);
-  orders_waiting_->Signal();
+  sleeper_->Wake();
 }
 
 bool NixlPath::Abandon() {
@@ -162,6 +172,7 @@ void NixlPath::Poll(std::vector<PathEvent>* events) {
   std::vector<NixlWorker::Reached> reached;
   {
     const std::lock_guard lock(mutex_);
+    if (!events_.empty()) soon_ = 0;
     events->insert(events->end(), events_.begin(), events_.end());
     events_.clear();
     reached.swap(reached_);
@@ -182,10 +193,9 @@ void NixlPath::Run() {
   std::optional<Error> wrong;
   std::unique_ptr<NixlWorker> worker;
   if (library.ok()) {
-    auto opened =
-        NixlWorker::Open({library.value(), options_.plugin, options_.agent, options_.geometry,
-                          options_.blocks, options_.pool, options_.direct, options_.staging, options_.crew,
-                          gate_, [waiting = orders_waiting_] { waiting->Signal(); }});
+    auto opened = NixlWorker::Open({library.value(), options_.plugin, options_.agent, options_.geometry,
+                                    options_.blocks, options_.pool, options_.direct, options_.staging,
+                                    options_.crew, gate_, [sleeper = sleeper_] { sleeper->Wake(); }});
     if (opened.ok()) worker = std::move(opened.value());
     if (!opened.ok()) wrong = opened.error();
   } else {
@@ -209,6 +219,8 @@ void NixlPath::Work(NixlWorker* worker) {
   worker->CountIn(&beats_);
   for (;;) {
     beats_.fetch_add(1, std::memory_order_relaxed);
+    sleeper_->Look();
+    const BootNanos began = BootNow();
     const bool ordered = TakeOrders(worker);
     remotes_loaded_.store(worker->remotes_loaded(), std::memory_order_relaxed);
     bool progress = worker->Step(&events, &reached);
@@ -230,15 +242,23 @@ void NixlPath::Work(NixlWorker* worker) {
     // The owner has waited for all jobs before it destroys us.
     if (stop_.load(std::memory_order_acquire)) return;
     const BootNanos now = BootNow();
-    if (ordered || progress) moved = now;
-    if (worker->busy()) {
-      if (now - moved > kHot) Wait(now - moved > kWarm ? kLongNap : kShortNap);
-    } else if (leases_out_.load(std::memory_order_relaxed) || now - worker->last_heard() < kHeardFor) {
-      Wait(kServingNap);
-    } else {
-      Wait(kIdleNap);
-    }
+    if (ordered || progress || now - began > kWorked) moved = now;
+    Rest(*worker, now - moved);
   }
+}
+
+// Work runs on at once while it moves.
+void NixlPath::Rest(const NixlWorker& worker, BootNanos still) const {
+  if (worker.busy()) {
+    if (still > kHot) return Nap(still > kWarm ? kLongNap : kShortNap);
+    // A peer on this machine may need the core to move.
+    if (still > 0) sched_yield();
+    return;
+  }
+  if (still == 0 || still < options_.hot) return;
+  const bool serves =
+      leases_out_.load(std::memory_order_relaxed) || BootNow() - worker.last_heard() < kHeardFor;
+  Nap(serves ? kServingNap : kIdleNap);
 }
 
 // The owner looks when it is woken.
@@ -282,10 +302,11 @@ bool NixlPath::TakeOrders(NixlWorker* worker) {
   return !orders.empty();
 }
 
-void NixlPath::Wait(BootNanos nanos) const {
-  pollfd polled{orders_waiting_->get(), POLLIN, 0};
+void NixlPath::Nap(BootNanos nanos) const {
+  if (!sleeper_->MaySleep()) return;
+  pollfd polled{sleeper_->fd(), POLLIN, 0};
   const timespec time{0, static_cast<long>(nanos)};
-  if (ppoll(&polled, 1, &time, nullptr) > 0) orders_waiting_->Clear();
+  if (ppoll(&polled, 1, &time, nullptr) > 0) sleeper_->Clear();
 }
 
 }  // namespace kvt

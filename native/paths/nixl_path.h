@@ -10,7 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include "memory/event_fd.h"
 #include "memory/host_pool.h"
 #include "memory/result.h"
 #include "memory/sleeper.h"
@@ -36,6 +35,7 @@ class NixlPath final : public NixlAgentPath {
     bool direct = true;                   // peers may read blocks straight
     std::optional<StagingOptions> staging;
     CopyCrew* crew = nullptr;  // with staging
+    BootNanos hot = 0;         // how long its thread polls after work, where a core is to spare
   };
 
   // Blocks while NIXL is loaded and the pool registered: some 100 ms.
@@ -66,6 +66,7 @@ class NixlPath final : public NixlAgentPath {
   void EndLease(LeaseKey lease) override;
   void Serve(bool leases_out) override;
   void EndBy(BootNanos deadline) override;
+  BootNanos Soon() const override { return soon_; }
 
  private:
   struct Order {
@@ -86,12 +87,14 @@ class NixlPath final : public NixlAgentPath {
   void Run();
   void Work(NixlWorker* worker);
   bool TakeOrders(NixlWorker* worker);
-  void Wait(BootNanos nanos) const;
+  // Between two rounds; `still`: since when nothing moved.
+  void Rest(const NixlWorker& worker, BootNanos still) const;
+  void Nap(BootNanos nanos) const;
   void TellSlots(const NixlWorker& worker);
 
   const Options options_;
-  // Shared with copies that may end after this.
-  const std::shared_ptr<EventFd> orders_waiting_ = std::make_shared<EventFd>();
+  // The thread's; shared with copies that may end after this.
+  const std::shared_ptr<Sleeper> sleeper_ = std::make_shared<Sleeper>();
   const std::shared_ptr<BlockGate> gate_ = std::make_shared<BlockGate>();
   std::atomic<bool> stop_{false};
   std::atomic<Phase> phase_{Phase::kOpening};
@@ -103,6 +106,7 @@ class NixlPath final : public NixlAgentPath {
   std::atomic<bool> leases_out_{false};
   std::atomic<BootNanos> end_by_{kNever};
   // Of the owner.
+  BootNanos soon_ = 0;
   std::unordered_map<PeerKey, std::shared_ptr<const NixlPeer>> peers_;
   std::unordered_map<PeerKey, std::shared_ptr<const PeerLife>> lives_;  // of peers that are not reached yet
   // Between both threads.

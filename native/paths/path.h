@@ -122,6 +122,8 @@ class Path {
   virtual void EndBy(BootNanos deadline) { (void)deadline; }
   // What peers need to reach this side; of paths that have one.
   virtual std::vector<uint8_t> Descriptor() const { return {}; }
+  // Until when an end is so near that polling for it costs less than sleeping.
+  virtual BootNanos Soon() const { return 0; }
   // When Poll() wants to be called although nobody wakes the owner.
   virtual BootNanos Next() const { return kNever; }
 };

@@ -162,6 +162,12 @@ void PathSet::EndBy(BootNanos deadline) {
   for (Entry& entry : entries_) entry.path->EndBy(deadline);
 }
 
+BootNanos PathSet::Soon() const {
+  BootNanos soon = 0;
+  for (const Entry& entry : entries_) soon = std::max(soon, entry.path->Soon());
+  return soon;
+}
+
 BootNanos PathSet::Next() const {
   BootNanos next = kNever;
   for (const Entry& entry : entries_) next = std::min(next, entry.path->Next());

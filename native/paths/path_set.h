@@ -35,6 +35,7 @@ class PathSet final : public Path {
   void Serve(bool leases_out) override;
   void EndBy(BootNanos deadline) override;
   BootNanos Next() const override;
+  BootNanos Soon() const override;
 
  private:
   struct Peer {

@@ -7,7 +7,9 @@ namespace {
 
 // A GRANT goes over the control connection while it goes to the agent's thread: moments.
 constexpr BootNanos kEarlyFor = 1'000 * kNanosPerMilli;
-constexpr size_t kEarlyMax = 1'024;
+constexpr size_t kEarlyMax = 4'096;
+// Of one receiver, so that none takes the others' room.
+constexpr std::ptrdiff_t kEarlyOfOneMax = 256;
 constexpr size_t kSessionsMax = 4'096;
 
 }  // namespace
@@ -43,11 +45,17 @@ void StagedSender::Want(const std::string& agent, const StagedMessage::Want& wan
   if (granted != granted_.end()) {
     Begin(agent, granted->second, want);
     Fill(now);
-  } else if (early_.size() < kEarlyMax) {
+  } else if (MayWait(agent)) {
     early_.push_back({agent, want, Later(now, kEarlyFor)});
   } else {
     effects_->Refuse(agent, want.job);
   }
+}
+
+bool StagedSender::MayWait(const std::string& agent) const {
+  if (early_.size() >= kEarlyMax) return false;
+  const auto own = [&agent](const Early& early) { return early.agent == agent; };
+  return std::count_if(early_.begin(), early_.end(), own) < kEarlyOfOneMax;
 }
 
 void StagedSender::Begin(const std::string& agent, LeaseKey lease, const StagedMessage::Want& want) {

@@ -92,6 +92,8 @@ class StagedSender {
   };
 
   void Dispatch(uint32_t slot, SenderSlotEvent event, BootNanos now);
+  // For a grant that comes later.
+  bool MayWait(const std::string& agent) const;
   void Begin(const std::string& agent, LeaseKey lease, const StagedMessage::Want& want);
   void End(const Job& job, BootNanos now);
   // Packs what is due while slots are free.

@@ -53,7 +53,7 @@ TEST("pieces are named by their cells, and such as are not made of a few cells a
 }
 
 TEST("reads use a peer's prepared lists where they can, also after its connection was made anew") {
-  if (LibraryFile().empty() || PluginName() != "UCX") SKIP(kNoNixl);
+  WITH_NIXL();
   const auto library = LoadLibrary();
   nixl::test::Side reader(library, "grid-reader", kBytes);
   nixl::test::Side holder(library, "grid-holder", kBytes);

@@ -16,17 +16,6 @@
 
 namespace kvt::nixl::test {
 
-constexpr const char* kUcxOnly =
-    "pools are read straight over UCX only, and LIBFABRIC is chosen, whose reads always go to staging slots; "
-    "unset KVT_NIXL_TEST_PLUGIN to run it";
-
-// What a test needs: any plug-in for staged transfers, UCX for direct ones.
-#define WITH_STAGED() \
-  if (LibraryFile().empty()) SKIP(kNoNixl)
-#define WITH_NIXL() \
-  WITH_STAGED();    \
-  if (PluginName() != "UCX") SKIP(kUcxOnly)
-
 struct Mode {
   const char* name;
   bool direct;

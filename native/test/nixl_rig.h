@@ -16,7 +16,17 @@ namespace kvt::nixl::test {
 
 constexpr const char* kNoNixl =
     "KVT_NIXL_LIBRARY names no libnixl_capi.so; `node scripts/nixl.mjs` brings one and runs this";
+constexpr const char* kUcxOnly =
+    "pools are read straight over UCX only, and LIBFABRIC is chosen, whose reads always go to staging slots; "
+    "unset KVT_NIXL_TEST_PLUGIN to run it";
 constexpr BootNanos kLimit = 20'000 * kNanosPerMilli;
+
+// What a test needs: any plug-in for staged transfers, UCX for direct ones.
+#define WITH_STAGED() \
+  if (LibraryFile().empty()) SKIP(kNoNixl)
+#define WITH_NIXL() \
+  WITH_STAGED();    \
+  if (PluginName() != "UCX") SKIP(kUcxOnly)
 
 inline std::string LibraryFile() {
   const char* file = getenv("KVT_NIXL_LIBRARY");

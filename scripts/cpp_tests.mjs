@@ -1,4 +1,4 @@
-// Builds and runs native/test/*_test.cc, each an own program: node scripts/cpp_tests.mjs [--sanitize KIND | --target CPU] [NAME...]
+// Builds and runs native/test/*_test.cc, each an own program: node scripts/cpp_tests.mjs [--build] [--sanitize KIND | --target CPU] [NAME...]
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -58,11 +58,12 @@ function crossSettings(target) {
 }
 
 /**
- * @param {{ sanitize?: string, target?: string, names?: string[], without?: string[], env?: NodeJS.ProcessEnv, label?: string }} options
- *   sanitize: value of -fsanitize=; target: one of crossTargets, without it this machine; names: test programs to run, without
- *   them all, of another target those that matter there; without: not these; env: beside the process's own; label: what env means
+ * @param {{ sanitize?: string, target?: string, names?: string[], without?: string[] }} options
+ *   sanitize: value of -fsanitize=; target: one of crossTargets, without it this machine; names: test programs, without them all, of
+ *   another target those that matter there; without: not these
+ * @returns what runs them, with their names
  */
-export async function runCppTests({ sanitize = "", target = "", names, without = [], env = {}, label = "" } = {}) {
+async function buildCppTests({ sanitize = "", target = "", names, without = [] }) {
   const variant = target !== "" ? target : sanitize;
   const folder = join(root, variant === "" ? "build-tests" : `build-tests-${variant.split(",")[0]}`);
   const kind = variant === "" ? "" : ` (${variant})`;
@@ -84,15 +85,20 @@ export async function runCppTests({ sanitize = "", target = "", names, without =
       onLine: (line) => say(line.match(/^\[\s*\d+%\]/)?.[0] ?? ""),
     });
   });
+  return { kind, programs: programs.map((name) => ({ name, command: [...emulator, join(folder, name)] })) };
+}
 
+/**
+ * @param {{ sanitize?: string, target?: string, names?: string[], without?: string[], env?: NodeJS.ProcessEnv, label?: string }} options
+ *   as of buildCppTests; env: beside the process's own; label: what env means
+ */
+export async function runCppTests({ env = {}, label = "", ...which } = {}) {
+  const { kind, programs } = await buildCppTests(which);
   const counts = noCounts();
   await step(`C++ tests${kind}${label}`, async (say) => {
-    for (const name of programs) {
+    for (const { name, command } of programs) {
       say(name);
-      addCounts(
-        counts,
-        await runProgram([...emulator, join(folder, name)], name, { ...process.env, ...sanitizerSettings, ...env }),
-      );
+      addCounts(counts, await runProgram(command, name, { ...process.env, ...sanitizerSettings, ...env }));
     }
     return { note: printCounts(counts), failed: counts.failed > 0 };
   });
@@ -125,8 +131,15 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
       const at = args.indexOf(name);
       return at < 0 ? "" : (args.splice(at, 2)[1] ?? "");
     };
+    const onlyBuild = args[0] === "--build";
+    if (onlyBuild) args.shift();
     const builds = { sanitize: option("--sanitize"), target: option("--target") };
-    const counts = await runCppTests(args.length > 0 ? { ...builds, names: args } : builds);
+    const which = args.length > 0 ? { ...builds, names: args } : builds;
+    if (onlyBuild) {
+      await buildCppTests(which);
+      return 0;
+    }
+    const counts = await runCppTests(which);
     return counts.failed > 0 ? 1 : 0;
   });
 }

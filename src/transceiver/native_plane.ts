@@ -241,11 +241,14 @@ export class NativePlane implements DataPlane {
     if (--this.#holds === 0) this.#native.unref();
   }
 
+  /** A plane that closes has no memory to look into: its last reads give their blocks back meanwhile. */
   fillReleased(ids: readonly BlockId[]): void {
+    if (this.#closing !== undefined) return;
     this.#native.fillReleased(Uint32Array.from(ids));
   }
 
   findTouched(ids: readonly BlockId[]): BlockId | undefined {
+    if (this.#closing !== undefined) return undefined;
     const touched = this.#native.findTouched(Uint32Array.from(ids));
     return touched < 0 ? undefined : (touched as BlockId);
   }

@@ -73,8 +73,8 @@ describe.each(nixlCases())("80 MiB over $name", ({ env, missing }) => {
     const { report, wrong } = await receiver.received(id);
     expect(performance.now() - began).toBeGreaterThan(BLOCK_MS * 0.9);
     expect(wrong).toBe(0);
-    // From the read's first byte to its end, as the thread that saw both says.
-    expect(report?.movingMs).toBeLessThan(BLOCK_MS / 2);
+    // From the read's first byte to its end, as the thread that saw both says: one that waits for JavaScript takes as long as that stands still.
+    expect(report?.movingMs).toBeLessThan(BLOCK_MS * 0.9);
     expect(await sender.sent(id)).toMatchObject({ report: { bytes: TOKENS * BYTES_PER_TOKEN } });
     await allFree();
   }, 60_000);

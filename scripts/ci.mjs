@@ -180,8 +180,19 @@ async function sanitizedJs() {
   return runVitest({ title: "JS tests of the addon (address, undefined)", args, env });
 }
 
-const vitest = async (title, project) =>
-  (await import("./vitest.mjs")).runVitest({ title, args: ["--project", project] });
+const vitest = async (title, project, folders = []) =>
+  (await import("./vitest.mjs")).runVitest({ title, args: ["--project", project, ...folders] });
+
+/** Two files at a time, each with room for its processes: they wait for timers and for each other half of their time. */
+async function integration() {
+  const both = await Promise.all([
+    vitest("integration tests", "integration", ["test/integration/"]),
+    vitest("interop and end-to-end tests", "integration", ["test/interop/", "test/e2e/"]),
+  ]);
+  const counts = noCounts();
+  for (const one of both) addCounts(counts, one);
+  return counts;
+}
 
 /** The C++ tests with a real NIXL, and a third of the faults in the states of a transfer over it: all of them take three minutes a round. */
 async function checkNixl() {
@@ -201,7 +212,7 @@ const lanes = {
   cpp: ["C++ tests", () => runCppTests({ without: NIXL_TESTS })],
   nixl: ["NIXL", checkNixl],
   unit: ["unit tests", () => vitest("unit tests", "unit")],
-  integration: ["integration tests", () => vitest("integration tests", "integration")],
+  integration: ["integration tests", integration],
   "cpp-aarch64": ["C++ tests for aarch64", () => crossCpp("aarch64")],
   asan: ["C++ tests with AddressSanitizer", () => runCppTests({ sanitize: ADDRESS, without: NIXL_TESTS })],
   tsan: ["C++ tests with ThreadSanitizer", () => runCppTests({ sanitize: "thread", names: THREADED_TESTS })],

@@ -25,7 +25,7 @@ unsigned BlocksFor(uint64_t threads, unsigned most) {
 template <typename Item>
 size_t Put(std::byte* to, size_t* at, const std::vector<Item>& items) {
   const size_t place = *at;
-  memcpy(to + place, items.data(), items.size() * sizeof(Item));
+  if (!items.empty()) memcpy(to + place, items.data(), items.size() * sizeof(Item));
   *at += RoundUp(items.size() * sizeof(Item));
   return place;
 }

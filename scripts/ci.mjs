@@ -180,14 +180,18 @@ async function sanitizedJs() {
   return runVitest({ title: "JS tests of the addon (address, undefined)", args, env });
 }
 
-const vitest = async (title, project, folders = []) =>
-  (await import("./vitest.mjs")).runVitest({ title, args: ["--project", project, ...folders] });
+const vitest = async (title, project, args = []) =>
+  (await import("./vitest.mjs")).runVitest({ title, args: ["--project", project, ...args] });
 
-/** Two files at a time, each with room for its processes: they wait for timers and for each other half of their time. */
+/** Integration tests that stop, kill and wait most of their time, and are content with what processor is left. */
+const WAITING = ["test/integration/faults/", "test/integration/transceiver/faults.test.ts", "test/e2e/soak/"];
+
+/** Those beside all others, in each of both one file at a time. */
 async function integration() {
+  const others = WAITING.flatMap((path) => ["--exclude", path.endsWith("/") ? `${path}**` : path]);
   const both = await Promise.all([
-    vitest("integration tests", "integration", ["test/integration/"]),
-    vitest("interop and end-to-end tests", "integration", ["test/interop/", "test/e2e/"]),
+    vitest("integration tests", "integration", others),
+    vitest("integration tests of long waits", "integration", WAITING),
   ]);
   const counts = noCounts();
   for (const one of both) addCounts(counts, one);

@@ -41,9 +41,6 @@ struct Pair {
   bool good = false;
 };
 
-#define WITH_NIXL() \
-  if (LibraryFile().empty()) SKIP(kNoNixl)
-
 std::vector<Piece> Cut(const std::vector<uint8_t>& buffer, size_t piece, size_t stride) {
   std::vector<Piece> pieces;
   for (size_t at = 0; at + piece <= buffer.size(); at += stride) pieces.push_back(PieceOf(buffer, at, piece));
@@ -56,7 +53,7 @@ std::vector<uint8_t> BytesOf(const std::string& text) { return {text.begin(), te
 }  // namespace
 
 TEST("a READ of random sizes from random places brings exactly those bytes") {
-  WITH_NIXL();
+  WITH_STAGED();
   constexpr size_t kBytes = size_t{4} << 20;
   Pair pair(kBytes);
   std::mt19937 random(1);
@@ -84,7 +81,7 @@ TEST("a READ of random sizes from random places brings exactly those bytes") {
 }
 
 TEST("notifications come alone, empty, to oneself, and each once") {
-  WITH_NIXL();
+  WITH_STAGED();
   Pair pair(4096);
   if (!pair.good) return;
   Agent* teller = pair.reader.agent.get();
@@ -102,7 +99,7 @@ TEST("notifications come alone, empty, to oneself, and each once") {
 }
 
 TEST("a notification on a READ reaches the holder when its memory has been read") {
-  WITH_NIXL();
+  WITH_STAGED();
   Pair pair(size_t{1} << 20);
   if (!pair.good) return;
   pair.holder.Fill(7);
@@ -118,7 +115,7 @@ TEST("a notification on a READ reaches the holder when its memory has been read"
 }
 
 TEST("a request that has ended is posted again and reads what is there then") {
-  WITH_NIXL();
+  WITH_STAGED();
   Pair pair(100'000);
   if (!pair.good) return;
   auto request =
@@ -132,7 +129,7 @@ TEST("a request that has ended is posted again and reads what is there then") {
 
 TEST(
     "a subset by index brings the same bytes with merging and without, and merging needs fewer descriptors") {
-  WITH_NIXL();
+  WITH_STAGED();
   constexpr size_t kPiece = 4096;
   constexpr size_t kCount = 256;
   Pair pair(kPiece * kCount);
@@ -169,7 +166,7 @@ TEST(
 }
 
 TEST("partial metadata open the regions that they name and no other") {
-  WITH_NIXL();
+  WITH_STAGED();
   Pair pair(4096);
   if (!pair.good) return;
   Side other(pair.library, "other", 8192);
@@ -195,7 +192,7 @@ TEST("partial metadata open the regions that they name and no other") {
 }
 
 TEST("wrong sizes, places, names and metadata are refused, and the agents work on") {
-  WITH_NIXL();
+  WITH_STAGED();
   Pair pair(8192);
   if (!pair.good) return;
   Agent* reader = pair.reader.agent.get();
@@ -240,7 +237,7 @@ TEST("wrong sizes, places, names and metadata are refused, and the agents work o
 }
 
 TEST("regions that come later are reached after fresh metadata") {
-  WITH_NIXL();
+  WITH_STAGED();
   Pair pair(4096);
   if (!pair.good) return;
   std::vector<uint8_t> later(4096, 42);
@@ -255,7 +252,7 @@ TEST("regions that come later are reached after fresh metadata") {
 }
 
 TEST("eight threads with a pair of agents each read at once, each its own bytes") {
-  WITH_NIXL();
+  WITH_STAGED();
   constexpr size_t kBytes = size_t{1} << 20;
   std::atomic<int> right{0};
   std::vector<std::thread> threads;

@@ -108,10 +108,9 @@ Path::Posted NixlPath::Post(std::unique_ptr<Transfer> transfer) {
   if (found == peers_.end()) return Posted::kNoPeer;
   if (!transfer->layers.Whole()) return Posted::kBadRange;
   const BlockTables tables{transfer->source_blocks, transfer->target_blocks};
-  const std::string wrong = found->second->plans.For(transfer->replicated)
-                                ->Check(transfer->tokens, tables, found->second->blocks, options_.blocks);
-  if (!wrong.empty()) return Posted::kBadRange;
   const Plan& plan = *found->second->plans.For(transfer->replicated);
+  const std::string wrong = plan.Check(transfer->tokens, tables, found->second->blocks, options_.blocks);
+  if (!wrong.empty()) return Posted::kBadRange;
   const auto micros = CostMicros(transfer->peer, plan.Bytes(transfer->tokens), plan.PieceBytes());
   if (micros && *micros <= kSoonMicrosMax) soon_ = Later(BootNow(), kSoon);
   Order order;

@@ -95,7 +95,7 @@ struct Reader {
 }  // namespace
 
 TEST("a READ crosses processes") {
-  if (LibraryFile().empty()) SKIP(kNoNixl);
+  WITH_STAGED();
   const Holder holder(11);
   Reader reader;
   CHECK(holder.good() && reader.Load(holder));
@@ -105,7 +105,7 @@ TEST("a READ crosses processes") {
 }
 
 TEST("a killed holder gives an error, and one that is started again under the same name is read") {
-  if (LibraryFile().empty()) SKIP(kNoNixl);
+  WITH_STAGED();
   // A post to a dead LIBFABRIC peer never returns (spec nixl.md section 7): nixl_direct asks the peer's life
   // first.
   if (PluginName() != "UCX") SKIP("a post to a dead peer of LIBFABRIC never returns");
@@ -125,7 +125,7 @@ TEST("a killed holder gives an error, and one that is started again under the sa
 }
 
 TEST("a stopped holder is waited for, and its bytes are right when it goes on") {
-  if (LibraryFile().empty()) SKIP(kNoNixl);
+  WITH_STAGED();
   const Holder holder(31);
   Reader reader;
   CHECK(holder.good() && reader.Load(holder));

@@ -57,21 +57,14 @@ export function openError(error: unknown, options: NativeDataPlaneOptions): unkn
     case "POOL_UNAVAILABLE":
       return new KvError("POOL_UNAVAILABLE", { bytes, why }, { cause: error });
     case "MEMORY_REFUSED":
-      return new KvError("MEMORY_REFUSED", { why }, { cause: error });
     case "SOCKET_DIR_REFUSED":
-      return new KvError("SOCKET_DIR_REFUSED", { why }, { cause: error });
     case "DESCRIPTOR_TOO_LONG":
-      return new KvError("DESCRIPTOR_TOO_LONG", { why }, { cause: error });
     case "NIXL_UNUSABLE":
-      return new KvError("NIXL_UNUSABLE", { why }, { cause: error });
     case "NIXL_FAILED":
-      return new KvError("NIXL_FAILED", { why }, { cause: error });
     case "STAGING_UNAVAILABLE":
-      return new KvError("STAGING_UNAVAILABLE", { why }, { cause: error });
     case "CUDA_UNUSABLE":
-      return new KvError("CUDA_UNUSABLE", { why }, { cause: error });
     case "CUDA_FAILED":
-      return new KvError("CUDA_FAILED", { why }, { cause: error });
+      return new KvError(error.code, { why }, { cause: error });
     case "INVALID_ARGUMENT":
       return new KvError("INVALID_ARGUMENT", { what: "options of the data plane", why }, { cause: error });
     default:
